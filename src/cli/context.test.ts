@@ -1,0 +1,86 @@
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { isLuoError, LuoError } from '../errors.js'
+import { connect, EXIT, exitCodeOf, reportError, socketPath } from './context.js'
+import { updateExitCode } from './update.js'
+import { logicalDirectory, startWorkload, workloadEnvironment } from './workload-process.js'
+
+let folder: string
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'luoctl-'))
+})
+afterEach(() => rmSync(folder, { recursive: true }))
+
+const fakeOptions = () => ({ workload: 'web', socket: join(folder, 's'), directory: folder })
+
+test('the socket path is the option, else LUO_SOCKET, else one that fits the user', () => {
+  expect(socketPath('/a/b', { LUO_SOCKET: '/c' }, 5)).toBe('/a/b')
+  expect(socketPath(undefined, { LUO_SOCKET: '/c' }, 5)).toBe('/c')
+  expect(socketPath(undefined, {}, 0)).toBe('/run/luod/liveupdate.sock')
+  expect(socketPath(undefined, { XDG_RUNTIME_DIR: '/run/user/5' }, 5)).toBe('/run/user/5/luod/liveupdate.sock')
+  expect(socketPath(undefined, {}, 5)).toBe('/tmp/luod-5/liveupdate.sock')
+  expect(socketPath('x.sock', {}, 5)).toBe(join(process.cwd(), 'x.sock'))
+})
+
+test('a socket path of more than 107 bytes is refused by name', () => {
+  expect(() => socketPath(`/${'é'.repeat(60)}`, {}, 5)).toThrow(/121 bytes/)
+})
+
+test('exit codes follow the kind of failure', () => {
+  expect(exitCodeOf(new LuoError('LUO_NO_DAEMON', 'x'))).toBe(EXIT.NO_DAEMON)
+  expect(exitCodeOf(new LuoError('LUO_INVALID_PARAMETER', 'x'))).toBe(EXIT.USAGE)
+  expect(exitCodeOf(new LuoError('LUO_UPDATING', 'x'))).toBe(EXIT.FAILED)
+  expect(exitCodeOf(new Error('x'))).toBe(EXIT.FAILED)
+  expect((['committed', 'checked', 'rolledBack', 'orphaned'] as const).map(updateExitCode)).toEqual([0, 0, 3, 3])
+})
+
+test('with --json an error is one line of JSON', () => {
+  const lines: string[] = []
+  reportError(new LuoError('LUO_GONE', 'gone'), true, (line) => lines.push(line))
+  expect(lines.map((line) => JSON.parse(line))).toEqual([{ error: { code: 'LUO_GONE', message: 'gone' } }])
+})
+
+test('nobody at the socket is LUO_NO_DAEMON', async () => {
+  const error = await connect(join(folder, 'none.sock')).catch((e: unknown) => e)
+  expect(isLuoError(error, 'LUO_NO_DAEMON')).toBe(true)
+})
+
+test('the working directory keeps its symlink when PWD names it, and only then', () => {
+  mkdirSync(join(folder, 'v1'))
+  symlinkSync('v1', join(folder, 'current'))
+  const real = join(folder, 'v1')
+  expect(logicalDirectory({ PWD: join(folder, 'current') }, real)).toBe(join(folder, 'current'))
+  expect(logicalDirectory({ PWD: '/' }, real)).toBe(real)
+  expect(logicalDirectory({ PWD: 'current' }, real)).toBe(real)
+  expect(logicalDirectory({}, real)).toBe(real)
+})
+
+test('a workload gets its name, socket and directory, and neither NOTIFY_SOCKET nor a stale ticket', () => {
+  const base = { NOTIFY_SOCKET: '/n', LUO_TICKET: '9', HOME: '/h' }
+  const options = { workload: 'web', socket: '/s', directory: '/d' }
+  const expected = { HOME: '/h', LUO_WORKLOAD: 'web', LUO_SOCKET: '/s', PWD: '/d' }
+  expect(workloadEnvironment(base, options, false)).toEqual(expected)
+  expect(workloadEnvironment(base, options, true)).toEqual({ ...expected, LUO_TICKET: '3' })
+})
+
+test.each([
+  ['no-such-program-here', 127, 'no such program'],
+  ['/dev/null/x', 127, 'no such program'],
+  ['./plain-file', 126, 'not executable'],
+])('starting %s fails with %d', (program, code, message) => {
+  writeFileSync(join(folder, 'plain-file'), '', { mode: 0o644 })
+  try {
+    startWorkload([program], fakeOptions(), () => {})
+    expect.unreachable()
+  } catch (error) {
+    expect(isLuoError(error, 'LUO_SPAWN') && error.params.exitCode).toBe(code)
+    expect(String(error)).toContain(message)
+  }
+})
+
+test('starting in a directory that is gone says so', () => {
+  const options = { ...fakeOptions(), directory: join(folder, 'gone') }
+  expect(() => startWorkload(['true'], options, () => {})).toThrow(/working directory .*gone is gone/)
+})

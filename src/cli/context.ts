@@ -1,0 +1,122 @@
+/**
+ * What every luoctl command shares: the global options, where to print, how to reach luod, and the exit codes.
+ * A command is a function that answers an exit code or throws a LuoError; `main.ts` turns the error into text.
+ */
+import { statSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { asLuoError, isLuoError, LuoError } from '../errors.js'
+import type { VarlinkClient } from '../wire/client.js'
+import { errorLines } from './format.js'
+
+export const EXIT = {
+  OK: 0,
+  /** Anything that has no code of its own. */
+  FAILED: 1,
+  USAGE: 2,
+  /** The update ended and the old version is what is there: rolledBack, or orphaned. */
+  NOT_UPDATED: 3,
+  NO_DAEMON: 4,
+  /** As in shells: the command was found and could not be executed, or was not found. */
+  CANNOT_EXECUTE: 126,
+  NOT_FOUND: 127,
+  /** Added to a signal's number. */
+  SIGNAL_BASE: 128,
+} as const
+
+/** sun_path has 108 bytes, and one is the closing NUL. */
+export const MAX_SOCKET_PATH = 107
+
+/** Errno names of a connect that mean: nobody is there. */
+const NOBODY_THERE = new Set(['ENOENT', 'ECONNREFUSED', 'ENOTDIR', 'EACCES', 'EPERM', 'LUO_NO_DAEMON'])
+
+export interface Context {
+  json: boolean
+  /** Absolute path of luod's socket. */
+  socket: string
+  /** One line to stdout. */
+  out(line: string): void
+  /** One line to stderr. */
+  err(line: string): void
+}
+
+export function createContext(options: { socket?: string; json?: boolean }): Context {
+  return {
+    json: options.json === true,
+    socket: socketPath(options.socket),
+    out: (line) => void process.stdout.write(`${line}\n`),
+    err: (line) => void process.stderr.write(`${line}\n`),
+  }
+}
+
+/** `--socket`, else `$LUO_SOCKET`, else the place that fits the user; always absolute. */
+export function socketPath(
+  option: string | undefined,
+  env: NodeJS.ProcessEnv = process.env,
+  uid: number = process.getuid?.() ?? 0,
+): string {
+  const path = resolve(option || env.LUO_SOCKET || defaultSocketPath(env, uid))
+  const bytes = Buffer.byteLength(path)
+  if (bytes > MAX_SOCKET_PATH) {
+    throw new LuoError(
+      'ENAMETOOLONG',
+      `the socket path ${path} has ${bytes} bytes, and a Unix socket takes ${MAX_SOCKET_PATH}: choose a shorter --socket`,
+    )
+  }
+  return path
+}
+
+function defaultSocketPath(env: NodeJS.ProcessEnv, uid: number): string {
+  if (uid === 0) return '/run/luod/liveupdate.sock'
+  return env.XDG_RUNTIME_DIR ? `${env.XDG_RUNTIME_DIR}/luod/liveupdate.sock` : `/tmp/luod-${uid}/liveupdate.sock`
+}
+
+/** A connection to luod. Throws LUO_NO_DAEMON when nobody listens at the path. */
+export async function connect(path: string): Promise<VarlinkClient> {
+  // Loaded only now, so that help and usage errors need no native part and work on any system.
+  const { VarlinkClient } = await import('../wire/client.js')
+  try {
+    return await VarlinkClient.connect(path)
+  } catch (error) {
+    const known = asLuoError(error, 'LUO_NO_DAEMON', `connect to ${path}`)
+    if (!NOBODY_THERE.has(known.code)) throw known
+    throw new LuoError('LUO_NO_DAEMON', `cannot reach luod at ${path}: ${known.message}`, { cause: error })
+  }
+}
+
+/** Runs `use` with a connection and closes it on every path. */
+export async function withClient<T>(context: Context, use: (client: VarlinkClient) => Promise<T>): Promise<T> {
+  const client = await connect(context.socket)
+  try {
+    return await use(client)
+  } finally {
+    client.close()
+  }
+}
+
+export function exitCodeOf(error: unknown): number {
+  if (isLuoError(error, 'LUO_NO_DAEMON')) return EXIT.NO_DAEMON
+  if (isLuoError(error, 'LUO_INVALID_PARAMETER')) return EXIT.USAGE
+  return EXIT.FAILED
+}
+
+/** The error to stderr, as text or as one JSON line; answers the exit code. */
+export function reportError(error: unknown, json: boolean, err: (line: string) => void): number {
+  if (json) {
+    const known = asLuoError(error, 'LUO_WRONG_STATE', 'luoctl failed')
+    err(JSON.stringify({ error: { code: known.code, message: known.message } }))
+  } else {
+    for (const line of errorLines(error)) err(line)
+  }
+  return exitCodeOf(error)
+}
+
+/** True when both paths are one directory. A path that cannot be looked at is not. */
+export function sameDirectory(a: string, b: string): boolean {
+  try {
+    const left = statSync(a)
+    const right = statSync(b)
+    return left.dev === right.dev && left.ino === right.ino
+  } catch {
+    return false
+  }
+}

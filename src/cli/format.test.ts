@@ -1,0 +1,69 @@
+import { describe, expect, test } from 'vitest'
+import { LuoError } from '../errors.js'
+import type { Phase } from '../protocol/types.js'
+import { clean, errorLines, formatBytes, phaseLine, table, timelineRows, workloadRows } from './format.js'
+
+const TIMELINE: Phase[] = [
+  { phase: 'starting', at_ms: 0 },
+  { phase: 'joined', at_ms: 41.2, who: 12 },
+  { phase: 'preparing', at_ms: 41.3 },
+  { phase: 'restoring', at_ms: 43.3, who: 11 },
+  { phase: 'committing', at_ms: 45, who: 12 },
+  { phase: 'committed', at_ms: 45.5, who: 11 },
+]
+
+test('sizes have binary units', () => {
+  expect([0, 1023, 1024, 1536, 256 * 2 ** 20].map(formatBytes)).toEqual([
+    '0 B',
+    '1023 B',
+    '1 KiB',
+    '1.5 KiB',
+    '256 MiB',
+  ])
+})
+
+test('control and direction characters of others cannot drive the terminal', () => {
+  expect(clean('a\u001b[2Jb\nc\u202ed')).toBe('a?[2Jb?c?d')
+})
+
+test('a table pads to the widest cell and leaves no trailing blanks', () => {
+  expect(
+    table(
+      ['A', 'B'],
+      [
+        ['long', ''],
+        ['x', 'yy'],
+      ],
+    ),
+  ).toEqual(['A     B', 'long', 'x     yy'])
+})
+
+test('a timeline says how long each phase took and who was waited for', () => {
+  const rows = timelineRows(TIMELINE)
+  expect(rows.map((row) => row.took_ms?.toFixed(1))).toEqual(['41.2', '0.1', '2.0', '1.7', '0.5', undefined])
+  expect(rows[0]?.waited_for).toBe('the new version (pid 12) to start and join')
+  expect(rows[2]?.waited_for).toBe('the old version (pid 11) to let go of its state')
+  expect(rows.at(-1)?.waited_for).toBeUndefined()
+})
+
+test('a phase line shows the reason and the code', () => {
+  const phase: Phase = { phase: 'rolledBack', at_ms: 5, who: 7, reason: 'busy', code: 'LUO_REFUSED' }
+  expect(phaseLine(phase)).toBe('    5.0 ms  rolledBack (pid 7): busy (LUO_REFUSED)')
+})
+
+describe('errors', () => {
+  test('are one line with the code, then the advice', () => {
+    expect(errorLines(new LuoError('LUO_UPDATING', 'update web: busy'))).toEqual([
+      'luoctl: update web: busy (LUO_UPDATING)',
+      '  An update of this workload is under way. Wait for it or abort it.',
+    ])
+  })
+
+  test('with an errno have no advice', () => {
+    expect(errorLines(new LuoError('ENOENT', 'read x'))).toEqual(['luoctl: read x (ENOENT)'])
+  })
+})
+
+test('no workloads: it says how to start one', () => {
+  expect(workloadRows([])[0]).toContain('luoctl run')
+})

@@ -1,0 +1,145 @@
+/**
+ * What luoctl prints, as pure functions from values to text: tables, sizes, an update's timeline, errors. Nothing here
+ * writes; text from other processes is cleaned of control characters, so that a reason cannot drive a terminal.
+ */
+import { LUO_CODES, type LuoCode, LuoError } from '../errors.js'
+import type { Phase, Workload } from '../protocol/types.js'
+import { formatDuration } from './durations.js'
+
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+  let value = bytes
+  let unit = 0
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024
+    unit++
+  }
+  return `${unit === 0 || Number.isInteger(value) ? value : value.toFixed(1)} ${units[unit]}`
+}
+
+/** Text that came from elsewhere: control characters become `?`, so that it stays on its line. */
+export function clean(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, '?')
+}
+
+/** Columns padded to their widest cell, two spaces between; no trailing blanks. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const widths = head.map((cell, column) => Math.max(cell.length, ...rows.map((row) => (row[column] ?? '').length)))
+  return [head, ...rows].map((row) =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join('  ')
+      .trimEnd(),
+  )
+}
+
+export function workloadRows(workloads: readonly Workload[]): string[] {
+  if (workloads.length === 0) return ['No workloads. Start one: luoctl run NAME -- COMMAND']
+  return table(
+    ['NAME', 'STATE', 'PID', 'GENERATION', 'FILES', 'SUPERVISED', 'KEEP'],
+    workloads.map((workload) => [
+      clean(workload.name),
+      workload.state,
+      workload.pid === undefined ? '-' : String(workload.pid),
+      String(workload.generation),
+      String(workload.sessions.reduce((sum, session) => sum + session.files.length, 0)),
+      workload.supervised ? 'yes' : 'no',
+      workload.keep_ms > 0 ? formatDuration(workload.keep_ms) : '-',
+    ]),
+  )
+}
+
+export function workloadDetails(workload: Workload): string[] {
+  const lines = [
+    `${clean(workload.name)}: ${workload.state}, generation ${workload.generation}`,
+    `  process      ${workload.pid ?? 'none'}${workload.supervised ? ', supervised by luoctl run' : ', not supervised'}`,
+    `  user         ${workload.uid}`,
+    `  after a crash  ${workload.keep_ms > 0 ? `kept for ${formatDuration(workload.keep_ms)}` : 'released at once'}`,
+    `  state formats  ${workload.formats.map(clean).join(', ') || 'none recorded'}`,
+  ]
+  if (workload.update) lines.push(`  update       ${clean(workload.update)} is under way`)
+  for (const session of workload.sessions) {
+    const expires = session.expires_ms === undefined ? '' : `, expires in ${formatDuration(session.expires_ms)}`
+    lines.push('', `  session ${clean(session.name)}: ${session.custody}, ${session.files.length} files${expires}`)
+    const rows = session.files.map((file) => [
+      file.token,
+      clean(file.kind),
+      file.bytes === undefined ? '-' : formatBytes(Number(file.bytes)),
+      clean(file.format ?? '-'),
+    ])
+    if (rows.length > 0) lines.push(...table(['TOKEN', 'KIND', 'SIZE', 'FORMAT'], rows).map((line) => `    ${line}`))
+  }
+  return lines
+}
+
+/** What is going on while a phase lasts, and whose turn it is. */
+const PHASE_WAIT: Partial<Record<Phase['phase'], readonly ['new' | 'old' | 'luod', string]>> = {
+  starting: ['new', 'to start and join'],
+  joined: ['luod', 'to check the state versions'],
+  preparing: ['old', 'to let go of its state'],
+  restoring: ['new', 'to take everything back'],
+  committing: ['old', 'to say that it has let go'],
+  aborting: ['new', 'to end'],
+}
+
+export interface TimelineRow {
+  phase: string
+  at_ms: number
+  /** Until the next phase began; undefined for the last one. */
+  took_ms: number | undefined
+  waited_for: string | undefined
+}
+
+/** How long each phase took, and who was waited for in it. */
+export function timelineRows(timeline: readonly Phase[]): TimelineRow[] {
+  const newPid = timeline.find((phase) => phase.phase === 'joined')?.who
+  const oldPid = timeline.find((phase) => phase.phase === 'restoring')?.who
+  return timeline.map((phase, index) => {
+    const next = timeline[index + 1]
+    const wait = next === undefined ? undefined : PHASE_WAIT[phase.phase]
+    const pid = wait?.[0] === 'new' ? newPid : wait?.[0] === 'old' ? oldPid : undefined
+    const side = wait?.[0] === 'new' ? 'the new version' : wait?.[0] === 'old' ? 'the old version' : 'luod'
+    return {
+      phase: phase.phase,
+      at_ms: phase.at_ms,
+      took_ms: next === undefined ? undefined : next.at_ms - phase.at_ms,
+      waited_for: wait && `${side}${pid === undefined ? '' : ` (pid ${pid})`} ${wait[1]}`,
+    }
+  })
+}
+
+export function timelineTable(timeline: readonly Phase[]): string[] {
+  return table(
+    ['PHASE', 'TOOK', 'WAITED FOR'],
+    timelineRows(timeline).map((row) => [
+      row.phase,
+      row.took_ms === undefined ? '' : formatDuration(row.took_ms),
+      row.waited_for ?? '',
+    ]),
+  )
+}
+
+/** One phase as it happens: `  41.2 ms  joined (pid 12)`. */
+export function phaseLine(phase: Phase): string {
+  const who = phase.who === undefined ? '' : ` (pid ${phase.who})`
+  const reason = phase.reason === undefined ? '' : `: ${clean(phase.reason)}`
+  const code = phase.code === undefined ? '' : ` (${clean(phase.code)})`
+  return `${formatDuration(phase.at_ms).padStart(10)}  ${phase.phase}${who}${reason}${code}`
+}
+
+/** What to do about a code, from the one table of codes. */
+export function advice(code: string): string | undefined {
+  return Object.hasOwn(LUO_CODES, code) ? LUO_CODES[code as LuoCode] : undefined
+}
+
+/** `luoctl: MESSAGE (CODE)`, then the advice on a line of its own. What is no LuoError is a defect, shown with its stack. */
+export function errorLines(error: unknown): string[] {
+  if (!(error instanceof LuoError)) {
+    const stack = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    return [`luoctl: unexpected failure, please report it: ${stack}`]
+  }
+  const hint = error.params.usage === true ? 'luoctl COMMAND --help shows examples.' : advice(error.code)
+  const first = `luoctl: ${clean(error.message)} (${error.code})`
+  return hint === undefined ? [first] : [first, `  ${hint}`]
+}

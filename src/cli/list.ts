@@ -1,0 +1,61 @@
+/** The commands that look and change nothing: `list`, `show`, `status`, `watch`; and `abort`. */
+import { randomUUID } from 'node:crypto'
+import { type Context, EXIT, withClient } from './context.js'
+import { clean, workloadDetails, workloadRows } from './format.js'
+
+export async function listCommand(context: Context): Promise<number> {
+  const { workloads } = await withClient(context, async (client) => (await client.call('List', {})).parameters)
+  if (context.json) context.out(JSON.stringify({ workloads }))
+  else for (const line of workloadRows(workloads)) context.out(line)
+  return EXIT.OK
+}
+
+export async function showCommand(context: Context, name: string): Promise<number> {
+  const { workload } = await withClient(
+    context,
+    async (client) => (await client.call('Show', { workload: name })).parameters,
+  )
+  if (context.json) context.out(JSON.stringify(workload))
+  else for (const line of workloadDetails(workload)) context.out(line)
+  return EXIT.OK
+}
+
+export async function abortCommand(context: Context, name: string): Promise<number> {
+  const { update } = await withClient(
+    context,
+    async (client) => (await client.call('Abort', { id: randomUUID(), workload: name })).parameters,
+  )
+  context.out(context.json ? JSON.stringify({ workload: name, update }) : `${clean(name)}: update ${update} aborted`)
+  return EXIT.OK
+}
+
+export async function statusCommand(context: Context): Promise<number> {
+  const status = await withClient(context, async (client) => (await client.call('Status', {})).parameters)
+  if (context.json) {
+    context.out(JSON.stringify(status))
+    return EXIT.OK
+  }
+  context.out(`luod ${clean(status.version)}, pid ${status.pid}, user ${status.uid}, at ${context.socket}`)
+  context.out(`  workloads ${status.workloads}, sessions ${status.sessions}, files ${status.files}`)
+  context.out(`  connections ${status.connections}, open files ${status.open_fds} of ${status.nofile}`)
+  for (const [name, limit] of Object.entries(status.limits)) context.out(`  limit ${clean(name)}: ${limit}`)
+  return EXIT.OK
+}
+
+/** Every event until luod or the reader ends. */
+export async function watchCommand(context: Context, name: string | undefined): Promise<number> {
+  await withClient(context, async (client) => {
+    for await (const { parameters: event } of client.stream('Watch', name === undefined ? {} : { workload: name })) {
+      if (context.json) {
+        context.out(JSON.stringify(event))
+        continue
+      }
+      const parts = [event.at ?? new Date().toISOString(), event.workload ?? '-', event.event]
+      if (event.update) parts.push(`update ${event.update}`)
+      if (event.pid) parts.push(`pid ${event.pid}`)
+      if (event.detail) parts.push(event.detail)
+      context.out(parts.map((part) => clean(String(part))).join('  '))
+    }
+  })
+  return EXIT.OK
+}

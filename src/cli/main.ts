@@ -1,0 +1,182 @@
+#!/usr/bin/env node
+/**
+ * luoctl (also installed as `liveupdate`): the command line. Only parsing and help are here; each command is in a file
+ * of its own, loaded when it is used. Ends with the codes of `EXIT` in context.ts.
+ */
+import { readFileSync } from 'node:fs'
+import { Command, CommanderError } from 'commander'
+import { LuoError } from '../errors.js'
+import { CHECK_MODES, type CheckMode, splitArguments } from './arguments.js'
+import { type Context, createContext, EXIT, reportError } from './context.js'
+import { parseDuration } from './durations.js'
+
+const OVERVIEW = `
+Examples:
+  luoctl run web --restart -- node server.js    start a service that can be updated
+  luoctl update web                             replace it by what its command starts now
+  luoctl update web --check                     only see whether the new version would start
+  luoctl update web -- node server-v2.js        replace it by another command
+  luoctl list                                   what runs
+  luoctl doctor                                 whether this machine is fit, and what to do
+
+Durations are written with a unit: 500ms, 10s, 2m.
+The socket of luod is --socket, else $LUO_SOCKET, else /run/luod/liveupdate.sock for root,
+else $XDG_RUNTIME_DIR/luod/liveupdate.sock, else /tmp/luod-$UID/liveupdate.sock.
+
+Exit codes:
+  0  done     1  failed     2  wrong usage     4  luod cannot be reached
+  3  the update did not commit: rolled back (the old version goes on), or orphaned
+  run: the code of the command, or 128 + the signal that ended it; 126 and 127 when it cannot be started`
+
+const RUN_HELP = `
+Runs COMMAND in the foreground and starts its new version when an update is asked for. The same command is run
+again, from the working directory as you see it: if you stand in a symbolic link ("current"), where it points then.
+A private luod is started when none runs; it ends with its last workload.
+
+Signals: SIGHUP starts an update. SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH go to the service.
+Under systemd (NOTIFY_SOCKET) it reports ready, reloading and stopping: use Type=notify-reload, NotifyAccess=main.
+
+Examples:
+  luoctl run web -- node server.js
+  luoctl run web --restart --keep 5m -- node server.js     restarted after a crash, with its state
+
+Exit codes: that of the command, or 128 + signal; 126 not executable, 127 not found, 2 wrong usage, 4 no luod`
+
+const UPDATE_HELP = `
+The new version is started first, and must accept the state. Then the old one lets go, the new one takes over, and
+both are told. Whatever goes wrong before that, the old version goes on as it was.
+
+  --check            start the new version, see that it joins and accepts the state, and end it again
+  --check prepare    also let the old version prepare, and then go on
+
+Examples:
+  luoctl update web --deadline 30s
+  luoctl update web --json | tail -1        {"update":…,"outcome":"committed","blackout_ms":4.1,"timeline":[…]}
+
+Exit codes: 0 committed or checked, 3 rolled back or orphaned, 4 no luod, 2 wrong usage, 1 anything else`
+
+type Action = (context: Context) => Promise<number>
+
+function usageError(message: string): LuoError {
+  return new LuoError('LUO_INVALID_PARAMETER', message, { params: { usage: true } })
+}
+
+function version(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8')
+  return (JSON.parse(text) as { version: string }).version
+}
+
+/** Builds the program; the command that was chosen is handed to `choose` instead of being run while parsing. */
+function buildProgram(command: readonly string[] | undefined, choose: (action: Action) => void): Command {
+  const program = new Command('luoctl')
+    .description('Replace a running service, and lose neither a connection nor a byte.')
+    .version(version())
+    .option('--socket <path>', 'socket of luod')
+    .option('--json', 'print JSON, one value a line')
+    .addHelpText('after', OVERVIEW)
+    .showHelpAfterError('(luoctl --help shows examples)')
+    .configureHelp({ showGlobalOptions: true })
+    .exitOverride()
+  const noCommand = () => {
+    if (command !== undefined) throw usageError('this command takes no COMMAND after --')
+  }
+  const look = (name: string, description: string, argument: string | undefined, action: LookAction) => {
+    const sub = program.command(name).description(description)
+    if (argument) sub.argument(argument)
+    sub.action((value: unknown) => {
+      noCommand()
+      choose((context) => action(context, typeof value === 'string' ? value : undefined))
+    })
+  }
+
+  program
+    .command('run')
+    .description('run a service so that it can be updated')
+    .argument('<name>', 'name of the workload')
+    .usage('NAME [--restart] [--keep DURATION] -- COMMAND [ARGUMENT...]')
+    .option('--restart', 'start it again when it fails, with the state it had')
+    .option('--keep <duration>', 'how long its state waits for a restart after a crash (with --restart: 60s)')
+    .addHelpText('after', RUN_HELP)
+    .action((name: string, options: { restart?: boolean; keep?: string }) => {
+      if (!command?.length) throw usageError(`run ${name}: what shall be run? luoctl run ${name} -- COMMAND`)
+      const keepMs = options.keep === undefined ? undefined : parseDuration(options.keep)
+      const run = { name, command, restart: options.restart === true, ...(keepMs === undefined ? {} : { keepMs }) }
+      choose(async (context) => (await import('./run.js')).runCommand(context, run))
+    })
+
+  program
+    .command('update')
+    .description('replace a running service by its new version')
+    .argument('<name>', 'name of the workload')
+    .usage('NAME [--check [successor|prepare]] [--deadline DURATION] [-- NEW COMMAND...]')
+    .option('--check [how]', 'try it and change nothing (successor or prepare)')
+    .option('--deadline <duration>', 'how long each side may take')
+    .addHelpText('after', UPDATE_HELP)
+    .action((workload: string, options: { check?: string; deadline?: string }) => {
+      if (command?.length === 0) throw usageError(`update ${workload}: no command follows the --`)
+      const check = options.check === undefined ? undefined : checkMode(options.check)
+      const deadlineMs = options.deadline === undefined ? undefined : parseDuration(options.deadline)
+      choose(async (context) =>
+        (await import('./update.js')).updateCommand(context, {
+          workload,
+          ...(check === undefined ? {} : { check }),
+          ...(deadlineMs === undefined ? {} : { deadlineMs }),
+          ...(command === undefined ? {} : { command }),
+        }),
+      )
+    })
+
+  const looks = () => import('./list.js')
+  look('abort', 'end the update of a workload; the old version goes on', '<name>', async (context, name) =>
+    (await looks()).abortCommand(context, name as string),
+  )
+  look('list', 'the workloads', undefined, async (context) => (await looks()).listCommand(context))
+  look('show', 'one workload: its process, sessions and files', '<name>', async (context, name) =>
+    (await looks()).showCommand(context, name as string),
+  )
+  look('watch', 'everything that happens, as it happens', '[name]', async (context, name) =>
+    (await looks()).watchCommand(context, name),
+  )
+  look('status', 'luod itself: version, counts, limits', undefined, async (context) =>
+    (await looks()).statusCommand(context),
+  )
+  look('inspect', "luod's durable records, of the running luod or from a file", '[file]', async (context, file) =>
+    (await import('./inspect.js')).inspectCommand(context, file),
+  )
+  look('doctor', 'whether this machine is fit, and what to do', undefined, async (context) =>
+    (await import('./doctor.js')).doctorCommand(context),
+  )
+  return program
+}
+
+type LookAction = (context: Context, value: string | undefined) => Promise<number>
+
+function checkMode(text: string): CheckMode {
+  const mode = CHECK_MODES.find((known) => known === text)
+  if (!mode) throw usageError(`--check "${text}": choose ${CHECK_MODES.join(' or ')}`)
+  return mode
+}
+
+/** Runs luoctl with these arguments and answers its exit code. */
+export async function main(args: readonly string[]): Promise<number> {
+  const { own, command } = splitArguments(args)
+  const json = own.includes('--json')
+  const chosen: Action[] = []
+  try {
+    const program = buildProgram(command, (action) => chosen.push(action))
+    program.parse(own, { from: 'user' })
+    const context = createContext(program.opts<{ socket?: string; json?: boolean }>())
+    const action = chosen[0]
+    return action ? await action(context) : EXIT.USAGE
+  } catch (error) {
+    // commander has printed its own message, and uses code 0 for --help and --version.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.OK : EXIT.USAGE
+    return reportError(error, json, (line) => void process.stderr.write(`${line}\n`))
+  }
+}
+
+// A reader that went away (luoctl watch | head) is a normal end.
+process.stdout.on('error', (error: NodeJS.ErrnoException) =>
+  process.exit(error.code === 'EPIPE' ? EXIT.OK : EXIT.FAILED),
+)
+void main(process.argv.slice(2)).then((code) => process.exit(code))

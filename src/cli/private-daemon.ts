@@ -1,0 +1,82 @@
+/**
+ * Reaches luod, and starts a private one where none runs: a detached process of its own that ends with its last
+ * workload and connection. Two that start one at the same time both end up with the same luod: the one that loses the
+ * race for the socket ends, and its starter connects again.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import type { Readable } from 'node:stream'
+import { fileURLToPath } from 'node:url'
+import { isLuoError, LuoError } from '../errors.js'
+import type { VarlinkClient } from '../wire/client.js'
+import { connect } from './context.js'
+
+/** A cold start takes 0.1 s; this leaves room for a loaded machine. */
+const START_LIMIT_MS = 10_000
+/** How often the whole of connect-else-start is tried: a luod can be ending just as we come. */
+const ATTEMPTS = 5
+const RETRY_MS = 50
+
+/** The built file of another part of the package, also when this module is run from `src`. */
+export function builtFile(path: string): string {
+  const beside = fileURLToPath(new URL(`../${path}`, import.meta.url))
+  return existsSync(beside) ? beside : fileURLToPath(new URL(`../../dist/${path}`, import.meta.url))
+}
+
+/** The environment of a process that is luod: nothing of the service manager or of a workload reaches it. */
+function daemonEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const { NOTIFY_SOCKET, WATCHDOG_PID, WATCHDOG_USEC, LUO_TICKET, LUO_WORKLOAD, NODE_OPTIONS, ...rest } = env
+  return rest
+}
+
+export async function connectOrStart(socket: string): Promise<{ client: VarlinkClient; started: boolean }> {
+  let failure: unknown
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    try {
+      return { client: await connect(socket), started: attempt > 0 }
+    } catch (error) {
+      if (!isLuoError(error, 'LUO_NO_DAEMON')) throw error
+      failure = error
+    }
+    if (attempt > 1) await new Promise((resolve) => setTimeout(resolve, RETRY_MS * attempt))
+    await startDaemon(socket)
+  }
+  throw new LuoError('LUO_NO_DAEMON', `started a private luod ${ATTEMPTS} times and none answers at ${socket}`, {
+    cause: failure,
+  })
+}
+
+/** Resolves when the new luod is ready, or has ended (then another one may have won). */
+async function startDaemon(socket: string): Promise<void> {
+  const child = spawn(
+    process.execPath,
+    [builtFile('daemon/main.js'), '--socket', socket, '--exit-when-idle', '--ready-fd', '3'],
+    { detached: true, cwd: '/', env: daemonEnvironment(process.env), stdio: ['ignore', 'ignore', 'inherit', 'pipe'] },
+  )
+  const ready = child.stdio[3] as Readable
+  try {
+    await settled(child, ready)
+  } finally {
+    ready.destroy()
+    child.unref()
+  }
+}
+
+function settled(child: ChildProcess, ready: Readable): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => {
+      child.kill('SIGKILL')
+      reject(new LuoError('LUO_NO_DAEMON', `a private luod was started and was not ready in ${START_LIMIT_MS} ms`))
+    }, START_LIMIT_MS)
+    const end = (error?: Error) => {
+      clearTimeout(late)
+      if (error)
+        reject(new LuoError('LUO_NO_DAEMON', `cannot start a private luod: ${error.message}`, { cause: error }))
+      else resolve()
+    }
+    child.once('error', end)
+    child.once('exit', () => end())
+    ready.once('data', () => end())
+    ready.once('error', () => {})
+  })
+}

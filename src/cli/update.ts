@@ -1,0 +1,121 @@
+/**
+ * `luoctl update NAME`: asks luod for an update, prints each phase as it happens, then the timeline. The update is
+ * luod's: when luoctl ends early it goes on, and `luoctl abort` ends it. `followUpdate` is what `luoctl run` uses for
+ * SIGHUP and the testing helpers use too.
+ */
+import { randomUUID } from 'node:crypto'
+import { LuoError } from '../errors.js'
+import type { Phase } from '../protocol/types.js'
+import type { VarlinkClient } from '../wire/client.js'
+import type { CheckMode } from './arguments.js'
+import { type Context, EXIT, withClient } from './context.js'
+import { formatDuration } from './durations.js'
+import { advice, clean, phaseLine, timelineTable } from './format.js'
+
+export type UpdateOutcome = 'committed' | 'rolledBack' | 'orphaned' | 'checked'
+
+export interface UpdateRequest {
+  workload: string
+  deadlineMs?: number
+  check?: CheckMode
+  command?: readonly string[]
+}
+
+export interface UpdateResult {
+  update: string
+  outcome: UpdateOutcome
+  /** From the first request held back to the commit; undefined when the old version was never asked to stop. */
+  blackoutMs: number | undefined
+  timeline: Phase[]
+}
+
+/** Starts an update and follows it to its end. A failure that ended it in order is an outcome, not an error. */
+export async function followUpdate(
+  client: VarlinkClient,
+  request: UpdateRequest,
+  onPhase: (phase: Phase, update: string) => void = () => {},
+): Promise<UpdateResult> {
+  const replies = client.stream('Update', {
+    id: randomUUID(),
+    workload: request.workload,
+    ...(request.deadlineMs === undefined ? {} : { deadline_ms: request.deadlineMs }),
+    ...(request.check === undefined ? {} : { check: request.check }),
+    ...(request.command === undefined ? {} : { command: [...request.command] }),
+  })
+  const seen: Phase[] = []
+  for await (const { parameters } of replies) {
+    if (parameters.phase) {
+      seen.push(parameters.phase)
+      onPhase(parameters.phase, parameters.update)
+    }
+    if (parameters.outcome) {
+      return {
+        update: parameters.update,
+        outcome: parameters.outcome,
+        blackoutMs: parameters.blackout_ms ?? undefined,
+        timeline: parameters.timeline ?? seen,
+      }
+    }
+  }
+  throw new LuoError('LUO_GONE', `luod ended the update of ${request.workload} without saying how it went`)
+}
+
+export function updateExitCode(outcome: UpdateOutcome): number {
+  return outcome === 'committed' || outcome === 'checked' ? EXIT.OK : EXIT.NOT_UPDATED
+}
+
+/** The last phase that gives a reason, which is why an update did not commit. */
+export function failureOf(timeline: readonly Phase[]): { code: string | undefined; reason: string } | undefined {
+  const phase = timeline.findLast((candidate) => candidate.reason !== undefined || candidate.code !== undefined)
+  return phase && { code: phase.code ?? undefined, reason: phase.reason ?? phase.phase }
+}
+
+/** One sentence on how an update ended. */
+export function outcomeSentence(workload: string, result: UpdateResult): string {
+  const total = formatDuration(result.timeline.at(-1)?.at_ms ?? 0)
+  const blackout = result.blackoutMs === undefined ? '' : `, blackout ${formatDuration(result.blackoutMs)}`
+  switch (result.outcome) {
+    case 'committed':
+      return `${workload}: updated in ${total}${blackout}`
+    case 'checked':
+      return `${workload}: checked in ${total}${blackout}; the old version goes on, nothing was changed`
+    case 'rolledBack':
+      return `${workload}: rolled back after ${total}${blackout}; the old version goes on as it was`
+    case 'orphaned':
+      return `${workload}: both versions ended; luod keeps the state for a restart (luoctl show ${workload})`
+  }
+}
+
+export async function updateCommand(context: Context, request: UpdateRequest): Promise<number> {
+  const hint = () => {
+    context.err(`luoctl: the update goes on without you; to end it: luoctl abort ${request.workload}`)
+    process.exit(EXIT.SIGNAL_BASE + 2)
+  }
+  process.once('SIGINT', hint)
+  try {
+    const result = await withClient(context, (client) =>
+      followUpdate(client, request, (phase) => context.out(context.json ? JSON.stringify(phase) : phaseLine(phase))),
+    )
+    report(context, request.workload, result)
+    return updateExitCode(result.outcome)
+  } finally {
+    process.removeListener('SIGINT', hint)
+  }
+}
+
+function report(context: Context, workload: string, result: UpdateResult): void {
+  if (context.json) {
+    const { update, outcome, blackoutMs, timeline } = result
+    context.out(JSON.stringify({ update, outcome, blackout_ms: blackoutMs ?? null, timeline }))
+    return
+  }
+  context.out('')
+  for (const line of timelineTable(result.timeline)) context.out(line)
+  context.out('')
+  context.out(outcomeSentence(workload, result))
+  const failure = updateExitCode(result.outcome) === EXIT.OK ? undefined : failureOf(result.timeline)
+  if (!failure) return
+  const hint = failure.code === undefined ? undefined : advice(failure.code)
+  context.err(`luoctl: ${clean(failure.reason)}${failure.code === undefined ? '' : ` (${clean(failure.code)})`}`)
+  if (hint !== undefined) context.err(`  ${hint}`)
+}

@@ -1,0 +1,125 @@
+/**
+ * The Varlink interface of luod, as text: the only source of what a message may hold. The daemon validates every
+ * request against it and answers `GetInterfaceDescription` with it; `idl.ts` parses it.
+ *
+ * Conventions: u64 values (tokens) travel as decimal strings. A message that carries files says how many in the
+ * parameter `fds`; `fd` members are indices into them. `id` makes a request safe to repeat: the same id again, from the
+ * same user, gets the same answer and does nothing twice.
+ */
+export const INTERFACE_NAME = 'org.liveupdate.Orchestrator'
+
+/** Most files in one message: the kernel's SCM_MAX_FD. */
+export const MAX_FDS = 253
+
+export const INTERFACE_TEXT = `# Custody of files, memory and connections across a change of code.
+interface org.liveupdate.Orchestrator
+
+# One preserved file. format: the version of the state in it ("store/1"), checked before an update asks anybody.
+type File (token: string, kind: string, compatible: string, format: ?string, bytes: ?string)
+
+type FileIn (token: string, fd: int, format: ?string)
+
+type FileOut (token: string, fd: int, kind: string, format: ?string)
+
+# custody: held (by its holders), frozen (by luod, in an update), orphaned (no holder; claimable until it expires)
+type Session (session: string, name: string, custody: (held, frozen, orphaned), files: []File, expires_ms: ?int)
+
+type Workload (
+  name: string,
+  uid: int,
+  state: (starting, running, updating, orphaned, stopped),
+  pid: ?int,
+  supervised: bool,
+  generation: int,
+  keep_ms: int,
+  formats: []string,
+  sessions: []Session,
+  update: ?string
+)
+
+# One step of an update as it happens. at_ms counts from the request. who: pid of the side that acted.
+type Phase (
+  phase: (starting, joined, preparing, restoring, committing, aborting, committed, rolledBack, orphaned, checked),
+  at_ms: float,
+  who: ?int,
+  reason: ?string,
+  code: ?string
+)
+
+# --- a workload -------------------------------------------------------------------------------------------------
+
+# Become the running instance of a workload, or with a ticket (one fd) the successor in its update, or the claimant of
+# what a dead instance left (origin crash). session_fd is the default session: a capability and a lifetime.
+method Join(id: string, workload: string, accepts: []string, keep_ms: ?int, fds: ?int) -> (
+  member: string, session: string, origin: (new, update, crash), update: ?string, fds: int, session_fd: int)
+
+# Events for a member, one streaming reply each: prepare (deadline_ms), resume (reason), release, committed.
+# Call it on a connection of its own; it ends with the member.
+method Subscribe(member: string) -> (
+  event: (subscribed, prepare, resume, release), update: ?string, deadline_ms: ?int, reason: ?string)
+
+# Successor or claimant: waits until the old version let its state be frozen, then says what there is.
+method Claim(id: string, member: string) -> (session: string, files: []File)
+
+# All of them or none. Files are held by luod from the answer on.
+method Preserve(id: string, session: string, files: []FileIn, fds: int) -> ()
+
+method Unpreserve(id: string, session: string, tokens: []string) -> ()
+
+method Retrieve(session: string, tokens: []string) -> (files: []FileOut, fds: int)
+
+# The old version's answer to prepare: everything is preserved and it has let go of writing.
+method Ready(id: string, member: string, update: string) -> ()
+
+method Refuse(id: string, member: string, update: string, reason: string) -> ()
+
+# The successor's word that it is whole. Answered when the old version has let go, or is dead.
+method Commit(id: string, member: string) -> (released: (word, death, none))
+
+# The old version's word, after the event release, that it touches nothing of the session any more.
+method Released(id: string, member: string, update: string) -> ()
+
+# Another session of this workload.
+method CreateSession(id: string, member: string, name: string) -> (session: string, fds: int, session_fd: int)
+
+# --- a supervisor -----------------------------------------------------------------------------------------------
+
+# Keeps this workload's processes. Streaming: start (with the ticket as one fd; command if another one was asked for),
+# ended (of an update). The supervisor starts the successor, says Spawned, and reports nothing else: luod sees deaths
+# itself. Call it on a connection of its own; its end is the end of supervision.
+method Supervise(id: string, workload: string, keep_ms: ?int) -> (
+  event: (supervising, start, ended), update: ?string, command: ?[]string, outcome: ?string, reason: ?string, fds: ?int)
+
+# fds: one pidfd of the process started for this update.
+method Spawned(id: string, workload: string, update: string, pid: int, fds: int) -> ()
+
+# The supervisor could not start the successor.
+method SpawnFailed(id: string, workload: string, update: string, reason: string) -> ()
+
+# --- an operator ------------------------------------------------------------------------------------------------
+
+# Streaming (more): each phase; the last reply carries outcome and timeline. check: stop after the successor waits
+# (successor) or after a prepare that is resumed (prepare).
+method Update(id: string, workload: string, deadline_ms: ?int, check: ?(successor, prepare), command: ?[]string) -> (
+  update: string, phase: ?Phase, outcome: ?(committed, rolledBack, orphaned, checked), blackout_ms: ?float,
+  timeline: ?[]Phase)
+
+method Abort(id: string, workload: string) -> (update: string)
+
+method List() -> (workloads: []Workload)
+
+method Show(workload: string) -> (workload: Workload)
+
+# Streaming: everything that happens to this user's workloads.
+method Watch(workload: ?string) -> (
+  event: string, workload: ?string, uid: ?int, pid: ?int, update: ?string, detail: ?string, at: ?string)
+
+# luod's durable records, as one read-only file.
+method Inspect() -> (fds: int, records_fd: int)
+
+method Status() -> (pid: int, version: string, uid: int, workloads: int, sessions: int, files: int, connections: int,
+  nofile: int, open_fds: int, limits: [string]int)
+
+# code: the stable code of docs/errors.md; message says what was attempted, with which value, and what to do.
+error Failed (code: string, message: string)
+`

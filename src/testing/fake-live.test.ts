@@ -1,0 +1,61 @@
+import { expect, test } from 'vitest'
+import { isLuoError } from '../errors.js'
+import { fakeLive } from './fake-live.js'
+
+const bytes = (memory: { buffer: ArrayBuffer }) => new Uint8Array(memory.buffer)
+
+test('the successor finds the state, and its ready is the commit', async () => {
+  const old = fakeLive({ workload: 'web' })
+  const store = await old.memory('store', { size: 8, format: 'store/1' })
+  bytes(store)[0] = 7
+  await old.ready()
+  const heard: string[] = []
+  old.on('released', () => heard.push('released'))
+  await old.prepare()
+  const next = old.next({ accepts: ['store/1'] })
+  expect(next.successor).toBe(true)
+  expect(bytes(await next.memory('store', { size: 8 }))[0]).toBe(7)
+  await next.ready()
+  expect(heard).toEqual(['released'])
+})
+
+test('what is written before the commit vanishes, on both sides', async () => {
+  const old = fakeLive()
+  const store = await old.memory('store', { size: 4 })
+  bytes(store)[0] = 1
+  await old.ready()
+  await old.prepare()
+  bytes(store)[0] = 99
+  const next = old.next()
+  bytes(await next.memory('store', { size: 4 }))[0] = 88
+  await old.rollback()
+  expect(bytes(store)[0]).toBe(1)
+  const late = await next.ready().catch((error: unknown) => error)
+  expect(isLuoError(late, 'LUO_ABORTED')).toBe(true)
+})
+
+test('a refusal resumes the old version and tells why', async () => {
+  const live = fakeLive()
+  await live.ready()
+  const heard: string[] = []
+  live.on('prepare', () => new Error('busy')).on('resume', () => heard.push('resume'))
+  const refused = await live.prepare().catch((error: unknown) => error)
+  expect(isLuoError(refused, 'LUO_REFUSED') && refused.message).toContain('busy')
+  expect(heard).toEqual(['resume'])
+})
+
+test('a version that does not accept the format is refused before anything', async () => {
+  const live = fakeLive()
+  await live.memory('store', { size: 4, format: 'store/2' })
+  await live.ready()
+  await live.prepare()
+  expect(() => live.next({ accepts: ['store/1'] })).toThrow(/store\/2; accepted: store\/1/)
+})
+
+test('memory grows up to its limit and keeps its content', async () => {
+  const live = fakeLive()
+  const memory = await live.memory('store', { size: 4, max: 16 })
+  bytes(memory)[3] = 5
+  expect(bytes({ buffer: memory.grow(16) })[3]).toBe(5)
+  expect(() => memory.grow(17)).toThrow(/limit is 16/)
+})

@@ -1,0 +1,254 @@
+/**
+ * An in-memory stand-in for what `join` answers, and for luod: `live.prepare()` is what an update asks of the old
+ * version, `live.next()` is its successor with the state, and the successor's `ready()` is the commit. As with the
+ * real thing, what either side writes while the state is frozen vanishes. Listeners are plain listeners: connections
+ * do not move.
+ */
+import type { Server } from 'node:net'
+import { LuoError } from '../errors.js'
+
+type HookName = 'prepare' | 'resume' | 'released'
+type Hook = (...args: unknown[]) => unknown
+
+export interface FakeLiveOptions {
+  workload?: string
+  /** Formats that this version accepts; undefined accepts every one. */
+  accepts?: readonly string[]
+}
+
+export interface FakeMemory {
+  readonly name: string
+  readonly format: string | undefined
+  readonly size: number
+  readonly buffer: ArrayBuffer
+  window(offset: number, length: number): ArrayBuffer
+  grow(size: number): ArrayBuffer
+}
+
+interface Resizable extends ArrayBuffer {
+  resize(length: number): void
+}
+const ResizableBuffer = ArrayBuffer as unknown as new (length: number, options: { maxByteLength: number }) => Resizable
+
+class Memory implements FakeMemory {
+  readonly name: string
+  readonly format: string | undefined
+  readonly max: number
+  readonly buffer: Resizable
+  /** What luod holds while the state is frozen. */
+  frozen: Uint8Array | undefined
+
+  constructor(name: string, size: number, max: number, format: string | undefined) {
+    this.name = name
+    this.format = format
+    this.max = max
+    this.buffer = new ResizableBuffer(size, { maxByteLength: max })
+  }
+
+  get size(): number {
+    return this.buffer.byteLength
+  }
+
+  window(offset: number, length: number): ArrayBuffer {
+    if (offset === 0 && length === this.size) return this.buffer
+    throw new LuoError(
+      'LUO_UNSUPPORTED',
+      `window(${offset}, ${length}) of ${this.name}: a fake has only the whole buffer`,
+    )
+  }
+
+  grow(size: number): ArrayBuffer {
+    if (size < this.size || size > this.max) {
+      throw new LuoError('EINVAL', `grow ${this.name} from ${this.size} to ${size}: the limit is ${this.max}`)
+    }
+    this.buffer.resize(size)
+    return this.buffer
+  }
+
+  freeze(): void {
+    this.frozen = new Uint8Array(this.buffer).slice()
+  }
+
+  /** Back to what was frozen. */
+  thaw(): void {
+    if (this.frozen) {
+      this.buffer.resize(this.frozen.byteLength)
+      new Uint8Array(this.buffer).set(this.frozen)
+    }
+    this.frozen = undefined
+  }
+
+  copy(): Memory {
+    const bytes = this.frozen ?? new Uint8Array(this.buffer)
+    const copy = new Memory(this.name, bytes.byteLength, this.max, this.format)
+    new Uint8Array(copy.buffer).set(bytes)
+    copy.frozen = bytes
+    return copy
+  }
+}
+
+export interface FakeLive {
+  readonly active: boolean
+  readonly successor: boolean
+  readonly origin: 'new' | 'update' | 'crash'
+  readonly workload: string
+  memory(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory>
+  replace(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory>
+  serve(server: Server, options: { port?: number; host?: string; path?: string }): Promise<void>
+  file(name: string, file?: unknown): Promise<unknown>
+  ready(): Promise<void>
+  on(event: HookName, hook: Hook): FakeLive
+  leave(): Promise<void>
+  close(): Promise<void>
+  /** For the test: asks this version to let go. Rejects when a hook refuses; then it goes on as it was. */
+  prepare(): Promise<void>
+  /** For the test: the successor, after `prepare`. */
+  next(options?: FakeLiveOptions): FakeLive
+  /** For the test: the update failed; this version goes on. */
+  rollback(): Promise<void>
+}
+
+export function fakeLive(options: FakeLiveOptions = {}): FakeLive {
+  return new Fake(options, undefined, 'new')
+}
+
+class Fake implements FakeLive {
+  readonly active = true
+  readonly origin: 'new' | 'update' | 'crash'
+  readonly workload: string
+  readonly #accepts: readonly string[] | undefined
+  readonly #hooks: Record<HookName, Hook[]> = { prepare: [], resume: [], released: [] }
+  readonly #memory = new Map<string, Memory>()
+  readonly #files = new Map<string, unknown>()
+  readonly #replaced = new Map<string, Memory>()
+  readonly #servers: Server[] = []
+  #old: Fake | undefined
+  #state: 'starting' | 'running' | 'frozen' | 'released' = 'starting'
+
+  constructor(options: FakeLiveOptions, old: Fake | undefined, origin: Fake['origin']) {
+    this.workload = options.workload ?? 'test'
+    this.#accepts = options.accepts
+    this.origin = origin
+    this.#old = old
+    if (!old) return
+    for (const memory of old.#memory.values()) {
+      if (memory.format !== undefined && this.#accepts && !this.#accepts.includes(memory.format)) {
+        throw new LuoError(
+          'LUO_STATE_VERSION',
+          `${memory.name} is ${memory.format}; accepted: ${this.#accepts.join(', ')}`,
+        )
+      }
+      this.#memory.set(memory.name, memory.copy())
+    }
+    for (const [name, file] of old.#files) this.#files.set(name, file)
+  }
+
+  get successor(): boolean {
+    return this.origin !== 'new'
+  }
+
+  async memory(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory> {
+    this.#mustNotBe('frozen', 'released')
+    const known = this.#memory.get(name)
+    if (known) return known
+    const made = new Memory(name, options.size, options.max ?? options.size, options.format)
+    this.#memory.set(name, made)
+    return made
+  }
+
+  async replace(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory> {
+    this.#mustNotBe('frozen', 'released')
+    if (!this.#memory.has(name)) throw new LuoError('LUO_NOT_FOUND', `replace ${name}: there is no such memory`)
+    const made = new Memory(name, options.size, options.max ?? options.size, options.format)
+    this.#replaced.set(name, made)
+    if (this.#state === 'running') this.#swap()
+    return made
+  }
+
+  async serve(server: Server, options: { port?: number; host?: string; path?: string }): Promise<void> {
+    this.#servers.push(server)
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject)
+      server.listen(options, () => {
+        server.removeListener('error', reject)
+        resolve()
+      })
+    })
+  }
+
+  async file(name: string, file?: unknown): Promise<unknown> {
+    if (!this.#files.has(name) && file !== undefined) this.#files.set(name, file)
+    return this.#files.get(name)
+  }
+
+  async ready(): Promise<void> {
+    if (this.#state !== 'starting') throw new LuoError('LUO_WRONG_STATE', `ready: this version is ${this.#state}`)
+    const old = this.#old
+    this.#old = undefined
+    if (old) {
+      if (old.#state !== 'frozen') throw new LuoError('LUO_ABORTED', 'ready: the update was rolled back')
+      old.#state = 'released'
+    }
+    for (const memory of this.#memory.values()) memory.thaw()
+    this.#swap()
+    this.#state = 'running'
+    if (old) await old.#run('released')
+  }
+
+  on(event: HookName, hook: Hook): FakeLive {
+    this.#hooks[event].push(hook)
+    return this
+  }
+
+  async leave(): Promise<void> {
+    this.#state = 'released'
+    for (const server of this.#servers) server.close()
+  }
+
+  close(): Promise<void> {
+    return this.leave()
+  }
+
+  async prepare(): Promise<void> {
+    if (this.#state !== 'running') throw new LuoError('LUO_WRONG_STATE', `prepare: this version is ${this.#state}`)
+    try {
+      for (const hook of this.#hooks.prepare) {
+        const answer = await hook()
+        if (answer instanceof Error) throw answer
+      }
+    } catch (error) {
+      await this.#run('resume')
+      const reason = error instanceof Error ? error.message : String(error)
+      throw new LuoError('LUO_REFUSED', `the old version refused: ${reason}`, { cause: error })
+    }
+    for (const memory of this.#memory.values()) memory.freeze()
+    this.#state = 'frozen'
+  }
+
+  next(options: FakeLiveOptions = {}): FakeLive {
+    if (this.#state !== 'frozen')
+      throw new LuoError('LUO_WRONG_STATE', `next: call prepare first; it is ${this.#state}`)
+    return new Fake({ workload: this.workload, ...options }, this, 'update')
+  }
+
+  async rollback(): Promise<void> {
+    if (this.#state !== 'frozen') throw new LuoError('LUO_WRONG_STATE', `rollback: this version is ${this.#state}`)
+    for (const memory of this.#memory.values()) memory.thaw()
+    this.#state = 'running'
+    await this.#run('resume')
+  }
+
+  #swap(): void {
+    for (const [name, memory] of this.#replaced) this.#memory.set(name, memory)
+    this.#replaced.clear()
+  }
+
+  async #run(event: HookName): Promise<void> {
+    for (const hook of this.#hooks[event]) await hook()
+  }
+
+  #mustNotBe(...states: string[]): void {
+    if (states.includes(this.#state))
+      throw new LuoError('EBUSY', `this version is ${this.#state}: the state is not its own`)
+  }
+}
