@@ -3,9 +3,9 @@
  * A command is a function that answers an exit code or throws a LuoError; `main.ts` turns the error into text.
  */
 import { statSync } from 'node:fs'
-import { resolve } from 'node:path'
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { VarlinkClient } from '../wire/client.js'
+import { socketPath } from '../wire/socket-path.js'
 import { errorLines } from './format.js'
 
 export const EXIT = {
@@ -22,9 +22,6 @@ export const EXIT = {
   /** Added to a signal's number. */
   SIGNAL_BASE: 128,
 } as const
-
-/** sun_path has 108 bytes, and one is the closing NUL. */
-export const MAX_SOCKET_PATH = 107
 
 /** Errno names of a connect that mean: nobody is there. */
 const NOBODY_THERE = new Set(['ENOENT', 'ECONNREFUSED', 'ENOTDIR', 'EACCES', 'EPERM', 'LUO_NO_DAEMON'])
@@ -46,28 +43,6 @@ export function createContext(options: { socket?: string; json?: boolean }): Con
     out: (line) => void process.stdout.write(`${line}\n`),
     err: (line) => void process.stderr.write(`${line}\n`),
   }
-}
-
-/** `--socket`, else `$LUO_SOCKET`, else the place that fits the user; always absolute. */
-export function socketPath(
-  option: string | undefined,
-  env: NodeJS.ProcessEnv = process.env,
-  uid: number = process.getuid?.() ?? 0,
-): string {
-  const path = resolve(option || env.LUO_SOCKET || defaultSocketPath(env, uid))
-  const bytes = Buffer.byteLength(path)
-  if (bytes > MAX_SOCKET_PATH) {
-    throw new LuoError(
-      'ENAMETOOLONG',
-      `the socket path ${path} has ${bytes} bytes, and a Unix socket takes ${MAX_SOCKET_PATH}: choose a shorter --socket`,
-    )
-  }
-  return path
-}
-
-function defaultSocketPath(env: NodeJS.ProcessEnv, uid: number): string {
-  if (uid === 0) return '/run/luod/liveupdate.sock'
-  return env.XDG_RUNTIME_DIR ? `${env.XDG_RUNTIME_DIR}/luod/liveupdate.sock` : `/tmp/luod-${uid}/liveupdate.sock`
 }
 
 /** A connection to luod. Throws LUO_NO_DAEMON when nobody listens at the path. */

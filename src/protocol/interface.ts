@@ -79,9 +79,6 @@ method Commit(id: string, member: string) -> (released: (word, death, none))
 # The old version's word, after the event release, that it touches nothing of the session any more.
 method Released(id: string, member: string, update: string) -> ()
 
-# Another session of this workload.
-method CreateSession(id: string, member: string, name: string) -> (session: string, fds: int, session_fd: int)
-
 # --- a supervisor -----------------------------------------------------------------------------------------------
 
 # Keeps this workload's processes. Streaming: start (with the ticket as one fd; command if another one was asked for),

@@ -1,0 +1,272 @@
+/** Made from interface.ts by `npm run generate`; a test compares. Optional members are absent, never null. */
+
+export interface File {
+  token: string
+  kind: string
+  compatible: string
+  format?: string
+  bytes?: string
+}
+
+export interface FileIn {
+  token: string
+  fd: number
+  format?: string
+}
+
+export interface FileOut {
+  token: string
+  fd: number
+  kind: string
+  format?: string
+}
+
+export interface Session {
+  session: string
+  name: string
+  custody: 'held' | 'frozen' | 'orphaned'
+  files: File[]
+  expires_ms?: number
+}
+
+export interface Workload {
+  name: string
+  uid: number
+  state: 'starting' | 'running' | 'updating' | 'orphaned' | 'stopped'
+  pid?: number
+  supervised: boolean
+  generation: number
+  keep_ms: number
+  formats: string[]
+  sessions: Session[]
+  update?: string
+}
+
+export interface Phase {
+  phase:
+    | 'starting'
+    | 'joined'
+    | 'preparing'
+    | 'restoring'
+    | 'committing'
+    | 'aborting'
+    | 'committed'
+    | 'rolledBack'
+    | 'orphaned'
+    | 'checked'
+  at_ms: number
+  who?: number
+  reason?: string
+  code?: string
+}
+
+export interface Methods {
+  Join: {
+    input: {
+      id: string
+      workload: string
+      accepts: string[]
+      keep_ms?: number
+      fds?: number
+    }
+    output: {
+      member: string
+      session: string
+      origin: 'new' | 'update' | 'crash'
+      update?: string
+      fds: number
+      session_fd: number
+    }
+  }
+  Subscribe: {
+    input: {
+      member: string
+    }
+    output: {
+      event: 'subscribed' | 'prepare' | 'resume' | 'release'
+      update?: string
+      deadline_ms?: number
+      reason?: string
+    }
+  }
+  Claim: {
+    input: {
+      id: string
+      member: string
+    }
+    output: {
+      session: string
+      files: File[]
+    }
+  }
+  Preserve: {
+    input: {
+      id: string
+      session: string
+      files: FileIn[]
+      fds: number
+    }
+    output: Record<string, never>
+  }
+  Unpreserve: {
+    input: {
+      id: string
+      session: string
+      tokens: string[]
+    }
+    output: Record<string, never>
+  }
+  Retrieve: {
+    input: {
+      session: string
+      tokens: string[]
+    }
+    output: {
+      files: FileOut[]
+      fds: number
+    }
+  }
+  Ready: {
+    input: {
+      id: string
+      member: string
+      update: string
+    }
+    output: Record<string, never>
+  }
+  Refuse: {
+    input: {
+      id: string
+      member: string
+      update: string
+      reason: string
+    }
+    output: Record<string, never>
+  }
+  Commit: {
+    input: {
+      id: string
+      member: string
+    }
+    output: {
+      released: 'word' | 'death' | 'none'
+    }
+  }
+  Released: {
+    input: {
+      id: string
+      member: string
+      update: string
+    }
+    output: Record<string, never>
+  }
+  Supervise: {
+    input: {
+      id: string
+      workload: string
+      keep_ms?: number
+    }
+    output: {
+      event: 'supervising' | 'start' | 'ended'
+      update?: string
+      command?: string[]
+      outcome?: string
+      reason?: string
+      fds?: number
+    }
+  }
+  Spawned: {
+    input: {
+      id: string
+      workload: string
+      update: string
+      pid: number
+      fds: number
+    }
+    output: Record<string, never>
+  }
+  SpawnFailed: {
+    input: {
+      id: string
+      workload: string
+      update: string
+      reason: string
+    }
+    output: Record<string, never>
+  }
+  Update: {
+    input: {
+      id: string
+      workload: string
+      deadline_ms?: number
+      check?: 'successor' | 'prepare'
+      command?: string[]
+    }
+    output: {
+      update: string
+      phase?: Phase
+      outcome?: 'committed' | 'rolledBack' | 'orphaned' | 'checked'
+      blackout_ms?: number
+      timeline?: Phase[]
+    }
+  }
+  Abort: {
+    input: {
+      id: string
+      workload: string
+    }
+    output: {
+      update: string
+    }
+  }
+  List: {
+    input: Record<string, never>
+    output: {
+      workloads: Workload[]
+    }
+  }
+  Show: {
+    input: {
+      workload: string
+    }
+    output: {
+      workload: Workload
+    }
+  }
+  Watch: {
+    input: {
+      workload?: string
+    }
+    output: {
+      event: string
+      workload?: string
+      uid?: number
+      pid?: number
+      update?: string
+      detail?: string
+      at?: string
+    }
+  }
+  Inspect: {
+    input: Record<string, never>
+    output: {
+      fds: number
+      records_fd: number
+    }
+  }
+  Status: {
+    input: Record<string, never>
+    output: {
+      pid: number
+      version: string
+      uid: number
+      workloads: number
+      sessions: number
+      files: number
+      connections: number
+      nofile: number
+      open_fds: number
+      limits: Record<string, number>
+    }
+  }
+}

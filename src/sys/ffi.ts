@@ -1,0 +1,115 @@
+/**
+ * libc, as functions. The FFI library is loaded on the first call and not before, so that everything which needs no
+ * system call of ours works where it is not installed and on other systems.
+ *
+ * Rules for callers, all of them inside `sys/`: validate every number first, because the FFI turns NaN, 1.5 and 1e10
+ * into ints without a word and checks no bounds; read `errno()` straight after the call, before anything allocates.
+ */
+import { createRequire } from 'node:module'
+import { constants } from 'node:os'
+import { type ErrnoName, LuoError } from '../errors.js'
+
+/** An address is a number: user space ends at 2^47, or 2^56 with five levels and a hint that we never give. */
+const SIGNATURES = {
+  close: 'int close(int fd)',
+  fcntl: 'int fcntl(int fd, int command, int64_t argument)',
+  memfd_create: 'int memfd_create(const char *name, uint32_t flags)',
+  ftruncate: 'int ftruncate(int fd, int64_t length)',
+  pread: 'int64_t pread(int fd, uint8_t *bytes, size_t length, int64_t offset)',
+  pwrite: 'int64_t pwrite(int fd, const uint8_t *bytes, size_t length, int64_t offset)',
+  mmap: 'int64_t mmap(int64_t address, size_t length, int protection, int flags, int fd, int64_t offset)',
+  munmap: 'int munmap(int64_t address, size_t length)',
+  mremap: 'int64_t mremap(int64_t address, size_t length, size_t to, int flags, int64_t target)',
+  socket: 'int socket(int domain, int type, int protocol)',
+  socketpair: 'int socketpair(int domain, int type, int protocol, int *pair)',
+  bind: 'int bind(int fd, const uint8_t *address, uint32_t size)',
+  listen: 'int listen(int fd, int backlog)',
+  connect: 'int connect(int fd, const uint8_t *address, uint32_t size)',
+  accept4: 'int accept4(int fd, int64_t address, int64_t size, int flags)',
+  getsockopt: 'int getsockopt(int fd, int level, int name, uint8_t *value, uint32_t *size)',
+  shutdown: 'int shutdown(int fd, int how)',
+  sendmsg: 'int64_t sendmsg(int fd, int64_t message, int flags)',
+  recvmsg: 'int64_t recvmsg(int fd, int64_t message, int flags)',
+  sendto:
+    'int64_t sendto(int fd, const uint8_t *bytes, size_t length, int flags, const uint8_t *address, uint32_t size)',
+  epoll_create1: 'int epoll_create1(int flags)',
+  epoll_ctl: 'int epoll_ctl(int epoll, int operation, int fd, uint8_t *event)',
+  epoll_wait: 'int epoll_wait(int epoll, uint8_t *events, int count, int timeout)',
+  syscall: 'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d)',
+  prctl: 'int prctl(int option, uint64_t a, uint64_t b, uint64_t c, uint64_t d)',
+  getrlimit: 'int getrlimit(int resource, uint64_t *limits)',
+  setrlimit: 'int setrlimit(int resource, const uint64_t *limits)',
+  waitpid: 'int waitpid(int pid, int *status, int flags)',
+} as const
+
+type Call = keyof typeof SIGNATURES
+type Argument = number | bigint | string | ArrayBufferView | null
+
+type Koffi = typeof import('koffi')
+
+let library: { koffi: Koffi; calls: Map<Call, (...args: Argument[]) => number | bigint> } | undefined
+
+export function koffi(): Koffi {
+  return load().koffi
+}
+
+function load() {
+  if (library) return library
+  if (process.platform !== 'linux') {
+    throw new LuoError('LUO_UNSUPPORTED', `live updates need Linux, and this is ${process.platform}`)
+  }
+  let loaded: Koffi
+  try {
+    loaded = createRequire(import.meta.url)('koffi') as Koffi
+  } catch (error) {
+    throw new LuoError('LUO_UNSUPPORTED', 'the native part (the package koffi) cannot be loaded: install it again', {
+      cause: error,
+    })
+  }
+  const libc = loaded.load(null)
+  const calls = new Map<Call, (...args: Argument[]) => number | bigint>()
+  for (const [name, signature] of Object.entries(SIGNATURES)) calls.set(name as Call, libc.func(signature))
+  library = { koffi: loaded, calls }
+  return library
+}
+
+/** Calls libc. The answer is the call's own, -1 included: see `errno`. */
+export function libc(call: Call, ...args: Argument[]): number {
+  const found = load().calls.get(call)
+  if (!found) throw new LuoError('LUO_UNSUPPORTED', `libc has no ${call}`)
+  return Number(found(...args))
+}
+
+const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name as ErrnoName]))
+ERRNO_NAMES.set(constants.errno.EAGAIN, 'EAGAIN')
+ERRNO_NAMES.set(constants.errno.EOPNOTSUPP, 'EOPNOTSUPP')
+
+/** The name of the last call's errno. */
+export function errno(): ErrnoName {
+  const value = load().koffi.errno()
+  return ERRNO_NAMES.get(value) ?? `E${value}`
+}
+
+/** The last call's errno as an error. `action` names what was attempted, with which value. */
+export function failure(action: string, code: ErrnoName = errno()): LuoError {
+  return new LuoError(code, `${action}: ${code}`)
+}
+
+/** Calls libc until it is not interrupted; -1 becomes an error. */
+export function checked(action: string, call: Call, ...args: Argument[]): number {
+  for (;;) {
+    const result = libc(call, ...args)
+    if (result !== -1) return result
+    const code = errno()
+    if (code !== 'EINTR') throw failure(action, code)
+  }
+}
+
+/** `value` when it is an integer from `low` to `high`. */
+export function integer(value: number, low: number, high: number, what: string): number {
+  if (Number.isSafeInteger(value) && value >= low && value <= high) return value
+  throw new LuoError('EINVAL', `${what} is ${value}, and an integer from ${low} to ${high} is needed`)
+}
+
+/** Numbers of system calls that libc may not wrap; the same on x86-64 and arm64. */
+export const SYS = { pidfdSendSignal: 424, pidfdOpen: 434 } as const

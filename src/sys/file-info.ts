@@ -1,0 +1,156 @@
+/**
+ * What kind of file a descriptor is, and whether two are the same. Kinds are told apart by what the kernel says of the
+ * open file, never by its name: `/proc/self/fd`, stat, and for sockets their domain, type and state.
+ */
+import { fstatSync, readlinkSync, type Stats, statfsSync } from 'node:fs'
+import type { Fd } from './fd.js'
+import { checked, libc } from './ffi.js'
+import { getSeals } from './memfd.js'
+
+const SOL_SOCKET = 1
+const SO_TYPE = 3
+const SO_ACCEPTCONN = 30
+const SO_PROTOCOL = 38
+const SO_DOMAIN = 39
+const AF_UNIX = 1
+const AF_INET = 2
+const AF_INET6 = 10
+const SOCK_STREAM = 1
+const SOCK_DGRAM = 2
+const IPPROTO_MPTCP = 262
+const F_DUPFD_QUERY = 1027
+const TMPFS_MAGIC = 0x01021994
+const HUGETLBFS_MAGIC = 0x958458f6
+
+export type FileKind =
+  | 'memfd'
+  | 'shmem'
+  | 'hugetlb'
+  | 'tcp'
+  | 'udp'
+  | 'mptcp'
+  | 'unix'
+  | 'socket'
+  | 'pipe'
+  | 'fifo'
+  | 'file'
+  | 'directory'
+  | 'character'
+  | 'block'
+  | 'eventfd'
+  | 'timerfd'
+  | 'epoll'
+  | 'signalfd'
+  | 'inotify'
+  | 'pidfd'
+  | 'io_uring'
+  | 'anonymous'
+
+export interface FileInfo {
+  kind: FileKind
+  /** What `/proc/self/fd` says: a path, or `anon_inode:[eventfd]`. For people. */
+  link: string
+  dev: number
+  ino: number
+  size: number
+  /** Sockets that accept connections. */
+  listening: boolean
+}
+
+export function fileInfo(fd: Fd): FileInfo {
+  const stat = fstatSync(fd.number)
+  const link = linkOf(fd)
+  const kind = kindOf(fd, stat, link)
+  return {
+    kind,
+    link,
+    dev: stat.dev,
+    ino: stat.ino,
+    size: stat.size,
+    listening: stat.isSocket() && option(fd, SO_ACCEPTCONN) === 1,
+  }
+}
+
+function linkOf(fd: Fd): string {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd.number}`)
+  } catch {
+    return ''
+  }
+}
+
+function kindOf(fd: Fd, stat: Stats, link: string): FileKind {
+  if (stat.isSocket()) return socketKind(fd)
+  if (stat.isFIFO()) return link.startsWith('pipe:') ? 'pipe' : 'fifo'
+  if (stat.isDirectory()) return 'directory'
+  if (stat.isCharacterDevice()) return 'character'
+  if (stat.isBlockDevice()) return 'block'
+  if (link.startsWith('/memfd:')) return filesystem(fd) === HUGETLBFS_MAGIC ? 'hugetlb' : 'memfd'
+  if (link.startsWith('anon_inode:')) return anonymousKind(link)
+  if (link.startsWith('pidfd:')) return 'pidfd'
+  if (stat.isFile()) return unlinkedShmem(fd, stat) ? 'shmem' : 'file'
+  return 'anonymous'
+}
+
+/** Linux writes most of them in brackets, inotify without. */
+function anonymousKind(link: string): FileKind {
+  const name = link.slice('anon_inode:'.length).replace(/^\[|\]$/g, '')
+  switch (name) {
+    case 'eventfd':
+    case 'timerfd':
+    case 'signalfd':
+    case 'inotify':
+    case 'pidfd':
+    case 'io_uring':
+      return name
+    case 'eventpoll':
+      return 'epoll'
+    default:
+      return 'anonymous'
+  }
+}
+
+/** A file of /dev/shm that no name leads to any more: memory, like a memfd. */
+function unlinkedShmem(fd: Fd, stat: Stats): boolean {
+  if (stat.nlink > 0 || filesystem(fd) !== TMPFS_MAGIC) return false
+  try {
+    getSeals(fd)
+    return true
+  } catch {
+    return false
+  }
+}
+
+function filesystem(fd: Fd): number {
+  return statfsSync(`/proc/self/fd/${fd.number}`).type
+}
+
+function socketKind(fd: Fd): FileKind {
+  const domain = option(fd, SO_DOMAIN)
+  if (domain === AF_UNIX) return 'unix'
+  if (domain !== AF_INET && domain !== AF_INET6) return 'socket'
+  if (option(fd, SO_PROTOCOL) === IPPROTO_MPTCP) return 'mptcp'
+  const type = option(fd, SO_TYPE)
+  return type === SOCK_STREAM ? 'tcp' : type === SOCK_DGRAM ? 'udp' : 'socket'
+}
+
+function option(fd: Fd, name: number): number {
+  const value = new Uint8Array(4)
+  checked('look at a socket', 'getsockopt', fd.number, SOL_SOCKET, name, value, Uint32Array.of(4))
+  return new DataView(value.buffer).getInt32(0, true)
+}
+
+/** Whether both are one open file (not merely one inode). Before Linux 6.10 dev, inode and link must do. */
+export function sameOpenFile(a: Fd, b: Fd): boolean {
+  const answer = libc('fcntl', a.number, F_DUPFD_QUERY, b.number)
+  if (answer !== -1) return answer === 1
+  const left = fileInfo(a)
+  const right = fileInfo(b)
+  return left.dev === right.dev && left.ino === right.ino && left.link === right.link
+}
+
+/** `dev:ino`, which names a socket, a pipe or a file for as long as somebody has it open. */
+export function inodeKey(fd: Fd): string {
+  const { dev, ino } = fstatSync(fd.number)
+  return `${dev}:${ino}`
+}

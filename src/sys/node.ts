@@ -1,0 +1,67 @@
+/**
+ * Between our files and Node's own streams and servers. `_handle` is Node's internal handle of a socket or server: its
+ * `fd` is the only way to the descriptor. It is read here and nowhere else.
+ */
+import { type Server, Socket } from 'node:net'
+import { LuoError } from '../errors.js'
+import { Fd } from './fd.js'
+
+interface Handle {
+  fd?: number
+  close(callback?: () => void): void
+}
+
+function handleOf(object: Server | Socket): Handle | null {
+  return (object as unknown as { _handle: Handle | null })._handle ?? null
+}
+
+/** A copy of the descriptor under a listening server or a connected socket; EBADF when it has none (any more). */
+export function dupHandle(object: Server | Socket): Fd {
+  const number = handleOf(object)?.fd
+  if (number === undefined || number < 0) {
+    throw new LuoError('EBADF', 'take the descriptor of a socket that is closed, or never was open')
+  }
+  // Not owned: duplicated and let go of again.
+  const borrowed = Fd.adopt(number)
+  try {
+    return borrowed.dup()
+  } finally {
+    borrowed.release()
+  }
+}
+
+/** A connected socket over `fd`, which it owns from here on. Paused: nothing is read before somebody asks. */
+export function adoptSocket(fd: Fd, options: { allowHalfOpen: boolean }): Socket {
+  const number = fd.release()
+  try {
+    return new Socket({ fd: number, readable: true, writable: true, ...options })
+  } catch (error) {
+    Fd.adopt(number).close()
+    throw error
+  }
+}
+
+/** Lets `server` accept on the listening socket `fd`, which it owns from here on. */
+export function listenOn(server: Server, fd: Fd): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject)
+    server.listen({ fd: fd.release() }, () => {
+      server.off('error', reject)
+      resolve()
+    })
+  })
+}
+
+/**
+ * Stops accepting without `server.close()`, which would also end idle connections and keep the server from listening
+ * again. The listening socket itself stays open in whoever has another descriptor of it.
+ */
+export function stopListening(server: Server): void {
+  handleOf(server)?.close()
+  ;(server as unknown as { _handle: Handle | null })._handle = null
+}
+
+/** The number under which a child inherits `fd`, for the `stdio` of spawn. */
+export function inheritStdio(fd: Fd): number {
+  return fd.number
+}

@@ -1,0 +1,46 @@
+/** What a supervisor needs of the system: to be the parent of orphans, and to reap those that are not its children. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { checked, errno, libc } from './ffi.js'
+
+const PR_SET_CHILD_SUBREAPER = 36
+const WNOHANG = 1
+/** Reaped in one go; more come with the next SIGCHLD. */
+const MAX_REAPED = 1024
+
+/** Orphaned descendants become children of this process, as they do of pid 1. */
+export function setSubreaper(): void {
+  checked('become a subreaper', 'prctl', PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+}
+
+/**
+ * Waits for dead children that nobody here waits for; answers how many there were. `known` are children that the
+ * runtime waits for itself: stealing their exit would leave it waiting forever, so each is asked about by pid.
+ */
+export function reapOthers(known: (pid: number) => boolean): number {
+  let reaped = 0
+  for (const pid of childrenOf(process.pid)) {
+    if (reaped >= MAX_REAPED) break
+    if (known(pid)) continue
+    const result = libc('waitpid', pid, new Int32Array(1), WNOHANG)
+    if (result === pid) reaped += 1
+    else if (result === -1 && errno() === 'EINTR') continue
+  }
+  return reaped
+}
+
+function childrenOf(parent: number): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => parentOf(pid) === parent)
+}
+
+function parentOf(pid: number): number | undefined {
+  try {
+    // The name in parentheses may hold anything: what follows its last parenthesis is "state ppid …".
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1])
+  } catch {
+    return undefined
+  }
+}

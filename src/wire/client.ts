@@ -1,0 +1,157 @@
+/**
+ * The calling side of the wire: one connection, requests answered in order, streams of replies. What luod answers as an
+ * error is thrown as the LuoError that it was there; a connection that ends fails everything under way with LUO_GONE.
+ */
+import { isLuoError, LuoError } from '../errors.js'
+import { INTERFACE_NAME } from '../protocol/interface.js'
+import { decodeError, parseReply } from '../protocol/messages.js'
+import type { Methods } from '../protocol/types.js'
+import { closeAll, type Fd } from '../sys/fd.js'
+import { connectUnix } from '../sys/unix.js'
+import { Connection } from './connection.js'
+
+/** The listener's queue is full for a moment when many connect at once. */
+const CONNECT_ATTEMPTS = 50
+const CONNECT_RETRY_MS = 20
+/** Replies of a stream that nobody takes; more end the connection. */
+const MAX_UNREAD_REPLIES = 10_000
+
+export interface Reply<M extends keyof Methods> {
+  parameters: Methods[M]['output']
+  /** Owned by the caller. */
+  fds: Fd[]
+}
+
+interface Pending {
+  method: string
+  reply(parameters: Record<string, unknown>, fds: Fd[], continues: boolean): void
+  fail(error: LuoError): void
+}
+
+export class VarlinkClient {
+  readonly #connection: Connection
+  readonly #pending: Pending[] = []
+  #error: LuoError | undefined
+  #onClosed: (error: LuoError) => void = () => {}
+  /** Resolves, with why, when the connection has ended. */
+  readonly closed = new Promise<LuoError>((resolve) => {
+    this.#onClosed = resolve
+  })
+
+  /** ENOENT and ECONNREFUSED when nobody listens at `path`. */
+  static async connect(path: string): Promise<VarlinkClient> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return new VarlinkClient(connectUnix(path))
+      } catch (error) {
+        if (!isLuoError(error, 'EAGAIN') || attempt === CONNECT_ATTEMPTS) throw error
+      }
+      await new Promise((resolve) => setTimeout(resolve, CONNECT_RETRY_MS))
+    }
+  }
+
+  private constructor(fd: Fd) {
+    this.#connection = new Connection(fd, {
+      onMessage: (message, fds) => this.#received(message, fds),
+      onClose: (error) => this.#ended(error),
+    })
+  }
+
+  /** One request, one answer. `fds` stay the caller's. */
+  call<M extends keyof Methods>(method: M, input: Methods[M]['input'], fds: readonly Fd[] = []): Promise<Reply<M>> {
+    return new Promise((resolve, reject) => {
+      this.#request(method, input, fds, false, {
+        method,
+        reply: (parameters, received) => resolve({ parameters: parameters as Reply<M>['parameters'], fds: received }),
+        fail: reject,
+      })
+    })
+  }
+
+  /** A request with many answers. Leaving the loop early does not end it on the other side: close the connection. */
+  async *stream<M extends keyof Methods>(
+    method: M,
+    input: Methods[M]['input'],
+    fds: readonly Fd[] = [],
+  ): AsyncGenerator<Reply<M>, void, undefined> {
+    const replies: Reply<M>[] = []
+    let error: LuoError | undefined
+    let ended = false
+    let wake = () => {}
+    this.#request(method, input, fds, true, {
+      method,
+      reply: (parameters, received, continues) => {
+        replies.push({ parameters: parameters as Reply<M>['parameters'], fds: received })
+        if (!continues) ended = true
+        if (replies.length > MAX_UNREAD_REPLIES) this.close()
+        wake()
+      },
+      fail: (reason) => {
+        error = reason
+        wake()
+      },
+    })
+    try {
+      for (;;) {
+        for (let next = replies.shift(); next; next = replies.shift()) yield next
+        if (error) throw error
+        if (ended) return
+        await new Promise<void>((resolve) => {
+          wake = resolve
+        })
+      }
+    } finally {
+      for (const reply of replies) closeAll(reply.fds)
+    }
+  }
+
+  close(): void {
+    this.#connection.close()
+  }
+
+  /** Whether this connection keeps the process alive; it does unless told otherwise. */
+  ref(): void {
+    this.#connection.setReferenced(true)
+  }
+
+  unref(): void {
+    this.#connection.setReferenced(false)
+  }
+
+  #request(method: string, input: object, fds: readonly Fd[], more: boolean, pending: Pending): void {
+    if (this.#error) return pending.fail(this.#error)
+    this.#pending.push(pending)
+    const message = { method: `${INTERFACE_NAME}.${method}`, parameters: input, ...(more ? { more } : {}) }
+    try {
+      this.#connection.send(message, fds)
+    } catch (error) {
+      this.close()
+      // Closing has failed it already, unless it could not be encoded at all.
+      if (this.#pending.includes(pending)) pending.fail(error as LuoError)
+    }
+  }
+
+  #received(message: Record<string, unknown>, fds: Fd[]): void {
+    const { parameters, continues, error } = parseReply(message)
+    const pending = this.#pending[0]
+    if (!pending) {
+      closeAll(fds)
+      // luod's last words: why it ends the connection.
+      throw error === undefined
+        ? new LuoError('LUO_PROTOCOL', 'luod answered, and nothing was asked')
+        : decodeError(error, parameters)
+    }
+    if (!continues) this.#pending.shift()
+    if (error === undefined) return pending.reply(parameters, fds, continues)
+    closeAll(fds)
+    pending.fail(decodeError(error, parameters))
+  }
+
+  #ended(error: LuoError | undefined): void {
+    this.#error = error ?? new LuoError('LUO_GONE', 'the connection to luod has ended')
+    for (const { method, fail } of this.#pending.splice(0)) {
+      fail(new LuoError(this.#error.code, `${method}: ${this.#error.message}`, { cause: this.#error }))
+    }
+    this.#onClosed(this.#error)
+  }
+}

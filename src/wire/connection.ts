@@ -1,0 +1,198 @@
+/**
+ * A stream of messages with files over a Unix socket. Reading is bounded in each turn, writing has a queue with a
+ * limit, and files that nobody took are closed whatever happens.
+ *
+ * A message declares its files (`fds`); they travel with its bytes and are matched in order. Everything that does not
+ * fit ends the connection with LUO_PROTOCOL: fewer or more files than declared, truncated control data, a message that
+ * is too long or not JSON. A peer that does not read until the queue is full gets LUO_SLOW_PEER.
+ */
+import { isLuoError, LuoError } from '../errors.js'
+import { MAX_FDS } from '../protocol/interface.js'
+import { Decoder, declaredFds, encodeMessage } from '../protocol/messages.js'
+import { closeAll, type Fd } from '../sys/fd.js'
+import { Poller, type Registration } from '../sys/poller.js'
+import { receive, send } from '../sys/unix.js'
+
+/** Bytes that wait for a peer to read; a list of ten thousand files has about one million. */
+export const MAX_QUEUE_BYTES = 4 * 1024 * 1024
+/** Reads in one turn: others have their turn too. */
+const MAX_READS = 16
+
+export interface ConnectionOptions {
+  /** The files belong to whoever gets the message. Must not throw, but for LuoError, which ends the connection. */
+  onMessage(message: Record<string, unknown>, fds: Fd[]): void
+  /** Once. `error` is undefined when the peer closed it in order. */
+  onClose(error: LuoError | undefined): void
+  /** What the peer is told before the connection is ended because of `error`. */
+  lastWords?(error: LuoError): object
+  maxQueueBytes?: number
+}
+
+interface Outgoing {
+  bytes: Uint8Array
+  fds: Fd[]
+}
+
+export class Connection {
+  readonly #fd: Fd
+  readonly #options: ConnectionOptions
+  readonly #registration: Registration
+  readonly #decoder = new Decoder()
+  readonly #received: Fd[] = []
+  readonly #queue: Outgoing[] = []
+  #queuedBytes = 0
+  #paused = false
+  #closed = false
+  #referenced = true
+
+  /** Owns `fd`. */
+  constructor(fd: Fd, options: ConnectionOptions) {
+    this.#fd = fd
+    this.#options = options
+    this.#registration = Poller.shared().add(fd, { read: true, write: false }, (ready) => {
+      if (ready.writable) this.#write()
+      if (this.#closed) return
+      if (!this.#paused && (ready.readable || ready.hangup)) this.#read()
+      // Nobody is there to take an answer to what is still unread.
+      else if (this.#paused && ready.hangup) this.#end(undefined)
+    })
+    Poller.shared().ref()
+  }
+
+  get closed(): boolean {
+    return this.#closed
+  }
+
+  /** Sends a message; `fds` stay the caller's. Throws when it is closed or the queue is full, which closes it. */
+  send(message: object, fds: readonly Fd[] = []): void {
+    if (this.#closed) throw new LuoError('LUO_GONE', 'send on a connection that is closed')
+    const bytes = encodeMessage(message)
+    const sent = this.#queue.length === 0 ? this.#trySend(bytes, fds) : 0
+    if (sent === bytes.length || this.#closed) return
+    const limit = this.#options.maxQueueBytes ?? MAX_QUEUE_BYTES
+    if (this.#queuedBytes + bytes.length > limit) {
+      const error = new LuoError('LUO_SLOW_PEER', `the peer does not read: ${this.#queuedBytes} bytes are waiting`)
+      this.#end(error)
+      throw error
+    }
+    this.#queue.push({ bytes: bytes.subarray(sent), fds: sent > 0 ? [] : fds.map((fd) => fd.dup()) })
+    this.#queuedBytes += bytes.length - sent
+    if (this.#queue.length === 1) this.#watch()
+  }
+
+  /** Stops reading: what the peer sends waits in the kernel, and then in the peer. */
+  pause(): void {
+    if (this.#paused || this.#closed) return
+    this.#paused = true
+    this.#watch()
+  }
+
+  resume(): void {
+    if (!this.#paused || this.#closed) return
+    this.#paused = false
+    this.#watch()
+  }
+
+  close(): void {
+    this.#end(undefined)
+  }
+
+  /** Whether this connection keeps the process alive. */
+  setReferenced(referenced: boolean): void {
+    if (this.#closed || this.#referenced === referenced) return
+    this.#referenced = referenced
+    if (referenced) Poller.shared().ref()
+    else Poller.shared().unref()
+  }
+
+  #watch(): void {
+    this.#registration.update({ read: !this.#paused, write: this.#queue.length > 0 })
+  }
+
+  #read(): void {
+    try {
+      for (let reads = 0; reads < MAX_READS && !this.#closed && !this.#paused; reads++) {
+        const got = receive(this.#fd)
+        if (!got) return
+        this.#received.push(...got.fds)
+        if (got.truncated) {
+          throw new LuoError('LUO_PROTOCOL', 'receive a message: its files were cut off, on the way or by our limit')
+        }
+        if (got.bytes.length === 0) return this.#end(undefined)
+        for (const message of this.#decoder.push(got.bytes)) this.#deliver(message)
+        const allowed = this.#decoder.pending > 0 ? MAX_FDS : 0
+        if (!this.#closed && this.#received.length > allowed) {
+          throw new LuoError('LUO_PROTOCOL', `receive a message: ${this.#received.length} files more than it declares`)
+        }
+      }
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  #deliver(message: Record<string, unknown>): void {
+    if (this.#closed) return
+    const { parameters } = message
+    const count = declaredFds((parameters ?? {}) as Record<string, unknown>, MAX_FDS)
+    if (count > this.#received.length) {
+      throw new LuoError('LUO_PROTOCOL', `receive a message: it declares ${count} files, ${this.#received.length} came`)
+    }
+    this.#options.onMessage(message, this.#received.splice(0, count))
+  }
+
+  #write(): void {
+    try {
+      for (let first = this.#queue[0]; first && !this.#closed; first = this.#queue[0]) {
+        const sent = this.#trySend(first.bytes, first.fds)
+        if (sent === 0) return
+        this.#queuedBytes -= sent
+        closeAll(first.fds.splice(0))
+        if (sent < first.bytes.length) first.bytes = first.bytes.subarray(sent)
+        else this.#queue.shift()
+      }
+      if (!this.#closed) this.#watch()
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  /** As much as goes; 0 for nothing. The peer's end is no error here: reading tells it. */
+  #trySend(bytes: Uint8Array, fds: readonly Fd[]): number {
+    let done = 0
+    try {
+      while (done < bytes.length) {
+        const sent = send(this.#fd, done === 0 ? bytes : bytes.subarray(done), done === 0 ? fds : [])
+        if (sent === 0) break
+        done += sent
+      }
+    } catch (error) {
+      if (!isLuoError(error, 'EPIPE') && !isLuoError(error, 'ECONNRESET')) throw error
+      this.#end(undefined)
+    }
+    return done
+  }
+
+  #fail(error: unknown): void {
+    const known =
+      error instanceof LuoError ? error : new LuoError('EIO', `a connection failed: ${String(error)}`, { cause: error })
+    if (!this.#closed && this.#queue.length === 0 && this.#options.lastWords) {
+      try {
+        send(this.#fd, encodeMessage(this.#options.lastWords(known)))
+      } catch {
+        // It was a courtesy.
+      }
+    }
+    this.#end(known)
+  }
+
+  #end(error: LuoError | undefined): void {
+    if (this.#closed) return
+    this.setReferenced(false)
+    this.#closed = true
+    this.#registration.close()
+    this.#fd.close()
+    closeAll(this.#received.splice(0))
+    for (const { fds } of this.#queue.splice(0)) closeAll(fds)
+    this.#options.onClose(error)
+  }
+}

@@ -1,0 +1,281 @@
+/**
+ * The answering side of the wire: accepts connections, knows from the kernel who connected, validates each request
+ * against the interface, and calls a handler. Requests of one connection are answered one after the other, in order; a
+ * few more may wait here, then the connection is not read any more until they are done.
+ *
+ * Handlers throw LuoError for what they refuse. Anything else that they throw is a defect: it is reported to
+ * `onDefect`, answered with EIO, and ends nothing else.
+ */
+import { isLuoError, LuoError } from '../errors.js'
+import { type Interface, parseInterface, validate } from '../protocol/idl.js'
+import { INTERFACE_NAME, INTERFACE_TEXT } from '../protocol/interface.js'
+import { encodeError, parseRequest, type Request, SERVICE_INTERFACE } from '../protocol/messages.js'
+import type { Methods } from '../protocol/types.js'
+import { closeAll, type Fd } from '../sys/fd.js'
+import { Poller, type Registration } from '../sys/poller.js'
+import { acceptUnix, type Credentials, peerCredentials, peerPidfd, socketPair } from '../sys/unix.js'
+import { Connection } from './connection.js'
+
+/** Accepted in one turn; the others wait for the next. */
+const MAX_ACCEPTS = 64
+/** Requests of one connection that wait for the one before. */
+const MAX_WAITING = 32
+const SERVICE_TEXT = `interface org.varlink.service
+method GetInfo() -> (vendor: string, product: string, version: string, url: string, interfaces: []string)
+method GetInterfaceDescription(interface: string) -> (description: string)
+error InterfaceNotFound (interface: string)
+error MethodNotFound (method: string)
+error MethodNotImplemented (method: string)
+error InvalidParameter (parameter: string)
+`
+
+/** One client's connection, as handlers see it. */
+export interface Peer extends Credentials {
+  /** A copy of the peer's pidfd; undefined when the kernel has none to give. Owned by the caller. */
+  pidfd(): Fd | undefined
+  /** Called once, when the connection has ended; at once when it has already. */
+  onDisconnect(run: () => void): void
+  disconnect(): void
+}
+
+export interface Call<M extends keyof Methods> {
+  input: Methods[M]['input']
+  peer: Peer
+  /** Files that came with the request. Closed after the handler, but for those taken out of the array. */
+  fds: Fd[]
+  /** The client takes more than one reply. */
+  more: boolean
+  /** Sends one reply, and more will follow. False when the client is gone. `fds` stay the caller's. */
+  reply(output: Methods[M]['output'], fds?: readonly Fd[]): boolean
+}
+
+export interface Answer<M extends keyof Methods> {
+  output: Methods[M]['output']
+  /** Sent with the answer, and closed. */
+  fds?: readonly Fd[]
+}
+
+export type Handlers = { [M in keyof Methods]: (call: Call<M>) => Answer<M> | Promise<Answer<M>> }
+
+export interface ServerOptions {
+  listener: Fd
+  handlers: Handlers
+  version: string
+  /** Connections of one user. */
+  maxConnections: number
+  onDefect(error: unknown, method: string): void
+  /** A connection that broke the rules or was refused. */
+  onRefused(error: LuoError, peer: Credentials): void
+  /** The number of connections has changed. */
+  onConnections?(count: number): void
+}
+
+export class Server {
+  readonly #options: ServerOptions
+  readonly #interface: Interface = parseInterface(INTERFACE_TEXT)
+  readonly #connections = new Set<Connection>()
+  readonly #perUser = new Map<number, number>()
+  readonly #registration: Registration
+  /** Given up for a moment when there is no other descriptor left to accept, and refuse, a connection with. */
+  #spare: readonly Fd[] = socketPair()
+
+  constructor(options: ServerOptions) {
+    this.#options = options
+    this.#registration = Poller.shared().add(options.listener, { read: true, write: false }, () => this.#accept())
+    Poller.shared().ref()
+  }
+
+  get connections(): number {
+    return this.#connections.size
+  }
+
+  close(): void {
+    this.#registration.close()
+    Poller.shared().unref()
+    this.#options.listener.close()
+    for (const connection of this.#connections) connection.close()
+    closeAll(this.#spare)
+  }
+
+  #accept(): void {
+    for (let count = 0; count < MAX_ACCEPTS; count++) {
+      let fd: Fd | undefined
+      try {
+        fd = acceptUnix(this.#options.listener)
+      } catch (error) {
+        if (!isLuoError(error, 'EMFILE') && !isLuoError(error, 'ENFILE')) throw error
+        this.#refuseOne(error)
+        return
+      }
+      if (!fd) return
+      try {
+        this.#open(fd)
+      } catch (error) {
+        fd.close()
+        this.#options.onDefect(error, 'accept')
+      }
+    }
+  }
+
+  /** Without this the waiting connection would wake us for ever, and its client would wait for ever. */
+  #refuseOne(cause: LuoError): void {
+    closeAll(this.#spare)
+    try {
+      using fd = acceptUnix(this.#options.listener)
+      if (fd) this.#options.onRefused(cause, peerCredentials(fd))
+    } finally {
+      this.#spare = socketPair()
+    }
+  }
+
+  #open(fd: Fd): void {
+    const credentials = peerCredentials(fd)
+    const { uid } = credentials
+    const disconnects: (() => void)[] = []
+    const waiting: { request: Request; fds: Fd[] }[] = []
+    let busy = false
+    const work = async () => {
+      busy = true
+      for (let next = waiting.shift(); next; next = waiting.shift()) {
+        if (waiting.length < MAX_WAITING) connection.resume()
+        await this.#serve(connection, peer, next.request, next.fds)
+      }
+      busy = false
+    }
+    // A second descriptor only to ask for the peer's pidfd later would cost one a connection: it is asked for now.
+    const pidfd = peerPidfd(fd)
+    const peer: Peer = {
+      ...credentials,
+      pidfd: () => (pidfd && !pidfd.closed ? pidfd.dup() : undefined),
+      onDisconnect: (run) => {
+        if (connection.closed) run()
+        else disconnects.push(run)
+      },
+      disconnect: () => connection.close(),
+    }
+    const connection: Connection = new Connection(fd, {
+      onMessage: (message, fds) => {
+        waiting.push({ request: readRequest(message, fds), fds })
+        if (waiting.length >= MAX_WAITING) connection.pause()
+        if (!busy) void work()
+      },
+      onClose: (error) => {
+        this.#connections.delete(connection)
+        const left = (this.#perUser.get(uid) ?? 1) - 1
+        if (left === 0) this.#perUser.delete(uid)
+        else this.#perUser.set(uid, left)
+        pidfd?.close()
+        for (const { fds } of waiting.splice(0)) closeAll(fds)
+        if (error) this.#options.onRefused(error, credentials)
+        for (const run of disconnects.splice(0)) run()
+        this.#options.onConnections?.(this.#connections.size)
+      },
+      lastWords: encodeError,
+    })
+    this.#connections.add(connection)
+    const count = (this.#perUser.get(uid) ?? 0) + 1
+    this.#perUser.set(uid, count)
+    this.#options.onConnections?.(this.#connections.size)
+    if (count > this.#options.maxConnections) {
+      const limit = this.#options.maxConnections
+      const error = new LuoError('LUO_LIMIT', `uid ${uid} has ${count} connections, and ${limit} are allowed`)
+      connection.send(encodeError(error))
+      connection.close()
+      this.#options.onRefused(error, credentials)
+    }
+  }
+
+  async #serve(connection: Connection, peer: Peer, request: Request, fds: Fd[]): Promise<void> {
+    const answer = (message: object, files: readonly Fd[] = []) => {
+      if (!connection.closed && !request.oneway) connection.send(message, files)
+    }
+    try {
+      const own = this.#service(request)
+      if (own) return answer(own)
+      const method = request.method.slice(INTERFACE_NAME.length + 1) as keyof Methods
+      const input = this.#interface.methods.get(method)?.input
+      if (!input) return answer(notFound('Method', request.method))
+      validate(this.#interface, input, request.parameters, '')
+      const { output, fds: files = [] } = await this.#call(connection, peer, request, method, fds)
+      try {
+        answer({ parameters: output }, files)
+      } finally {
+        closeAll(files)
+      }
+    } catch (error) {
+      if (!(error instanceof LuoError)) this.#options.onDefect(error, request.method)
+      const known =
+        error instanceof LuoError
+          ? error
+          : new LuoError('EIO', `${request.method}: luod failed, see its log`, { cause: error })
+      try {
+        answer(encodeError(known))
+      } catch {
+        // The connection has ended, and said why.
+      }
+    } finally {
+      closeAll(fds)
+    }
+  }
+
+  #call<M extends keyof Methods>(
+    connection: Connection,
+    peer: Peer,
+    request: Request,
+    method: M,
+    fds: Fd[],
+  ): Answer<M> | Promise<Answer<M>> {
+    return this.#options.handlers[method]({
+      input: request.parameters as Methods[M]['input'],
+      peer,
+      fds,
+      more: request.more,
+      reply: (parameters, files = []) => {
+        if (connection.closed) return false
+        try {
+          connection.send({ parameters, continues: true }, files)
+          return true
+        } catch {
+          return false
+        }
+      },
+    })
+  }
+
+  /** The standard's own interface. */
+  #service({ method, parameters }: Request): object | undefined {
+    const name = method.slice(method.lastIndexOf('.') + 1)
+    const prefix = method.slice(0, Math.max(method.lastIndexOf('.'), 0))
+    if (prefix === INTERFACE_NAME) return undefined
+    if (prefix !== SERVICE_INTERFACE) return notFound('Interface', prefix)
+    if (name === 'GetInfo') {
+      return {
+        parameters: {
+          vendor: 'liveupdate',
+          product: 'luod',
+          version: this.#options.version,
+          url: 'https://www.npmjs.com/package/liveupdate',
+          interfaces: [SERVICE_INTERFACE, INTERFACE_NAME],
+        },
+      }
+    }
+    if (name !== 'GetInterfaceDescription') return notFound('Method', method)
+    const wanted = parameters.interface
+    if (wanted === INTERFACE_NAME) return { parameters: { description: INTERFACE_TEXT } }
+    if (wanted === SERVICE_INTERFACE) return { parameters: { description: SERVICE_TEXT } }
+    return notFound('Interface', String(wanted))
+  }
+}
+
+function readRequest(message: Record<string, unknown>, fds: Fd[]): Request {
+  try {
+    return parseRequest(message)
+  } catch (error) {
+    closeAll(fds)
+    throw error
+  }
+}
+
+function notFound(what: 'Method' | 'Interface', name: string): object {
+  return { error: `${SERVICE_INTERFACE}.${what}NotFound`, parameters: { [what.toLowerCase()]: name } }
+}
