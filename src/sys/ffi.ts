@@ -14,6 +14,7 @@ const SIGNATURES = {
   close: 'int close(int fd)',
   fcntl: 'int fcntl(int fd, int command, int64_t argument)',
   memfd_create: 'int memfd_create(const char *name, uint32_t flags)',
+  flock: 'int flock(int fd, int operation)',
   ftruncate: 'int ftruncate(int fd, int64_t length)',
   pread: 'int64_t pread(int fd, uint8_t *bytes, size_t length, int64_t offset)',
   pwrite: 'int64_t pwrite(int fd, const uint8_t *bytes, size_t length, int64_t offset)',

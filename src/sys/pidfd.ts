@@ -2,6 +2,7 @@
  * Processes by pidfd: a handle that never means another process, because it is taken while the process is known to be
  * there. It becomes readable when the process has ended (use `Poller`).
  */
+import { readFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { isLuoError } from '../errors.js'
 import { Fd } from './fd.js'
@@ -23,4 +24,24 @@ export function signalPidfd(pidfd: Fd, signal: NodeJS.Signals | 0): boolean {
     if (isLuoError(error, 'ESRCH')) return false
     throw error
   }
+}
+
+/** Which process it is and whose (its real uid); undefined when it has ended, or is of another pid namespace. */
+export function pidfdOwner(pidfd: Fd): { pid: number; uid: number } | undefined {
+  const pid = pidOf(pidfd)
+  if (pid === undefined) return undefined
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1')
+    const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1])
+    // Asked again: had it ended in between, the number could be another process by now.
+    return pidOf(pidfd) === pid && Number.isInteger(uid) ? { pid, uid } : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function pidOf(pidfd: Fd): number | undefined {
+  const info = readFileSync(`/proc/self/fdinfo/${pidfd.number}`, 'latin1')
+  const pid = Number(/^Pid:\s+(-?\d+)/m.exec(info)?.[1])
+  return pid > 0 ? pid : undefined
 }

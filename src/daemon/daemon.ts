@@ -1,0 +1,105 @@
+/**
+ * luod, put together: the orchestrator, its records in a memory file, and the server. It ends when it is closed, or by
+ * itself when it was asked to and nothing is left to do.
+ */
+import { type RecordStorage, Records } from '../abi/records.js'
+import { Orchestrator } from '../core/orchestrator.js'
+import { referenceHandlers } from '../handlers/reference.js'
+import type { Fd } from '../sys/fd.js'
+import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
+import { Server } from '../wire/server.js'
+import { Answers } from './answers.js'
+import { LIMITS } from './limits.js'
+import type { Logger } from './log.js'
+import { memberHandlers } from './rpc-member.js'
+import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
+import { supervisorHandlers } from './rpc-supervisor.js'
+import { State } from './state.js'
+
+/** Between the end of one client and the coming of the next, such as the steps of a script. */
+const IDLE_GRACE_MS = 500
+
+export interface DaemonOptions {
+  listener: Fd
+  version: string
+  /** The limit on open files, for `Status`. */
+  nofile: number
+  log: Logger
+  /** Called once when nothing is left to do: no workload, no state, no connection. */
+  onIdle?: () => void
+}
+
+export class Daemon {
+  readonly #state: State
+  readonly #server: Server
+  readonly #records: Fd
+  readonly #onIdle: (() => void) | undefined
+  #idleTimer: NodeJS.Timeout | undefined
+
+  constructor({ listener, version, nofile, log, onIdle }: DaemonOptions) {
+    this.#records = createMemfd('luod-records')
+    this.#onIdle = onIdle
+    const records = Records.create(storageOf(this.#records))
+    records.transaction([{ type: 'meta', key: '0', value: { version, pid: process.pid, started_at: Date.now() } }])
+    this.#state = new State(new Orchestrator(referenceHandlers()), records, log)
+    this.#state.onWorkloadEnded = () => this.#watchIdle()
+    const answers = new Answers()
+    const facts = {
+      version,
+      nofile,
+      connections: () => this.#server.connections,
+      records: () => reopenReadOnly(this.#records),
+    }
+    this.#server = new Server({
+      listener,
+      version,
+      maxConnections: LIMITS.connections,
+      handlers: {
+        ...memberHandlers(this.#state, answers),
+        ...supervisorHandlers(this.#state, answers),
+        ...operatorHandlers(this.#state, answers, facts),
+      },
+      onDefect: (error, method) => {
+        log('error', `${method} failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
+      },
+      onRefused: (error, { pid, uid }) => log('warning', `pid ${pid} of uid ${uid}: ${error.message} (${error.code})`),
+      onConnections: () => this.#watchIdle(),
+    })
+    this.#watchIdle()
+  }
+
+  close(): void {
+    clearTimeout(this.#idleTimer)
+    this.#server.close()
+    for (const workload of this.#state.workloads(0)) {
+      if (workload.expiry) clearTimeout(workload.expiry.timer)
+      if (workload.member) this.#state.dropMember(workload.member)
+      if (workload.session) this.#state.orchestrator.release(workload.session)
+    }
+    this.#records.close()
+  }
+
+  #watchIdle(): void {
+    clearTimeout(this.#idleTimer)
+    if (!this.#onIdle || !this.#idle()) return
+    this.#idleTimer = setTimeout(() => {
+      if (this.#idle()) this.#onIdle?.()
+    }, IDLE_GRACE_MS)
+  }
+
+  #idle(): boolean {
+    return this.#state.workloadCount === 0 && this.#server.connections === 0
+  }
+}
+
+function storageOf(fd: Fd): RecordStorage {
+  return {
+    size: () => fileSize(fd),
+    read: (offset, length) => {
+      const bytes = new Uint8Array(length)
+      return bytes.subarray(0, readAt(fd, bytes, offset))
+    },
+    write: (bytes, offset) => writeAt(fd, bytes, offset),
+    resize: (size) => truncate(fd, size),
+  }
+}

@@ -1,0 +1,74 @@
+/**
+ * A limit on everything that a client controls. They are far above what a real workload needs; whoever reaches one gets
+ * LUO_LIMIT (how many) or LUO_INVALID_PARAMETER (how long), and nothing else happens. `luoctl status` shows them.
+ */
+import { checkName } from '../core/session.js'
+import { LuoError } from '../errors.js'
+
+export const LIMITS = {
+  /** Of one user. */
+  connections: 256,
+  /** Of one user. */
+  workloads: 64,
+  /** Of one session. */
+  files: 16_384,
+  /** Formats that one version accepts. */
+  accepts: 64,
+  format_bytes: 128,
+  reason_bytes: 1_024,
+  id_bytes: 128,
+  command_words: 1_024,
+  command_bytes: 64 * 1024,
+  keep_ms: 7 * 24 * 3_600_000,
+  deadline_ms: 3_600_000,
+  /** Answers kept for repeated requests, of one user. */
+  answers: 1_024,
+  /** Streams of events, of one user. */
+  watchers: 32,
+} as const
+
+export const DEFAULT_DEADLINE_MS = 10_000
+/** How long an old version may take, after it has let go, to give its word for it. */
+export const FENCE_MS = 1_000
+/** A killed process never runs again, even if the kernel takes longer than this to clear it away. */
+export const KILL_WAIT_MS = 2_000
+/** For state that nobody asked to keep, and that both versions of an update left behind. */
+export const LEFT_BEHIND_KEEP_MS = 60_000
+
+function invalid(parameter: string, message: string): LuoError {
+  return new LuoError('LUO_INVALID_PARAMETER', `${parameter} ${message}`, { params: { parameter } })
+}
+
+export function checkText(parameter: string, value: string, limit: number): string {
+  const bytes = Buffer.byteLength(value)
+  if (bytes > 0 && bytes <= limit && !value.includes('\0')) return value
+  throw invalid(parameter, `has ${bytes} bytes: 1 to ${limit} are allowed, and no NUL`)
+}
+
+export function checkNumber(parameter: string, value: number, low: number, high: number): number {
+  if (value >= low && value <= high) return value
+  throw invalid(parameter, `is ${value}: ${low} to ${high} are allowed`)
+}
+
+export function checkWorkloadName(name: string): string {
+  try {
+    return checkName(name)
+  } catch (error) {
+    throw invalid('workload', (error as LuoError).message)
+  }
+}
+
+export function checkAccepts(accepts: readonly string[]): readonly string[] {
+  if (accepts.length > LIMITS.accepts) throw invalid('accepts', `has ${accepts.length} formats: ${LIMITS.accepts} go`)
+  for (const format of accepts) checkText('accepts', format, LIMITS.format_bytes)
+  return accepts
+}
+
+export function checkCommand(command: readonly string[]): readonly string[] {
+  const bytes = command.reduce((sum, word) => sum + Buffer.byteLength(word) + 1, 0)
+  const fits = command.length > 0 && command.length <= LIMITS.command_words && bytes <= LIMITS.command_bytes
+  if (!fits || command.some((word) => word.includes('\0'))) {
+    throw invalid('command', `has ${command.length} words and ${bytes} bytes, or a NUL in one`)
+  }
+  return command
+}

@@ -1,0 +1,146 @@
+#!/usr/bin/env node
+/**
+ * luod, the daemon: keeps what workloads preserve, and leads their updates. As root it serves every user of the
+ * machine, each their own workloads; otherwise the user that it runs as.
+ *
+ * Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already.
+ */
+import { lstatSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { asLuoError, isLuoError, LuoError } from '../errors.js'
+import type { Fd } from '../sys/fd.js'
+import { raiseNofile } from '../sys/limits.js'
+import { lockFile } from '../sys/lock.js'
+import { notify } from '../sys/notify.js'
+import { connectUnix, listenUnix } from '../sys/unix.js'
+import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
+import { Daemon } from './daemon.js'
+import { logger } from './log.js'
+
+const HELP = `luod: keeps the state of services while their code changes
+
+Usage: luod [--socket PATH] [--exit-when-idle] [--ready-fd N] [--verbose]
+
+  --socket PATH      where to listen; else $LUO_SOCKET, else /run/luod/liveupdate.sock for root,
+                     else $XDG_RUNTIME_DIR/luod/liveupdate.sock, else /tmp/luod-$UID/liveupdate.sock
+  --exit-when-idle   end when the last workload and the last connection have ended
+  --ready-fd N       write "ready" to this descriptor when clients can connect
+  --verbose          also log what is not a problem
+  --help, --version
+
+Under systemd (NOTIFY_SOCKET) it reports when it is ready. SIGTERM ends it; services go on without updates.
+Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already`
+
+const EXIT = { OK: 0, FAILED: 1, USAGE: 2, ALREADY_RUNNING: 3 } as const
+/** A socket that everybody may connect to: who it is is asked of the kernel, and what it may see follows from that. */
+const ROOT_SOCKET_MODE = 0o666
+const USER_SOCKET_MODE = 0o600
+
+function parse() {
+  try {
+    return parseArgs({
+      options: {
+        socket: { type: 'string' },
+        'exit-when-idle': { type: 'boolean', default: false },
+        'ready-fd': { type: 'string' },
+        verbose: { type: 'boolean', default: false },
+        help: { type: 'boolean', default: false },
+        version: { type: 'boolean', default: false },
+      },
+    }).values
+  } catch (error) {
+    console.error(`luod: ${(error as Error).message}\n\n${HELP}`)
+    return process.exit(EXIT.USAGE)
+  }
+}
+
+function main(): void {
+  const options = parse()
+  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+    version: string
+  }
+  if (options.help || options.version) {
+    console.log(options.help ? HELP : version)
+    return
+  }
+  const log = logger(options.verbose)
+  try {
+    start(options, version, log)
+  } catch (error) {
+    const known = asLuoError(error, 'EIO', 'start luod')
+    log('error', `${known.message} (${known.code})`)
+    process.exit(known.code === 'EADDRINUSE' ? EXIT.ALREADY_RUNNING : EXIT.FAILED)
+  }
+}
+
+function start(options: ReturnType<typeof parse>, version: string, log: ReturnType<typeof logger>): void {
+  const readyFd = options['ready-fd'] === undefined ? undefined : Number(options['ready-fd'])
+  if (readyFd !== undefined && !(Number.isInteger(readyFd) && readyFd > 0)) {
+    throw new LuoError('LUO_INVALID_PARAMETER', `--ready-fd ${options['ready-fd']} is no descriptor`)
+  }
+  // Files of clients are ours from the moment they arrive: nobody else may read them, whatever our umask was.
+  process.umask(0o077)
+  const path = socketPath(options.socket)
+  prepareSocketDirectory(path)
+  const { soft } = raiseNofile()
+  const listener = listenAlone(path)
+  const end = (code: number) => {
+    daemon.close()
+    rmSync(path, { force: true })
+    process.exit(code)
+  }
+  const daemon = new Daemon({
+    listener,
+    version,
+    nofile: soft,
+    log,
+    ...(options['exit-when-idle'] ? { onIdle: () => end(EXIT.OK) } : {}),
+  })
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => {
+      notifyManager('STOPPING=1', log)
+      end(EXIT.OK)
+    })
+  }
+  // A terminal or a supervisor that goes away is no reason to let go of other people's state.
+  process.on('SIGHUP', () => {})
+  log('info', `luod ${version} listens at ${path}`)
+  notifyManager('READY=1', log)
+  if (readyFd !== undefined) writeSync(readyFd, 'ready\n')
+}
+
+/** Listens at `path`; what a luod that was killed has left there is replaced. EADDRINUSE when one is alive. */
+function listenAlone(path: string): Fd {
+  const mode = process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE
+  try {
+    // Held for as long as we run. Between looking at a stale socket and replacing it nobody else can come.
+    lockFile(`${path}.lock`)
+  } catch (error) {
+    if (!isLuoError(error, 'EBUSY')) throw error
+    throw new LuoError('EADDRINUSE', `another luod listens at ${path} already`, { cause: error })
+  }
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() && !somebodyListens(path)) rmSync(path)
+  return listenUnix(path, mode)
+}
+
+/** Of a program that is no luod, or does not know of the lock. */
+function somebodyListens(path: string): boolean {
+  try {
+    connectUnix(path).close()
+    return true
+  } catch (error) {
+    return !isLuoError(error, 'ECONNREFUSED')
+  }
+}
+
+function notifyManager(state: string, log: ReturnType<typeof logger>): void {
+  const { NOTIFY_SOCKET } = process.env
+  if (!NOTIFY_SOCKET) return
+  try {
+    notify(NOTIFY_SOCKET, state)
+  } catch (error) {
+    log('warning', `tell the service manager ${state}: ${(error as Error).message}`)
+  }
+}
+
+main()

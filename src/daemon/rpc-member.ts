@@ -1,0 +1,292 @@
+/** What a workload's own processes ask of luod: joining, preserving, and their part in an update. */
+import { LuoError } from '../errors.js'
+import type { HeldFile } from '../handlers/reference.js'
+import type { FileToPreserve } from '../core/orchestrator.js'
+import type { FileOut } from '../protocol/types.js'
+import type { Fd } from '../sys/fd.js'
+import { fileInfo, inodeKey } from '../sys/file-info.js'
+import { openPidfd } from '../sys/pidfd.js'
+import type { Call, Handlers, Peer } from '../wire/server.js'
+import type { Answers } from './answers.js'
+import { checkAccepts, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
+import { Member } from './member.js'
+import { checkFormats, type State, type Workload } from './state.js'
+import { Update } from './update.js'
+
+type MemberMethods =
+  | 'Join'
+  | 'Subscribe'
+  | 'Claim'
+  | 'Preserve'
+  | 'Unpreserve'
+  | 'Retrieve'
+  | 'Ready'
+  | 'Refuse'
+  | 'Commit'
+  | 'Released'
+
+/** Between the end of a process's connection and of the process itself; what comes in this time was its death. */
+const LOST_DELAY_MS = 100
+
+export function memberHandlers(state: State, answers: Answers): Pick<Handlers, MemberMethods> {
+  return {
+    Join: (call) => {
+      let sessionFd: Fd | undefined
+      const answer = answers.once(call.peer.uid, 'Join', call.input, () => {
+        const joined = join(state, call)
+        sessionFd = joined.sessionFd
+        return joined.output
+      })
+      return answer.then((output) => {
+        if (sessionFd) return { output, fds: [sessionFd] }
+        // Its session was given out with the first answer, and is given out once.
+        throw new LuoError('LUO_REPEATED', `join ${call.input.workload}: this request was answered before`)
+      })
+    },
+
+    Subscribe: ({ input, peer, more, reply }) => {
+      const { member, workload } = state.member(peer.uid, input.member)
+      if (!more) throw new LuoError('LUO_INVALID_PARAMETER', 'subscribe: ask for more than one reply (more: true)')
+      if (member.subscriber) throw new LuoError('LUO_WRONG_STATE', `subscribe: pid ${member.pid} has subscribed before`)
+      return new Promise((resolve) => {
+        const subscriber = (event: Parameters<typeof reply>[0]) => reply(event)
+        member.subscriber = subscriber
+        peer.onDisconnect(() => {
+          if (member.subscriber === subscriber) member.subscriber = undefined
+          setTimeout(() => {
+            if (member.alive && !member.subscriber) workload.update?.oldLost(member)
+          }, LOST_DELAY_MS).unref()
+          resolve({ output: { event: 'subscribed' } })
+        })
+        reply({ event: 'subscribed' })
+      })
+    },
+
+    Claim: ({ input, peer }) => {
+      const { member, workload } = state.member(peer.uid, input.member)
+      return answers
+        .once(peer.uid, 'Claim', input, () => updateOf(workload, 'claim').waitForState(member))
+        .then((output) => ({ output }))
+    },
+
+    Preserve: ({ input, peer, fds }) => {
+      const answer = answers.once(peer.uid, 'Preserve', input, () => {
+        const { session } = state.session(peer.uid, input.session)
+        if (session.files.size + input.files.length > LIMITS.files) {
+          throw new LuoError('LUO_LIMIT', `preserve ${input.files.length} files: ${session.files.size} are there already`)
+        }
+        const files = input.files.map((file, index) => toPreserve(file, index, fds))
+        state.recordFiles(session, state.orchestrator.preserve(session, files))
+        return {}
+      })
+      return answer.then((output) => ({ output }))
+    },
+
+    Unpreserve: ({ input, peer }) => {
+      const answer = answers.once(peer.uid, 'Unpreserve', input, () => {
+        const { session } = state.session(peer.uid, input.session)
+        state.orchestrator.unpreserve(session, input.tokens)
+        state.forgetFiles(session, input.tokens)
+        return {}
+      })
+      return answer.then((output) => ({ output }))
+    },
+
+    Retrieve: ({ input, peer }) => {
+      const { session } = state.session(peer.uid, input.session)
+      const found = state.orchestrator.retrieve(session, input.tokens)
+      const files = found.map(({ preserved }, index) => {
+        const { token, kind, format } = preserved
+        const out: FileOut = { token, fd: index, kind }
+        if (format !== undefined) out.format = format
+        return out
+      })
+      return { output: { files, fds: files.length }, fds: found.map(({ file }) => file.fd) }
+    },
+
+    Ready: ({ input, peer }) =>
+      answers
+        .once(peer.uid, 'Ready', input, () => {
+          const { member, workload } = state.member(peer.uid, input.member)
+          updateOf(workload, 'ready', input.update).oldReady(member)
+          return {}
+        })
+        .then((output) => ({ output })),
+
+    Refuse: ({ input, peer }) =>
+      answers
+        .once(peer.uid, 'Refuse', input, () => {
+          const { member, workload } = state.member(peer.uid, input.member)
+          const reason = checkText('reason', input.reason, LIMITS.reason_bytes)
+          updateOf(workload, 'refuse', input.update).oldRefused(member, reason)
+          return {}
+        })
+        .then((output) => ({ output })),
+
+    Commit: ({ input, peer }) =>
+      answers
+        .once(peer.uid, 'Commit', input, async () => {
+          const { member, workload } = state.member(peer.uid, input.member)
+          if (workload.update?.successor === member) return workload.update.waitForCommit(member)
+          if (workload.member !== member || member.ready) {
+            throw new LuoError('LUO_WRONG_STATE', `commit: pid ${member.pid} is running already`)
+          }
+          member.ready = true
+          workload.generation += 1
+          state.recordWorkload(workload)
+          state.tell(workload, 'running', { pid: member.pid })
+          return { released: 'none' as const }
+        })
+        .then((output) => ({ output })),
+
+    Released: ({ input, peer }) =>
+      answers
+        .once(peer.uid, 'Released', input, () => {
+          const { member, workload } = state.member(peer.uid, input.member)
+          updateOf(workload, 'released', input.update).oldReleased(member)
+          return {}
+        })
+        .then((output) => ({ output })),
+  }
+}
+
+function updateOf(workload: Workload, what: string, id?: string): Update {
+  const { update } = workload
+  if (update && (id === undefined || update.id === id)) return update
+  throw new LuoError('LUO_WRONG_STATE', `${what}: ${id === undefined ? 'there is no update' : `update ${id} is over`}`)
+}
+
+function toPreserve(
+  { token, fd, format }: { token: string; fd: number; format?: string },
+  index: number,
+  fds: readonly Fd[],
+): FileToPreserve<HeldFile> {
+  const file = fds[fd]
+  if (!file) {
+    throw new LuoError('EBADF', `preserve token ${token}: file ${fd} of ${fds.length} that came with the request`, {
+      params: { parameter: `files[${index}].fd` },
+    })
+  }
+  if (format !== undefined) checkText(`files[${index}].format`, format, LIMITS.format_bytes)
+  const info = fileInfo(file)
+  return { token, file: { fd: file, info }, kind: info.kind, format }
+}
+
+// --- joining --------------------------------------------------------------------------------------------------------
+
+interface Joined {
+  output: Parameters<Call<'Join'>['reply']>[0]
+  sessionFd: Fd
+}
+
+function join(state: State, { input, peer, fds }: Call<'Join'>): Joined {
+  checkWorkloadName(input.workload)
+  const accepts = checkAccepts(input.accepts)
+  const keepMs = checkNumber('keep_ms', input.keep_ms ?? 0, 0, LIMITS.keep_ms)
+  const [ticket] = fds
+  const joined = ticket
+    ? joinWithTicket(state, input.workload, peer, accepts, ticket)
+    : joinWithoutTicket(state, input.workload, peer, accepts)
+  if (keepMs > 0) joined.workload.keepMs = keepMs
+  const { workload, member, sessionFd } = joined
+  const { update } = workload
+  if (!workload.session) throw new LuoError('LUO_GONE', `join ${workload.name}: its session has just ended`)
+  state.recordWorkload(workload)
+  state.tell(workload, 'joined', { pid: peer.pid })
+  return {
+    output: {
+      member: member.id,
+      session: workload.session.id,
+      origin: member.origin,
+      ...(update ? { update: update.id } : {}),
+      fds: 1,
+      session_fd: 0,
+    },
+    sessionFd,
+  }
+}
+
+interface JoinedMember {
+  workload: Workload
+  member: Member
+  sessionFd: Fd
+}
+
+/** The successor in an update. The ticket is an inherited descriptor that only the supervisor's child has. */
+function joinWithTicket(
+  state: State,
+  name: string,
+  peer: Peer,
+  accepts: readonly string[],
+  ticket: Fd,
+): JoinedMember {
+  const key = inodeKey(ticket)
+  const workload = state.workloads(peer.uid).find(({ update }) => update?.hasTicket(key))
+  const update = workload?.update
+  if (!workload || !update || workload.name !== name) {
+    throw new LuoError('LUO_TICKET', `join ${name}: this ticket is used, of another workload, or its update is over`)
+  }
+  try {
+    checkFormats(workload.session, accepts, 'the new version')
+  } catch (error) {
+    const { code, message } = error as LuoError
+    update.event('successorFailed', { who: peer.pid, code, reason: message })
+    throw error
+  }
+  const made = newMember(state, workload, peer, accepts, 'update')
+  update.joined(made.member)
+  return { workload, ...made }
+}
+
+/** The first start, or the restart after a crash. */
+function joinWithoutTicket(state: State, name: string, peer: Peer, accepts: readonly string[]): JoinedMember {
+  // The one before may have ended just now.
+  state.lookup(peer.uid, name)?.member?.drainHangup()
+  const known = state.lookup(peer.uid, name)
+  if (known?.update) throw new LuoError('LUO_UPDATING', `join ${name}: an update of it is under way`)
+  if (known?.member) {
+    throw new LuoError('LUO_WORKLOAD_ACTIVE', `join ${name}: pid ${known.member.pid} is running, or holds its session`)
+  }
+  if (known?.session) checkFormats(known.session, accepts, 'the restarted version')
+  const workload = state.ensure(peer.uid, name)
+  const orphaned = workload.session?.custody === 'orphaned'
+  if (!orphaned) state.createSession(workload)
+  try {
+    const made = newMember(state, workload, peer, accepts, orphaned ? 'crash' : 'new')
+    if (orphaned) Update.claim(state, workload, made.member)
+    else workload.member = made.member
+    return { workload, ...made }
+  } catch (error) {
+    if (!orphaned) state.releaseSession(workload)
+    state.endIfUnused(workload)
+    throw error
+  }
+}
+
+function newMember(
+  state: State,
+  workload: Workload,
+  peer: Peer,
+  accepts: readonly string[],
+  origin: 'new' | 'update' | 'crash',
+): { member: Member; sessionFd: Fd } {
+  // Before Linux 6.5 the kernel knows the peer's pid only.
+  const pidfd = peer.pidfd() ?? openPidfd(peer.pid)
+  try {
+    const made = Member.create({
+      pid: peer.pid,
+      pidfd,
+      accepts,
+      origin,
+      onGone: () => workload.update?.memberGone(made.member),
+      onReleased: () => {
+        if (!workload.update) state.memberReleased(workload, made.member)
+      },
+    })
+    state.addMember(workload, made.member)
+    return made
+  } catch (error) {
+    pidfd.close()
+    throw error
+  }
+}

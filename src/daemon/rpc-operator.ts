@@ -1,0 +1,149 @@
+/** What an operator asks of luod: updates, and looking at what there is. */
+import { openSync } from 'node:fs'
+import { LuoError } from '../errors.js'
+import { countOpenFds, Fd } from '../sys/fd.js'
+import type { Answer, Call, Handlers } from '../wire/server.js'
+import type { Answers } from './answers.js'
+import { checkCommand, checkNumber, checkText, checkWorkloadName, DEFAULT_DEADLINE_MS, LIMITS } from './limits.js'
+import { describeWorkload, type State, type Workload } from './state.js'
+import { Update } from './update.js'
+
+export interface DaemonFacts {
+  version: string
+  connections(): number
+  nofile: number
+  /** A read-only descriptor of the records. */
+  records(): Fd
+}
+
+type OperatorMethods = 'Update' | 'Abort' | 'List' | 'Show' | 'Watch' | 'Inspect' | 'Status'
+
+export function operatorHandlers(
+  state: State,
+  answers: Answers,
+  facts: DaemonFacts,
+): Pick<Handlers, OperatorMethods> {
+  return {
+    Update: async (call) => {
+      const { input, peer } = call
+      // Asked again after a lost connection, it follows the update that it started.
+      const update = await answers.once(peer.uid, 'Update', input, () => startUpdate(state, call))
+      return follow(update, call)
+    },
+
+    Abort: ({ input, peer }) =>
+      answers
+        .once(peer.uid, 'Abort', input, async () => {
+          const { update, name } = state.find(peer.uid, input.workload)
+          if (!update || update.isClaim) throw new LuoError('LUO_WRONG_STATE', `abort ${name}: no update is under way`)
+          const reason = `aborted by pid ${peer.pid}`
+          update.event('abortAsked', { who: peer.pid, code: 'LUO_ABORTED', reason })
+          const { outcome } = await update.finished
+          if (outcome !== 'committed') return { update: update.id }
+          throw new LuoError('LUO_WRONG_STATE', `abort ${name}: it came too late, the update is committed`)
+        })
+        .then((output) => ({ output })),
+
+    List: ({ peer }) => ({ output: { workloads: state.workloads(peer.uid).map(describeWorkload) } }),
+
+    Show: ({ input, peer }) => ({ output: { workload: describeWorkload(state.find(peer.uid, input.workload)) } }),
+
+    Watch: ({ input, peer, more, reply }) => {
+      if (!more) throw new LuoError('LUO_INVALID_PARAMETER', 'watch: ask for more than one reply (more: true)')
+      if (input.workload !== undefined) checkWorkloadName(input.workload)
+      const { workload } = input
+      return new Promise((resolve, reject) => {
+        try {
+          const stop = state.events.watch({ uid: peer.uid, workload, send: (event) => reply(event) })
+          peer.onDisconnect(() => {
+            stop()
+            resolve({ output: { event: 'end' } })
+          })
+        } catch (error) {
+          return reject(error)
+        }
+        // What is true already: whoever waits for it must not have to look as well.
+        for (const known of state.workloads(peer.uid)) {
+          if (workload === undefined || known.name === workload) reply(present(known))
+        }
+      })
+    },
+
+    Inspect: ({ peer }) => {
+      if (peer.uid !== 0 && peer.uid !== process.getuid?.()) {
+        throw new LuoError('EPERM', `inspect: uid ${peer.uid} may not see the records, which are about all users`)
+      }
+      return { output: { fds: 1, records_fd: 0 }, fds: [facts.records()] }
+    },
+
+    Status: ({ peer }) => {
+      const workloads = state.workloads(peer.uid)
+      const sessions = workloads.map(({ session }) => session).filter((session) => session !== undefined)
+      return {
+        output: {
+          pid: process.pid,
+          version: facts.version,
+          uid: process.getuid?.() ?? 0,
+          workloads: workloads.length,
+          sessions: sessions.length,
+          files: sessions.reduce((sum, { files }) => sum + files.size, 0),
+          connections: facts.connections(),
+          nofile: facts.nofile,
+          open_fds: countOpenFds(),
+          limits: { ...LIMITS },
+        },
+      }
+    },
+  }
+}
+
+function present(workload: Workload) {
+  const { name, uid, state, pid, update } = describeWorkload(workload)
+  return {
+    event: state,
+    workload: name,
+    uid,
+    ...(pid === undefined ? {} : { pid }),
+    ...(update === undefined ? {} : { update }),
+    at: new Date().toISOString(),
+  }
+}
+
+function startUpdate(state: State, { input, peer }: Call<'Update'>): Update {
+  checkText('id', input.id, LIMITS.id_bytes)
+  const deadlineMs = checkNumber('deadline_ms', input.deadline_ms ?? DEFAULT_DEADLINE_MS, 1, LIMITS.deadline_ms)
+  const command = input.command === undefined ? undefined : checkCommand(input.command)
+  const workload = state.find(peer.uid, input.workload)
+  // A user may not have commands run as another.
+  if (command && peer.uid !== 0 && peer.uid !== workload.uid) throw new LuoError('EPERM', 'update: not your workload')
+  const { name, member, supervisor, update } = workload
+  if (update) throw new LuoError('LUO_UPDATING', `update ${name}: update ${update.id} is under way`)
+  if (!member?.alive) throw new LuoError('LUO_GONE', `update ${name}: no version of it is running`)
+  if (!member.ready) throw new LuoError('LUO_WRONG_STATE', `update ${name}: pid ${member.pid} is still starting`)
+  if (!member.subscriber) {
+    throw new LuoError('LUO_WRONG_STATE', `update ${name}: pid ${member.pid} does not listen for updates`)
+  }
+  if (!supervisor) throw new LuoError('LUO_NO_SUPERVISOR', `update ${name}: nobody is there to start its new version`)
+  return Update.start(state, workload, { deadlineMs, check: input.check, command })
+}
+
+async function follow(update: Update, { more, reply }: Call<'Update'>): Promise<Answer<'Update'>> {
+  const stop = update.listen((phase) => {
+    if (more) reply({ update: update.id, phase })
+  })
+  const { outcome, blackoutMs, timeline } = await update.finished
+  stop()
+  return {
+    output: {
+      update: update.id,
+      outcome,
+      ...(blackoutMs === undefined ? {} : { blackout_ms: blackoutMs }),
+      timeline: [...timeline],
+    },
+  }
+}
+
+/** The same file, opened again for reading only. */
+export function reopenReadOnly(fd: Fd): Fd {
+  return Fd.adopt(openSync(`/proc/self/fd/${fd.number}`, 'r'))
+}

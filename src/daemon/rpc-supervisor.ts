@@ -1,0 +1,79 @@
+/** What `luoctl run` asks of luod: it keeps a workload's processes, and starts successors when told to. */
+import { LuoError } from '../errors.js'
+import type { Fd } from '../sys/fd.js'
+import { pidfdOwner } from '../sys/pidfd.js'
+import type { Handlers } from '../wire/server.js'
+import type { Answers } from './answers.js'
+import { checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
+import type { State, SupervisorLink } from './state.js'
+
+export function supervisorHandlers(
+  state: State,
+  answers: Answers,
+): Pick<Handlers, 'Supervise' | 'Spawned' | 'SpawnFailed'> {
+  return {
+    Supervise: ({ input, peer, more, reply }) => {
+      checkWorkloadName(input.workload)
+      checkText('id', input.id, LIMITS.id_bytes)
+      const keepMs = checkNumber('keep_ms', input.keep_ms ?? 0, 0, LIMITS.keep_ms)
+      if (!more) throw new LuoError('LUO_INVALID_PARAMETER', 'supervise: ask for more than one reply (more: true)')
+      const workload = state.ensure(peer.uid, input.workload)
+      if (workload.supervisor) {
+        const { pid } = workload.supervisor
+        throw new LuoError('LUO_WORKLOAD_ACTIVE', `supervise ${workload.name}: pid ${pid} supervises it already`)
+      }
+      if (input.keep_ms !== undefined) workload.keepMs = keepMs
+      const link: SupervisorLink = { pid: peer.pid, tell: (event, fds) => reply(event, fds) }
+      workload.supervisor = link
+      state.recordWorkload(workload)
+      return new Promise((resolve) => {
+        peer.onDisconnect(() => {
+          workload.supervisor = undefined
+          const reason = `the supervisor (pid ${peer.pid}) ended`
+          workload.update?.event('supervisorGone', { who: peer.pid, code: 'LUO_NO_SUPERVISOR', reason })
+          state.endIfUnused(workload)
+          resolve({ output: { event: 'ended' } })
+        })
+        reply({ event: 'supervising' })
+      })
+    },
+
+    Spawned: ({ input, peer, fds }) =>
+      answers
+        .once(peer.uid, 'Spawned', input, () => {
+          const pidfd = fds.shift()
+          if (!pidfd) throw new LuoError('LUO_INVALID_PARAMETER', 'spawned: no pidfd came with it')
+          try {
+            checkProcess(pidfd, input.pid, peer.uid)
+            const { update } = state.find(peer.uid, input.workload)
+            if (update?.id !== input.update) {
+              throw new LuoError('LUO_NOT_FOUND', `spawned: update ${input.update} of ${input.workload} is over`)
+            }
+            update.spawned(input.pid, pidfd.dup())
+          } finally {
+            pidfd.close()
+          }
+          return {}
+        })
+        .then((output) => ({ output })),
+
+    SpawnFailed: ({ input, peer }) =>
+      answers
+        .once(peer.uid, 'SpawnFailed', input, () => {
+          const reason = checkText('reason', input.reason, LIMITS.reason_bytes)
+          const { update } = state.find(peer.uid, input.workload)
+          if (update?.id === input.update) update.event('successorFailed', { who: peer.pid, code: 'LUO_SPAWN', reason })
+          return {}
+        })
+        .then((output) => ({ output })),
+  }
+}
+
+/** luod may be root, and it kills this process if the update fails: it must be the client's own. */
+function checkProcess(pidfd: Fd, pid: number, uid: number): void {
+  const owner = pidfdOwner(pidfd)
+  // It may have ended already, which is seen through the pidfd.
+  if (!owner) return
+  if (owner.pid === pid && (uid === 0 || owner.uid === uid)) return
+  throw new LuoError('EPERM', `spawned: the pidfd is of pid ${owner.pid} of uid ${owner.uid}, not of pid ${pid}`)
+}

@@ -1,0 +1,493 @@
+/**
+ * One update of a workload, from the request to its end, as the table in `update-machine.ts` has it. A claim of
+ * orphaned state is the same thing with nobody to take it from: it begins at `restoring`.
+ *
+ * Events come from both versions, from the supervisor, from timers and from the kernel (pidfds), in any order and more
+ * than once; the table makes sense of them. Each phase that waits for somebody has a deadline, but for a claim: there
+ * nobody waits but the claimant itself.
+ */
+import { randomUUID } from 'node:crypto'
+import { asLuoError, LuoError } from '../errors.js'
+import type { Methods, Phase } from '../protocol/types.js'
+import { Fd } from '../sys/fd.js'
+import { inodeKey } from '../sys/file-info.js'
+import { signalPidfd } from '../sys/pidfd.js'
+import { Poller, type Registration } from '../sys/poller.js'
+import { socketPair } from '../sys/unix.js'
+import { FENCE_MS, KILL_WAIT_MS } from './limits.js'
+import type { Member } from './member.js'
+import { checkFormats, describeFile, type State, type Workload } from './state.js'
+import { endOf, nextMove, type UpdateAction, type UpdateEnd, type UpdateEvent, type UpdatePhase } from './update-machine.js'
+
+export interface UpdateRequest {
+  deadlineMs: number
+  check: 'successor' | 'prepare' | undefined
+  command: readonly string[] | undefined
+}
+
+export interface UpdateResult {
+  outcome: UpdateEnd
+  blackoutMs: number | undefined
+  timeline: readonly Phase[]
+}
+
+/** What an event says about itself, for the timeline. */
+export interface Cause {
+  who?: number
+  reason?: string
+  code?: string
+}
+
+type ClaimAnswer = Methods['Claim']['output']
+type CommitAnswer = Methods['Commit']['output']
+
+/** Somebody's request that waits for a phase. */
+class Waiting<T> {
+  readonly promise: Promise<T>
+  settled = false
+  #resolve: (value: T) => void = () => {}
+  #reject: (error: LuoError) => void = () => {}
+
+  constructor() {
+    this.promise = new Promise((resolve, reject) => {
+      this.#resolve = resolve
+      this.#reject = reject
+    })
+    // Whoever waited may be gone.
+    this.promise.catch(() => {})
+  }
+
+  answer(value: T): void {
+    this.settled = true
+    this.#resolve(value)
+  }
+
+  fail(error: LuoError): void {
+    this.settled = true
+    this.#reject(error)
+  }
+}
+
+/** A process to be killed if the update fails, and waited for. */
+interface Target {
+  pid: number
+  pidfd: Fd
+  watch: Registration
+  ended: boolean
+}
+
+export class Update {
+  readonly id = randomUUID()
+  readonly request: UpdateRequest
+  /** Of orphaned state, by a new instance after a crash. */
+  readonly isClaim: boolean
+  readonly timeline: Phase[] = []
+  readonly finished: Promise<UpdateResult>
+  successor: Member | undefined
+  readonly #state: State
+  readonly #workload: Workload
+  readonly #old: Member | undefined
+  readonly #listeners = new Set<(phase: Phase) => void>()
+  readonly #startedAt = performance.now()
+  readonly #targets: Target[] = []
+  readonly #events: { event: UpdateEvent; cause: Cause }[] = []
+  /** luod's end of the ticket; the other end is what the successor shows. */
+  #ticket: Fd | undefined
+  #ticketKey: string | undefined
+  #phase: UpdatePhase
+  #working = false
+  #timer: NodeJS.Timeout | undefined
+  #claim: Waiting<ClaimAnswer> | undefined
+  #commit: Waiting<CommitAnswer> | undefined
+  #released: CommitAnswer['released'] = 'none'
+  #blackoutFrom: number | undefined
+  #blackoutMs: number | undefined
+  #checked = false
+  #failure: Cause = {}
+  #finish: (result: UpdateResult) => void = () => {}
+
+  /** Asks the supervisor to start the successor. Throws, and changes nothing, when that cannot be asked. */
+  static start(state: State, workload: Workload, request: UpdateRequest): Update {
+    const { supervisor, member } = workload
+    if (!supervisor || !member) throw new LuoError('LUO_WRONG_STATE', `update ${workload.name}: it does not run`)
+    const update = new Update(state, workload, request, member)
+    const [ours, theirs] = socketPair()
+    try {
+      const command = request.command && { command: [...request.command] }
+      update.#ticket = ours
+      update.#ticketKey = inodeKey(theirs)
+      update.#enter('starting', { who: supervisor.pid })
+      if (!supervisor.tell({ event: 'start', update: update.id, ...command, fds: 1 }, [theirs])) {
+        throw new LuoError('LUO_NO_SUPERVISOR', `update ${workload.name}: its supervisor is just ending`)
+      }
+    } catch (error) {
+      ours.close()
+      clearTimeout(update.#timer)
+      throw error
+    } finally {
+      theirs.close()
+    }
+    workload.update = update
+    state.tell(workload, 'updating', { update: update.id })
+    return update
+  }
+
+  /** Lets `claimant` have orphaned state; if it fails, the state is orphaned again. */
+  static claim(state: State, workload: Workload, claimant: Member): Update {
+    state.claim(workload)
+    const update = new Update(state, workload, { deadlineMs: 0, check: undefined, command: undefined }, undefined)
+    update.successor = claimant
+    update.#watchTarget(claimant.pid, claimant.pidfd())
+    workload.update = update
+    update.#enter('restoring', { who: claimant.pid })
+    return update
+  }
+
+  private constructor(state: State, workload: Workload, request: UpdateRequest, old: Member | undefined) {
+    this.#state = state
+    this.#workload = workload
+    this.request = request
+    this.#old = old
+    this.isClaim = old === undefined
+    this.#phase = this.isClaim ? 'restoring' : 'starting'
+    this.finished = new Promise((resolve) => {
+      this.#finish = resolve
+    })
+  }
+
+  get phase(): UpdatePhase {
+    return this.#phase
+  }
+
+  /** Calls `listener` with every phase so far and to come. Answers how to stop that. */
+  listen(listener: (phase: Phase) => void): () => void {
+    for (const phase of this.timeline) listener(phase)
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  // --- what the sides say -------------------------------------------------------------------------------------------
+
+  /** Whether `key` is this update's ticket, and it is still good. */
+  hasTicket(key: string): boolean {
+    return this.#ticketKey === key && this.#phase === 'starting'
+  }
+
+  /** The supervisor has started this process for us. Owns `pidfd`. */
+  spawned(pid: number, pidfd: Fd): void {
+    if (this.ended || this.#phase === 'aborting') {
+      signalPidfd(pidfd, 'SIGKILL')
+      if (this.ended) return pidfd.close()
+    }
+    this.#watchTarget(pid, pidfd)
+  }
+
+  joined(member: Member): void {
+    this.successor = member
+    this.#ticketKey = undefined
+    this.#watchTarget(member.pid, member.pidfd())
+    this.event('joined', { who: member.pid })
+  }
+
+  /** The successor wants the state: answered when it is frozen. */
+  waitForState(member: Member): Promise<ClaimAnswer> {
+    if (member !== this.successor || this.#claim) {
+      throw new LuoError('LUO_WRONG_STATE', `claim: pid ${member.pid} has claimed before, or is not the successor`)
+    }
+    this.#claim = new Waiting()
+    const { promise } = this.#claim
+    if (this.isClaim) this.#claim.answer(this.#describe())
+    else if (this.request.check === 'successor') this.#check(member)
+    else this.event('claimed', { who: member.pid })
+    return promise
+  }
+
+  /** The successor is whole: answered when the old version has let go. */
+  waitForCommit(member: Member): Promise<CommitAnswer> {
+    if (member !== this.successor || this.#commit || this.#phase !== 'restoring') {
+      throw new LuoError(
+        'LUO_WRONG_STATE',
+        `commit: pid ${member.pid} has not claimed, or has committed, or the update is over`,
+      )
+    }
+    this.#commit = new Waiting()
+    const { promise } = this.#commit
+    this.event('commitAsked', { who: member.pid })
+    return promise
+  }
+
+  oldReady(member: Member): void {
+    this.#mustBe('preparing', member, 'ready')
+    if (this.request.check === 'prepare') this.#check(member)
+    else this.event('oldReady', { who: member.pid })
+  }
+
+  oldRefused(member: Member, reason: string): void {
+    this.#mustBe('preparing', member, 'refuse')
+    this.event('oldRefused', { who: member.pid, code: 'LUO_REFUSED', reason })
+  }
+
+  oldReleased(member: Member): void {
+    this.#mustBe('committing', member, 'released')
+    this.#released = 'word'
+    this.event('oldReleased', { who: member.pid })
+  }
+
+  /** A member's process has ended, or it has closed its session. */
+  memberGone(member: Member): void {
+    const how = member.dead ? 'ended' : 'has left its session'
+    const cause = { who: member.pid, code: 'LUO_GONE' }
+    if (member === this.#old) {
+      this.#released = 'death'
+      this.event('oldDied', { ...cause, reason: `the old version (pid ${member.pid}) ${how}` })
+    } else if (member === this.successor) {
+      this.event('successorDied', { ...cause, reason: `the new version (pid ${member.pid}) ${how}` })
+    }
+  }
+
+  /** The old version closed its connection and is alive: it can neither be told to let go nor to go on. */
+  oldLost(member: Member): void {
+    if (member !== this.#old || !['preparing', 'restoring'].includes(this.#phase)) return
+    const reason = `the old version (pid ${member.pid}) closed its connection`
+    this.event('abortAsked', { who: member.pid, code: 'LUO_GONE', reason })
+  }
+
+  get ended(): boolean {
+    return this.#workload.update !== this
+  }
+
+  // --- the machine --------------------------------------------------------------------------------------------------
+
+  event(event: UpdateEvent, cause: Cause = {}): void {
+    this.#events.push({ event, cause })
+    if (this.#working) return
+    this.#working = true
+    try {
+      for (let next = this.#events.shift(); next && !this.ended; next = this.#events.shift()) {
+        this.#step(next.event, next.cause)
+      }
+    } finally {
+      this.#working = false
+    }
+  }
+
+  #step(event: UpdateEvent, cause: Cause): void {
+    const move = nextMove(this.#phase, event)
+    if (!move) return
+    if (event === 'checkDone') this.#checked = true
+    if (move.to === 'aborting') this.#failure = cause
+    if (move.to !== this.#phase) this.#enter(event === 'successorGone' ? this.#end() : move.to, cause)
+    for (const action of move.actions) this.#act(action, cause)
+    if (['committed', 'rolledBack', 'checked', 'orphaned'].includes(this.#phase)) this.#close(this.#phase as UpdateEnd)
+  }
+
+  #end(): UpdateEnd {
+    return endOf({ checked: this.#checked, oldAlive: this.#old?.alive === true })
+  }
+
+  #enter(phase: UpdatePhase, cause: Cause): void {
+    this.#phase = phase
+    const entry: Phase = { phase, at_ms: this.#now(), ...cause }
+    this.timeline.push(entry)
+    clearTimeout(this.#timer)
+    const waits = WAITS[phase]
+    if (waits && !this.isClaim) {
+      this.#timer = setTimeout(() => {
+        const reason = `${waits(this.#old?.pid, this.successor?.pid)} within ${this.request.deadlineMs / 1000} s`
+        this.event('deadline', { code: 'LUO_DEADLINE', reason })
+      }, this.request.deadlineMs)
+    }
+    for (const listener of this.#listeners) listener(entry)
+    if (!this.isClaim) this.#state.tell(this.#workload, phase, { update: this.id, detail: cause.reason, pid: cause.who })
+  }
+
+  #act(action: UpdateAction, cause: Cause): void {
+    switch (action) {
+      case 'askOld':
+        return this.#askOld()
+      case 'freeze':
+        return this.#freeze()
+      case 'release':
+        return this.#release()
+      case 'handOver':
+        return this.#handOver()
+      case 'killOld':
+        this.#old?.kill()
+        return
+      case 'killSuccessor':
+        return this.#killSuccessor(cause)
+      case 'goBack':
+        return this.#goBack()
+      case 'orphan':
+        this.#leaveBehind()
+    }
+  }
+
+  #askOld(): void {
+    this.#blackoutFrom = performance.now()
+    const { deadlineMs } = this.request
+    if (this.#old?.tell({ event: 'prepare', update: this.id, deadline_ms: deadlineMs })) return
+    this.event('oldDied', { code: 'LUO_GONE', reason: 'the old version does not listen for updates any more' })
+  }
+
+  #freeze(): void {
+    const { session } = this.#workload
+    try {
+      if (!session) throw new LuoError('LUO_GONE', 'freeze: the session has ended')
+      // It may have changed since the successor joined.
+      checkFormats(session, this.successor?.accepts ?? [], 'the new version')
+      this.#state.orchestrator.freeze([session])
+    } catch (error) {
+      const { code, message } = asLuoError(error, 'EIO', 'freeze the state')
+      this.event('abortAsked', { code, reason: message })
+      return
+    }
+    this.#state.recordWorkload(this.#workload)
+    this.#claim?.answer(this.#describe())
+  }
+
+  #release(): void {
+    this.#state.recordWorkload(this.#workload)
+    if (!this.#old) return this.event('oldReleased')
+    if (!this.#old.tell({ event: 'release', update: this.id })) {
+      // It cannot be asked any more, so it must be dead before anybody else touches the state.
+      if (this.#old.dead || !this.#old.kill()) {
+        this.#released = 'death'
+        this.event('oldDied')
+      }
+      return
+    }
+    this.#timer = setTimeout(() => this.event('fenceLate'), FENCE_MS)
+  }
+
+  #handOver(): void {
+    const workload = this.#workload
+    const { session } = workload
+    const { successor } = this
+    if (!session || !successor) return
+    this.#state.orchestrator.commit([session])
+    const old = this.#old
+    workload.member = successor
+    workload.generation += 1
+    successor.ready = true
+    workload.update = undefined
+    this.#state.recordWorkload(workload)
+    if (this.#blackoutFrom !== undefined) this.#blackoutMs = this.#since(this.#blackoutFrom)
+    this.#commit?.answer({ released: this.#released })
+    if (old) this.#state.dropMember(old)
+    this.#state.tell(workload, 'running', { pid: successor.pid, update: this.id })
+  }
+
+  #killSuccessor(cause: Cause): void {
+    this.#fail(cause)
+    this.successor?.kill()
+    for (const { ended, pidfd } of this.#targets) if (!ended) signalPidfd(pidfd, 'SIGKILL')
+    this.#timer = setTimeout(() => this.event('successorGone'), KILL_WAIT_MS)
+    this.#lookForTheDead()
+  }
+
+  #goBack(): void {
+    const { session } = this.#workload
+    const old = this.#old
+    if (this.#phase === 'orphaned') return this.#leaveBehind()
+    if (session?.custody === 'frozen') this.#state.orchestrator.unfreeze([session])
+    this.#workload.update = undefined
+    this.#state.recordWorkload(this.#workload)
+    if (this.#blackoutFrom === undefined || !old) return
+    old.tell({ event: 'resume', update: this.id, reason: this.#failure.reason ?? 'the update was a check' })
+    this.#blackoutMs = this.#since(this.#blackoutFrom)
+  }
+
+  /** Nobody is left to hold the state. */
+  #leaveBehind(): void {
+    const workload = this.#workload
+    const old = this.#old
+    if (old) this.#state.dropMember(old)
+    workload.member = undefined
+    workload.update = undefined
+    // Frozen state had been given to us to keep, whatever the workload asked for.
+    this.#state.abandon(workload, { always: workload.session?.custody === 'frozen' })
+  }
+
+  #close(outcome: UpdateEnd): void {
+    clearTimeout(this.#timer)
+    const workload = this.#workload
+    workload.update = undefined
+    const { successor } = this
+    if (successor && workload.member !== successor) this.#state.dropMember(successor)
+    this.#fail(this.#failure)
+    this.#ticket?.close()
+    for (const target of this.#targets) {
+      target.watch.close()
+      target.pidfd.close()
+    }
+    const { reason } = this.#failure
+    if (!this.isClaim) {
+      workload.supervisor?.tell({ event: 'ended', update: this.id, outcome, ...(reason === undefined ? {} : { reason }) })
+    }
+    this.#finish({ outcome, blackoutMs: this.#blackoutMs, timeline: this.timeline })
+    // What ended while the update was there has waited for its end.
+    if (workload.member && !workload.member.alive) workload.member.drainHangup()
+    this.#state.endIfUnused(workload)
+  }
+
+  /** Requests that wait will not be answered any more. */
+  #fail(cause: Cause): void {
+    const code = (cause.code ?? 'LUO_ABORTED') as 'LUO_ABORTED'
+    for (const waiting of [this.#claim, this.#commit]) {
+      if (waiting && !waiting.settled) waiting.fail(new LuoError(code, `the update ended: ${cause.reason ?? 'aborted'}`))
+    }
+  }
+
+  #check(member: Member): void {
+    this.event('checkDone', { who: member.pid })
+  }
+
+  #describe(): ClaimAnswer {
+    const { session } = this.#workload
+    if (!session) throw new LuoError('LUO_GONE', 'claim: the session has ended')
+    return { session: session.id, files: [...session.files.values()].map(describeFile) }
+  }
+
+  #mustBe(phase: UpdatePhase, member: Member, what: string): void {
+    if (member === this.#old && this.#phase === phase) return
+    throw new LuoError('LUO_WRONG_STATE', `${what}: pid ${member.pid} was not asked; the update is ${this.#phase}`)
+  }
+
+  /** Owns `pidfd`. */
+  #watchTarget(pid: number, pidfd: Fd): void {
+    const target: Target = { pid, pidfd, ended: false, watch: { update: () => {}, close: () => {} } }
+    target.watch = Poller.shared().add(pidfd, { read: true, write: false }, () => {
+      target.watch.close()
+      target.ended = true
+      if (this.#phase === 'aborting') this.#lookForTheDead()
+      // Once it has joined, what started it may end: a shell, or env(1).
+      else if (!this.successor || this.successor.pid === pid) {
+        const reason = `the new version (pid ${pid}) ended`
+        this.event('successorDied', { who: pid, code: 'LUO_GONE', reason })
+      }
+    })
+    this.#targets.push(target)
+  }
+
+  #lookForTheDead(): void {
+    if (this.#targets.every(({ ended }) => ended)) this.event('successorGone')
+  }
+
+  #now(): number {
+    return this.#since(this.#startedAt)
+  }
+
+  /** Milliseconds, to the microsecond. */
+  #since(start: number): number {
+    return Math.round((performance.now() - start) * 1000) / 1000
+  }
+}
+
+/** Whom a phase waits for, for the message of a deadline. */
+const WAITS: Partial<Record<UpdatePhase, (old: number | undefined, successor: number | undefined) => string>> = {
+  starting: () => 'the new version did not join',
+  joined: (_, successor) => `the new version (pid ${successor}) did not ask for the state`,
+  preparing: (old) => `the old version (pid ${old}) did not let go`,
+  restoring: (_, successor) => `the new version (pid ${successor}) did not commit`,
+}
