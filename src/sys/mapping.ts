@@ -77,6 +77,11 @@ export class Mapping implements Disposable {
     return this.#length
   }
 
+  /** How far `grow` may go, in bytes. */
+  get reserve(): number {
+    return this.#reserved
+  }
+
   get mode(): MappingMode {
     return this.#mode
   }

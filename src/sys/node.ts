@@ -8,6 +8,9 @@ import { Fd } from './fd.js'
 
 interface Handle {
   fd?: number
+  reading?: boolean
+  readStart?(): void
+  readStop?(): void
   close(callback?: () => void): void
 }
 
@@ -64,4 +67,41 @@ export function stopListening(server: Server): void {
 /** The number under which a child inherits `fd`, for the `stdio` of spawn. */
 export function inheritStdio(fd: Fd): number {
   return fd.number
+}
+
+/**
+ * Stops reading `socket`, also where an HTTP parser reads the handle itself and the stream knows nothing of it. What
+ * the other side sends waits in the kernel.
+ */
+export function stopReading(socket: Socket): void {
+  socket.pause()
+  const handle = handleOf(socket)
+  if (handle?.reading) {
+    handle.reading = false
+    handle.readStop?.()
+  }
+}
+
+export function startReading(socket: Socket): void {
+  const handle = handleOf(socket)
+  socket.resume()
+  if (handle && !handle.reading) {
+    handle.reading = true
+    handle.readStart?.()
+  }
+}
+
+/** Whether there is a descriptor under it. */
+export function hasHandle(object: Server | Socket): boolean {
+  return (handleOf(object)?.fd ?? -1) >= 0
+}
+
+/** A copy of a descriptor that the application owns, given as the number that Node's own functions take. */
+export function duplicateNumber(number: number): Fd {
+  const borrowed = Fd.adopt(number)
+  try {
+    return borrowed.dup()
+  } finally {
+    borrowed.release()
+  }
 }

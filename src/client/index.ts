@@ -1,0 +1,36 @@
+/**
+ * The client library. A service joins its workload, asks for its memory, listeners and files by name, and says when it
+ * is ready; whether it is the first start or a successor makes no difference to the code.
+ *
+ *     const live = await join({ accepts: ['store/1'] })
+ *     const store = await live.memory('store', { size: 256 * 2 ** 20, format: 'store/1' })
+ *     await live.serve(server, { port: 8080 })
+ *     await live.ready()
+ *
+ * Where nothing in the environment says that this process is a workload, everything works as plain memory and plain
+ * listeners (`live.active` is false), on any system. Where something does and luod cannot be reached, `join` fails with
+ * LUO_NO_DAEMON: starting empty would be a lie.
+ */
+import { PlainLive } from './plain.js'
+import type { JoinOptions, Live } from './types.js'
+
+export { isLuoError, LUO_CODES, type LuoCode, LuoError } from '../errors.js'
+export {
+  type HookName,
+  type Hooks,
+  type JoinOptions,
+  type Live,
+  type Memory,
+  type MemoryOptions,
+  Refusal,
+  type ServeOptions,
+  type UpdateInfo,
+} from './types.js'
+
+export async function join(options: JoinOptions = {}): Promise<Live> {
+  const workload = options.workload ?? process.env.LUO_WORKLOAD
+  if (workload === undefined || workload === '') return new PlainLive()
+  // Only here: everything below needs Linux and the native part.
+  const { joinWorkload } = await import('./managed.js')
+  return joinWorkload(workload, options)
+}

@@ -1,0 +1,116 @@
+/**
+ * The client's side of luod: one connection for requests and one for events, which keep the process alive only while
+ * something is under way.
+ */
+import { randomUUID } from 'node:crypto'
+import { isLuoError, LuoError } from '../errors.js'
+import { MAX_FDS } from '../protocol/interface.js'
+import type { Methods } from '../protocol/types.js'
+import type { Fd } from '../sys/fd.js'
+import { type Reply, VarlinkClient } from '../wire/client.js'
+
+export type MemberEvent = Methods['Subscribe']['output']
+
+export class LuodLink {
+  readonly #control: VarlinkClient
+  #events: VarlinkClient | undefined
+  #busy = 0
+
+  /** LUO_NO_DAEMON when nobody answers at `path`. */
+  static async connect(path: string, workload: string): Promise<LuodLink> {
+    return new LuodLink(await connect(path, workload))
+  }
+
+  private constructor(control: VarlinkClient) {
+    this.#control = control
+    control.unref()
+  }
+
+  /** Resolves when luod is gone. */
+  get closed(): Promise<LuoError> {
+    return this.#control.closed
+  }
+
+  async call<M extends keyof Methods>(
+    method: M,
+    input: Methods[M]['input'],
+    fds: readonly Fd[] = [],
+  ): Promise<Reply<M>> {
+    this.hold()
+    try {
+      return await this.#control.call(method, input, fds)
+    } finally {
+      this.letGo()
+    }
+  }
+
+  /** The process stays alive until `letGo`. */
+  hold(): void {
+    if (this.#busy++ === 0) this.#control.ref()
+  }
+
+  letGo(): void {
+    if (--this.#busy === 0) this.#control.unref()
+  }
+
+  /** Resolves when luod has taken the subscription; events go to `onEvent` from then on. */
+  async subscribe(path: string, workload: string, member: string, onEvent: (event: MemberEvent) => void): Promise<void> {
+    const events = await connect(path, workload)
+    this.#events = events
+    const stream = events.stream('Subscribe', { member })[Symbol.asyncIterator]()
+    const first = await stream.next()
+    if (first.done) throw new LuoError('LUO_GONE', `subscribe to the updates of ${workload}: luod ended the connection`)
+    events.unref()
+    const follow = async () => {
+      for (let next = await stream.next(); !next.done; next = await stream.next()) onEvent(next.value.parameters)
+    }
+    // Its end is seen on the other connection too.
+    follow().catch(() => this.#control.close())
+  }
+
+  async preserve(session: string, files: readonly { token: string; fd: Fd; format?: string }[]): Promise<void> {
+    for (let at = 0; at < files.length; at += MAX_FDS) {
+      const part = files.slice(at, at + MAX_FDS)
+      const described = part.map(({ token, format }, fd) => ({ token, fd, ...(format === undefined ? {} : { format }) }))
+      const fds = part.map(({ fd }) => fd)
+      await this.call('Preserve', { id: randomUUID(), session, files: described, fds: fds.length }, fds)
+    }
+  }
+
+  async unpreserve(session: string, tokens: readonly string[]): Promise<void> {
+    if (tokens.length > 0) await this.call('Unpreserve', { id: randomUUID(), session, tokens: [...tokens] })
+  }
+
+  /** The files of these tokens, owned by the caller. */
+  async retrieve(session: string, tokens: readonly string[]): Promise<Map<string, Fd>> {
+    const found = new Map<string, Fd>()
+    try {
+      for (let at = 0; at < tokens.length; at += MAX_FDS) {
+        const part = tokens.slice(at, at + MAX_FDS)
+        const { parameters, fds } = await this.call('Retrieve', { session, tokens: part })
+        for (const { token, fd } of parameters.files) {
+          const file = fds[fd]
+          if (file) found.set(token, file)
+        }
+      }
+      return found
+    } catch (error) {
+      for (const fd of found.values()) fd.close()
+      throw error
+    }
+  }
+
+  close(): void {
+    this.#events?.close()
+    this.#control.close()
+  }
+}
+
+async function connect(path: string, workload: string): Promise<VarlinkClient> {
+  try {
+    return await VarlinkClient.connect(path)
+  } catch (error) {
+    if (!isLuoError(error, 'ENOENT') && !isLuoError(error, 'ECONNREFUSED')) throw error
+    throw new LuoError('LUO_NO_DAEMON', `join the workload ${workload}: nobody listens at ${path}`, { cause: error })
+  }
+}

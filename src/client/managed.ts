@@ -1,0 +1,531 @@
+/**
+ * `Live` in a workload: the client's part of an update.
+ *
+ *     starting ─ready→ running ─prepare→ preparing ─ready→ frozen ─release→ released
+ *                         └──────────────←─resume──────────┘
+ *
+ * While it is frozen this version holds everything still: memory is private, so that a stray write vanishes, and no
+ * socket is read. It goes on only when luod says `resume`, or is gone before this version gave its word (`Released`):
+ * without that word luod never lets another version begin.
+ *
+ * A successor reads the state when the first resource is asked for, or at `ready`; its memory is private and its
+ * sockets are not even opened until the commit is answered.
+ */
+import { randomUUID } from 'node:crypto'
+import type { Server } from 'node:net'
+import { isLuoError, LuoError } from '../errors.js'
+import { closeAll, type Fd, inheritedFd } from '../sys/fd.js'
+import { duplicateNumber } from '../sys/node.js'
+import { listenUnix } from '../sys/unix.js'
+import { socketPath } from '../wire/socket-path.js'
+import { HookList } from './hooks.js'
+import { LuodLink, type MemberEvent } from './luod-link.js'
+import { MANIFEST_TOKEN, Manifest, type Resource } from './manifest.js'
+import { PreservedMemory } from './memory.js'
+import { Serving } from './serving.js'
+import type { HookName, Hooks, JoinOptions, Live, Memory, MemoryOptions, ServeOptions, UpdateInfo } from './types.js'
+
+const DEFAULT_DRAIN_MS = 30_000
+/** Of the deadline that luod gives, requests under way may take this much. */
+const SETTLE_SHARE = 0.8
+const UNIX_SOCKET_MODE = 0o666
+
+type LiveState = 'starting' | 'running' | 'preparing' | 'frozen' | 'released' | 'left'
+
+/** A resource and the file that luod holds, or will hold, for it. */
+interface Entry {
+  resource: Resource
+  fd: Fd
+}
+
+export async function joinWorkload(workload: string, options: JoinOptions): Promise<Live> {
+  const path = socketPath(options.socket)
+  using ticket = takeTicket()
+  const link = await LuodLink.connect(path, workload)
+  try {
+    const { parameters, fds } = await link.call(
+      'Join',
+      {
+        id: randomUUID(),
+        workload,
+        accepts: [...(options.accepts ?? ['*'])],
+        ...(options.keepMs === undefined ? {} : { keep_ms: options.keepMs }),
+        ...(ticket ? { fds: 1 } : {}),
+      },
+      ticket ? [ticket] : [],
+    )
+    const [sessionFd] = fds
+    if (!sessionFd) throw new LuoError('LUO_PROTOCOL', `join ${workload}: luod sent no session`)
+    const { member, session, origin } = parameters
+    const live = new ManagedLive({ link, workload, member, session, sessionFd, origin, options })
+    await link.subscribe(path, workload, member, (event) => live.onEvent(event))
+    return live
+  } catch (error) {
+    link.close()
+    throw error
+  }
+}
+
+/** It is for this process alone: a child that joins is another member. */
+function takeTicket(): Fd | undefined {
+  const { LUO_TICKET } = process.env
+  if (LUO_TICKET === undefined) return undefined
+  delete process.env.LUO_TICKET
+  try {
+    return inheritedFd(Number(LUO_TICKET))
+  } catch (error) {
+    throw new LuoError('LUO_TICKET', `take the ticket from descriptor ${LUO_TICKET}: it is not open`, { cause: error })
+  }
+}
+
+interface Membership {
+  link: LuodLink
+  workload: string
+  member: string
+  session: string
+  sessionFd: Fd
+  origin: 'new' | 'update' | 'crash'
+  options: JoinOptions
+}
+
+class ManagedLive implements Live {
+  readonly workload: string
+  readonly origin: 'new' | 'update' | 'crash'
+  readonly #link: LuodLink
+  readonly #member: string
+  readonly #session: string
+  readonly #sessionFd: Fd
+  readonly #options: JoinOptions
+  readonly #hooks = new HookList()
+  /** What luod holds, by token. */
+  readonly #preserved = new Map<string, Resource>()
+  /** What luod will hold from `ready` on. */
+  readonly #pending: Entry[] = []
+  /** Handed over, and not asked for yet, by token. */
+  readonly #handed = new Map<string, Entry>()
+  readonly #memory = new Map<string, PreservedMemory>()
+  /** Takes the place of memory of the same name at `ready`. */
+  readonly #replacing = new Map<string, PreservedMemory>()
+  readonly #files = new Map<string, number>()
+  readonly #servings = new Map<string, { serving: Serving; options: ServeOptions; token: string | undefined }>()
+  #manifest: Manifest | undefined
+  #claim: Promise<void> | undefined
+  #state: LiveState = 'starting'
+  #nextToken = 1n
+  #update: { id: string; abort: AbortController; work: Promise<void> } | undefined
+
+  constructor({ link, workload, member, session, sessionFd, origin, options }: Membership) {
+    this.#link = link
+    this.workload = workload
+    this.#member = member
+    this.#session = session
+    this.#sessionFd = sessionFd
+    this.origin = origin
+    this.#options = options
+    void link.closed.then(() => this.#luodGone())
+  }
+
+  get active(): boolean {
+    return this.#state !== 'left' && this.#state !== 'released'
+  }
+
+  get successor(): boolean {
+    return this.origin !== 'new'
+  }
+
+  on<N extends HookName>(event: N, hook: Hooks[N]): Live {
+    this.#hooks.add(event, hook)
+    return this
+  }
+
+  // --- resources ----------------------------------------------------------------------------------------------------
+
+  async memory(name: string, options: MemoryOptions): Promise<Memory> {
+    await this.#mayHaveResources(`memory ${name}`)
+    const known = this.#replacing.get(name) ?? this.#memory.get(name)
+    if (known) return known
+    const handed = this.#takeHanded('memory', name)
+    const memory = handed
+      ? PreservedMemory.open(name, handed.fd, memoryOptions(handed.resource, options), () => this.#whyNotGrow())
+      : PreservedMemory.create(name, options, () => this.#whyNotGrow())
+    this.#memory.set(name, memory)
+    if (!handed) await this.#add(memoryResource(memory), memory.fd)
+    else if (this.#state === 'running') memory.makeShared()
+    return memory
+  }
+
+  async replace(name: string, options: MemoryOptions): Promise<Memory> {
+    await this.#mayHaveResources(`replace ${name}`)
+    const made = PreservedMemory.create(name, options, () => this.#whyNotGrow())
+    this.#replacing.set(name, made)
+    if (this.#state === 'running') await this.#replaceMemory()
+    return made
+  }
+
+  async file(name: string, file?: number | { readonly fd: number }): Promise<number | undefined> {
+    await this.#mayHaveResources(`file ${name}`)
+    const known = this.#files.get(name)
+    if (known !== undefined) return known
+    const handed = this.#takeHanded('file', name)
+    if (!handed && file === undefined) return undefined
+    const number = handed ? handed.fd.release() : typeof file === 'number' ? file : (file as { fd: number }).fd
+    if (!handed) await this.#add({ name, kind: 'file', token: '' }, duplicateNumber(number))
+    this.#files.set(name, number)
+    return number
+  }
+
+  async serve(server: Server, options: ServeOptions): Promise<void> {
+    await this.#mayHaveResources('serve')
+    const name = listenerName(options)
+    if (this.#servings.has(name)) throw new LuoError('EEXIST', `serve ${name}: another server has it`)
+    const serving = new Serving(name, server, options)
+    const handed = this.#handedOf('listener', name)
+    this.#servings.set(name, { serving, options, token: handed?.resource.token })
+    // Handed over: it begins to listen when the state is ours.
+    if (handed && this.#state === 'starting') return
+    try {
+      if (handed) await this.#takeUp(name)
+      else await this.#listen(serving, server, options)
+    } catch (error) {
+      this.#servings.delete(name)
+      throw error
+    }
+  }
+
+  async #listen(serving: Serving, server: Server, options: ServeOptions): Promise<void> {
+    const { path, port, host, backlog } = options
+    // Node's own listener would unlink the path whenever it stops accepting.
+    if (path !== undefined) await serving.listen(listenUnix(path, UNIX_SOCKET_MODE))
+    else {
+      await new Promise<void>((resolve, reject) => {
+        server.once('error', reject)
+        server.listen({ port, host, backlog }, () => {
+          server.off('error', reject)
+          resolve()
+        })
+      })
+      serving.began()
+    }
+    await this.#add({ name: serving.name, kind: 'listener', token: '' }, serving.listener)
+  }
+
+  /** Preserves a new resource: at once when running, else at `ready`. */
+  async #add(resource: Resource, fd: Fd): Promise<void> {
+    this.#pending.push({ resource: { ...resource, token: String(this.#nextToken++) }, fd })
+    if (this.#state === 'running') await this.#flush()
+  }
+
+  /** Gives luod what it does not hold yet, and writes down what all of it is called. */
+  async #flush(): Promise<void> {
+    const entries = this.#pending.splice(0)
+    if (entries.length === 0) return
+    const files = entries.map(({ resource: { token, format }, fd }) => ({ token, fd, ...(format ? { format } : {}) }))
+    if (!this.#manifest) {
+      this.#manifest = Manifest.create()
+      files.unshift({ token: MANIFEST_TOKEN, fd: this.#manifest.fd })
+    }
+    for (const { resource } of entries) this.#preserved.set(resource.token, resource)
+    // Written first: a name whose file is missing is harmless, a file without a name is lost.
+    this.#writeManifest()
+    await this.#link.preserve(this.#session, files)
+    // Of files, luod has the only copy that we need.
+    for (const { resource, fd } of entries) if (resource.kind === 'file') fd.close()
+  }
+
+  async #forget(tokens: readonly string[]): Promise<void> {
+    if (tokens.length === 0) return
+    for (const token of tokens) this.#preserved.delete(token)
+    this.#writeManifest()
+    await this.#link.unpreserve(this.#session, tokens)
+  }
+
+  #writeManifest(): void {
+    this.#manifest?.write([...this.#preserved.values()])
+  }
+
+  #whyNotGrow(): string | undefined {
+    if (this.#state === 'running' || (this.#state === 'starting' && this.origin === 'new')) return undefined
+    return this.#state === 'starting' ? 'it is the old version until ready()' : `this version is ${this.#state}`
+  }
+
+  async #mayHaveResources(action: string): Promise<void> {
+    if (this.#state !== 'starting' && this.#state !== 'running') {
+      throw new LuoError('EBUSY', `${action}: this version is ${this.#state}, the state is not its own now`)
+    }
+    if (this.origin !== 'new') await this.#claimState()
+  }
+
+  // --- taking over --------------------------------------------------------------------------------------------------
+
+  #claimState(): Promise<void> {
+    this.#claim ??= this.#takeState()
+    return this.#claim
+  }
+
+  /** Waits until the old version has let go, and takes what there is. */
+  async #takeState(): Promise<void> {
+    const { parameters } = await this.#link.call('Claim', { id: randomUUID(), member: this.#member })
+    const tokens = parameters.files.map(({ token }) => token)
+    const fds = await this.#link.retrieve(this.#session, tokens)
+    const manifestFd = fds.get(MANIFEST_TOKEN)
+    fds.delete(MANIFEST_TOKEN)
+    try {
+      // Without a manifest nothing was ever preserved by name.
+      const { manifest, resources } = manifestFd ? Manifest.open(manifestFd) : { manifest: undefined, resources: [] }
+      this.#manifest = manifest
+      for (const resource of resources) {
+        const fd = fds.get(resource.token)
+        if (!fd) continue
+        fds.delete(resource.token)
+        this.#handed.set(resource.token, { resource, fd })
+        this.#preserved.set(resource.token, resource)
+        if (BigInt(resource.token) >= this.#nextToken) this.#nextToken = BigInt(resource.token) + 1n
+      }
+    } finally {
+      closeAll(fds.values())
+    }
+  }
+
+  #handedOf(kind: Resource['kind'], name: string): Entry | undefined {
+    return [...this.#handed.values()].find(({ resource }) => resource.kind === kind && resource.name === name)
+  }
+
+  #takeHanded(kind: Resource['kind'], name: string): Entry | undefined {
+    const entry = this.#handedOf(kind, name)
+    if (entry) this.#handed.delete(entry.resource.token)
+    return entry
+  }
+
+  async ready(): Promise<void> {
+    if (this.#state !== 'starting') throw new LuoError('LUO_WRONG_STATE', `ready: this version is ${this.#state}`)
+    const commit = () => this.#link.call('Commit', { id: randomUUID(), member: this.#member })
+    if (this.origin === 'new') {
+      await this.#replaceMemory()
+      await this.#flush()
+      await commit()
+      this.#state = 'running'
+      return
+    }
+    await this.#claimState()
+    await commit()
+    this.#state = 'running'
+    for (const memory of this.#memory.values()) memory.makeShared()
+    await this.#replaceMemory()
+    await this.#flush()
+    for (const name of this.#servings.keys()) await this.#takeUp(name)
+    // luod must not keep a connection open that this version closes.
+    const connections = [...this.#preserved.values()].filter(({ kind }) => kind === 'connection')
+    const unused = [...this.#handed.values()].filter(({ resource: { kind } }) => kind !== 'memory' && kind !== 'file')
+    for (const { resource, fd } of unused) {
+      this.#handed.delete(resource.token)
+      fd.close()
+    }
+    const listeners = unused.filter(({ resource: { kind } }) => kind === 'listener')
+    await this.#forget([...connections, ...listeners.map(({ resource }) => resource)].map(({ token }) => token))
+  }
+
+  /** Goes on with a listener and the connections that came with it. */
+  async #takeUp(name: string): Promise<void> {
+    const handed = this.#takeHanded('listener', name)
+    const entry = this.#servings.get(name)
+    if (!handed || !entry) return
+    await entry.serving.listen(handed.fd)
+    const connections = [...this.#handed.values()].filter(({ resource }) => resource.of === name)
+    for (const { resource } of connections) this.#handed.delete(resource.token)
+    entry.serving.adopt(connections.map(({ fd }) => fd))
+  }
+
+  /** New memory takes the place of what it was made beside. */
+  async #replaceMemory(): Promise<void> {
+    const old: { memory: PreservedMemory; token: string | undefined }[] = []
+    for (const [name, made] of this.#replacing) {
+      const memory = this.#memory.get(name)
+      const token = [...this.#preserved.values()].find((known) => known.kind === 'memory' && known.name === name)?.token
+      const pending = this.#pending.findIndex(({ resource }) => resource.kind === 'memory' && resource.name === name)
+      if (pending >= 0) this.#pending.splice(pending, 1)
+      if (memory) old.push({ memory, token })
+      this.#memory.set(name, made)
+      this.#pending.push({ resource: { ...memoryResource(made), token: String(this.#nextToken++) }, fd: made.fd })
+    }
+    this.#replacing.clear()
+    if (old.length === 0) return
+    await this.#flush()
+    await this.#forget(old.map(({ token }) => token).filter((token) => token !== undefined))
+    for (const { memory } of old) memory.close()
+  }
+
+  // --- letting go ---------------------------------------------------------------------------------------------------
+
+  onEvent({ event, update = '', deadline_ms: deadlineMs = 0, reason = '' }: MemberEvent): void {
+    if (event === 'prepare') this.#startPreparing({ update, deadlineMs })
+    else if (this.#update?.id !== update) return
+    else if (event === 'resume') void this.#resume(reason)
+    else if (event === 'release') void this.#release(update)
+  }
+
+  #startPreparing(info: UpdateInfo): void {
+    if (this.#state !== 'running') return
+    this.#state = 'preparing'
+    // Held still, nothing else may keep this process alive.
+    this.#link.hold()
+    const abort = new AbortController()
+    this.#update = { id: info.update, abort, work: this.#prepare(info, abort.signal) }
+  }
+
+  async #prepare(info: UpdateInfo, signal: AbortSignal): Promise<void> {
+    const startedAt = performance.now()
+    try {
+      await unlessAborted(this.#hooks.run('prepare', info), signal)
+      const settle = (limit: number) =>
+        Math.max(0, Math.min(limit, info.deadlineMs * SETTLE_SHARE - (performance.now() - startedAt)))
+      const servings = [...this.#servings.values()].map(({ serving }) => serving)
+      await allOf(servings.map((serving) => serving.quiesce(settle(serving.settleMs), signal)))
+      await unlessAborted(this.#hooks.run('freeze', info), signal)
+      await this.#handOverConnections(servings)
+      signal.throwIfAborted()
+      for (const memory of this.#memory.values()) memory.makePrivate()
+      this.#state = 'frozen'
+      await this.#link.call('Ready', { id: randomUUID(), member: this.#member, update: info.update })
+    } catch (error) {
+      // luod has ended the update already, and says so, or has said it.
+      if (signal.aborted || isLuoError(error, 'LUO_WRONG_STATE')) return
+      await this.#refuse(info.update, error)
+    }
+  }
+
+  async #refuse(update: string, error: unknown): Promise<void> {
+    const reason = (error instanceof Error ? error.message : String(error)).slice(0, 500) || 'no reason given'
+    try {
+      await this.#link.call('Refuse', { id: randomUUID(), member: this.#member, update, reason })
+    } catch (refused) {
+      if (!isLuoError(refused, 'LUO_WRONG_STATE')) process.emitWarning(`refuse update ${update}: ${String(refused)}`)
+    }
+  }
+
+  async #handOverConnections(servings: readonly Serving[]): Promise<void> {
+    const entries: Entry[] = []
+    try {
+      for (const serving of servings) {
+        for (const fd of serving.still()) {
+          const token = String(this.#nextToken++)
+          entries.push({ resource: { name: `connection ${token}`, kind: 'connection', of: serving.name, token }, fd })
+        }
+      }
+      if (entries.length === 0) return
+      for (const { resource } of entries) this.#preserved.set(resource.token, resource)
+      this.#writeManifest()
+      await this.#link.preserve(
+        this.#session,
+        entries.map(({ resource: { token }, fd }) => ({ token, fd })),
+      )
+    } finally {
+      for (const { fd } of entries) fd.close()
+    }
+  }
+
+  async #resume(reason: string): Promise<void> {
+    const update = this.#update
+    if (!update) return
+    update.abort.abort(new LuoError('LUO_ABORTED', reason))
+    await update.work
+    if (this.#update !== update) return
+    this.#update = undefined
+    await this.#goOn(reason)
+  }
+
+  async #goOn(reason: string): Promise<void> {
+    for (const memory of this.#memory.values()) memory.makeShared()
+    this.#state = 'running'
+    for (const { serving } of this.#servings.values()) await serving.resume()
+    this.#link.letGo()
+    const added = [...this.#preserved.values()].filter(({ kind }) => kind === 'connection')
+    try {
+      await this.#forget(added.map(({ token }) => token))
+    } catch (error) {
+      process.emitWarning(`take connections back from luod: ${String(error)}`)
+    }
+    await this.#hooks.runAll('resume', reason)
+  }
+
+  async #release(update: string): Promise<void> {
+    if (this.#state !== 'frozen') return
+    this.#state = 'released'
+    this.#update = undefined
+    try {
+      await this.#link.call('Released', { id: randomUUID(), member: this.#member, update })
+    } catch {
+      // The word did not arrive; what it said is true, and luod knows what to do without it.
+    }
+    const drainMs = this.#options.drainMs ?? DEFAULT_DRAIN_MS
+    const drained = [...this.#servings.values()].map(({ serving }) => serving.release(drainMs))
+    await this.#hooks.runAll('released')
+    await Promise.all(drained)
+    this.#end()
+    if (this.#options.exitWhenReleased !== false) process.exit(0)
+  }
+
+  /** luod ended. A version that has not given its word is the only one that can go on. */
+  #luodGone(): void {
+    const update = this.#update
+    if (this.#state === 'released' || this.#state === 'left') return
+    if (update) {
+      void this.#resume('luod is gone').then(() => this.#detach())
+      return
+    }
+    this.#detach()
+  }
+
+  #detach(): void {
+    this.#state = 'left'
+    this.#end()
+  }
+
+  // --- the end ------------------------------------------------------------------------------------------------------
+
+  async leave(): Promise<void> {
+    if (!this.active) return
+    const tokens = [...this.#preserved.keys()]
+    this.#state = 'left'
+    if (this.#manifest && tokens.length > 0) await this.#link.unpreserve(this.#session, [...tokens, MANIFEST_TOKEN])
+    this.#end()
+  }
+
+  async close(): Promise<void> {
+    if (this.#state !== 'released') this.#state = 'left'
+    this.#end()
+  }
+
+  #end(): void {
+    this.#sessionFd.close()
+    this.#link.close()
+  }
+}
+
+function memoryResource(memory: PreservedMemory): Resource {
+  const { name, max, format } = memory
+  return { name, kind: 'memory', token: '', max, ...(format === undefined ? {} : { format }) }
+}
+
+function memoryOptions(resource: Resource, options: MemoryOptions): { format: string | undefined; max: number } {
+  return { format: resource.format, max: Math.max(resource.max ?? 0, options.max ?? 0) }
+}
+
+function listenerName({ name, port, host, path }: ServeOptions & { name?: string }): string {
+  if (name !== undefined) return name
+  return path === undefined ? `tcp ${host ?? '*'}:${port ?? 0}` : `unix ${path}`
+}
+
+/** All of them to their end; then the first failure. */
+async function allOf(work: readonly Promise<void>[]): Promise<void> {
+  const results = await Promise.allSettled(work)
+  for (const result of results) if (result.status === 'rejected') throw result.reason
+}
+
+function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason)
+    if (signal.aborted) return abort()
+    signal.addEventListener('abort', abort, { once: true })
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort))
+  })
+}

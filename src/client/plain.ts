@@ -1,0 +1,98 @@
+/**
+ * `Live` where nothing says that this process is a workload: plain memory and plain listeners, on any system, without
+ * the native part. Every call does what its managed counterpart does at a first start.
+ */
+import type { Server } from 'node:net'
+import { LuoError } from '../errors.js'
+import { HookList } from './hooks.js'
+import type { HookName, Hooks, Live, Memory, MemoryOptions, ServeOptions } from './types.js'
+
+class PlainMemory implements Memory {
+  readonly name: string
+  readonly format: string | undefined
+  readonly #max: number
+  #buffer: ArrayBuffer
+
+  constructor(name: string, { size, max = size, format }: MemoryOptions) {
+    this.name = name
+    this.format = format
+    this.#max = max
+    this.#buffer = new ArrayBuffer(size)
+  }
+
+  get size(): number {
+    return this.#buffer.byteLength
+  }
+
+  get buffer(): ArrayBuffer {
+    return this.#buffer
+  }
+
+  window(offset: number, length: number): ArrayBuffer {
+    if (offset === 0 && length === this.size) return this.#buffer
+    throw new LuoError('LUO_UNSUPPORTED', `window(${offset}, ${length}) of ${this.name}: plain memory is one buffer`)
+  }
+
+  grow(size: number): ArrayBuffer {
+    if (size < this.size || size > this.#max) {
+      throw new LuoError('EINVAL', `grow ${this.name} from ${this.size} to ${size} bytes: the limit is ${this.#max}`)
+    }
+    const old = this.#buffer
+    this.#buffer = new ArrayBuffer(size)
+    new Uint8Array(this.#buffer).set(new Uint8Array(old))
+    // As with preserved memory, nobody can go on with the old buffer by mistake.
+    structuredClone(old, { transfer: [old] })
+    return this.#buffer
+  }
+}
+
+export class PlainLive implements Live {
+  readonly active = false
+  readonly successor = false
+  readonly origin = 'new'
+  readonly workload = undefined
+  readonly #memory = new Map<string, PlainMemory>()
+  readonly #files = new Map<string, number>()
+  readonly #hooks = new HookList()
+
+  async memory(name: string, options: MemoryOptions): Promise<Memory> {
+    const memory = this.#memory.get(name) ?? new PlainMemory(name, options)
+    this.#memory.set(name, memory)
+    return memory
+  }
+
+  async replace(name: string, options: MemoryOptions): Promise<Memory> {
+    const memory = new PlainMemory(name, options)
+    this.#memory.set(name, memory)
+    return memory
+  }
+
+  serve(server: Server, { port, host, path, backlog }: ServeOptions): Promise<void> {
+    return new Promise((resolve, reject) => {
+      server.once('error', reject)
+      server.listen({ port, host, path, backlog }, () => {
+        server.off('error', reject)
+        resolve()
+      })
+    })
+  }
+
+  async file(name: string, file?: number | { readonly fd: number }): Promise<number | undefined> {
+    const known = this.#files.get(name)
+    if (known !== undefined || file === undefined) return known
+    const number = typeof file === 'number' ? file : file.fd
+    this.#files.set(name, number)
+    return number
+  }
+
+  async ready(): Promise<void> {}
+
+  on<N extends HookName>(event: N, hook: Hooks[N]): Live {
+    this.#hooks.add(event, hook)
+    return this
+  }
+
+  async leave(): Promise<void> {}
+
+  async close(): Promise<void> {}
+}

@@ -1,0 +1,111 @@
+/** What applications see: `join` answers a `Live`. */
+import type { Server, Socket } from 'node:net'
+import { LuoError } from '../errors.js'
+
+export interface JoinOptions {
+  /** Name of the workload; else $LUO_WORKLOAD, else this process is no workload. */
+  workload?: string
+  /** Socket of luod; else $LUO_SOCKET, else the place that fits the user. */
+  socket?: string
+  /** Formats of the state that this version can read (`store/1`). Without it, every one. */
+  accepts?: readonly string[]
+  /** Milliseconds for which luod keeps the state of a crashed process for its restart; else as `luoctl run` said. */
+  keepMs?: number
+  /** What drains after an update may take this many milliseconds. Default 30,000. */
+  drainMs?: number
+  /** Ends this process after an update, when it has drained. Default true. */
+  exitWhenReleased?: boolean
+}
+
+export interface MemoryOptions {
+  /** Bytes, if it has to be made. Handed-over memory has the size that it has. */
+  size: number
+  /** How far `grow` may go, in bytes. Default `size`. */
+  max?: number
+  /** The version of what will be in it, such as `store/1`. */
+  format?: string
+}
+
+export interface Memory {
+  readonly name: string
+  /** The version of what is in it, as it was made. */
+  readonly format: string | undefined
+  /** Bytes. */
+  readonly size: number
+  /** All of it. The same object for the life of the memory, but for `grow`. More than 4 GiB: use `window`. */
+  readonly buffer: ArrayBuffer
+  window(offset: number, length: number): ArrayBuffer
+  /** Makes it longer, up to `max`; answers the new buffer. Buffers handed out before have length 0 then. */
+  grow(size: number): ArrayBuffer
+}
+
+export interface ServeOptions {
+  port?: number
+  host?: string
+  /** A Unix socket. */
+  path?: string
+  backlog?: number
+  /** How long requests under way may take at an update before it is refused, in milliseconds. Default 5,000. */
+  settleMs?: number
+  /** For servers that are not HTTP: whether this connection may move now. Without it they drain. */
+  movable?: (socket: Socket) => boolean
+}
+
+export type HookName = 'prepare' | 'freeze' | 'resume' | 'released'
+
+export interface UpdateInfo {
+  update: string
+  /** How long this version has to let go, in milliseconds. */
+  deadlineMs: number
+}
+
+export interface Hooks {
+  /**
+   * An update has come, and everything is still served. Throw a `Refusal` to refuse it. What takes long belongs here.
+   */
+  prepare: (info: UpdateInfo) => unknown
+  /** Nothing is served any more: the last moment to write what must be carried over. */
+  freeze: (info: UpdateInfo) => unknown
+  /** The update did not happen; everything is as it was. */
+  resume: (reason: string) => unknown
+  /** The new version has taken over. This one only drains. */
+  released: () => unknown
+}
+
+export interface Live {
+  /** Whether luod holds the state, and updates are possible. */
+  readonly active: boolean
+  /** Whether there is state to take over. */
+  readonly successor: boolean
+  /** new: first start; update: taking over from a running version; crash: taking over from a dead one. */
+  readonly origin: 'new' | 'update' | 'crash'
+  readonly workload: string | undefined
+  /**
+   * Memory by name: made, all zero, or handed over. A successor may write at once, and what it writes before `ready`
+   * is only its own and vanishes at `ready`: the old version may still go on.
+   */
+  memory(name: string, options: MemoryOptions): Promise<Memory>
+  /** New memory beside handed-over memory of the same name, for a new format. It takes its place at `ready`. */
+  replace(name: string, options: MemoryOptions): Promise<Memory>
+  /** Listens, or goes on with the listener and the idle connections that were handed over, from `ready` on. */
+  serve(server: Server, options: ServeOptions): Promise<void>
+  /**
+   * An open file by name: the one that was handed over, else `file` (which stays yours). Answers its number, or
+   * undefined when there is neither.
+   */
+  file(name: string, file?: number | { readonly fd: number }): Promise<number | undefined>
+  /** First start: this version serves. Successor: commit; from here on the state is this version's. */
+  ready(): Promise<void>
+  on<N extends HookName>(event: N, hook: Hooks[N]): Live
+  /** Gives up the state and the workload: a planned end. */
+  leave(): Promise<void>
+  /** Ends the connection to luod; as after a crash, the state waits for a restart if it is kept. */
+  close(): Promise<void>
+}
+
+/** Thrown by a `prepare` or `freeze` hook: the update is refused for this reason, and the old version goes on. */
+export class Refusal extends LuoError {
+  constructor(reason: string) {
+    super('LUO_REFUSED', reason)
+  }
+}
