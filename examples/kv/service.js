@@ -31,10 +31,10 @@ const STOP_LIMIT_MS = 1_000
  */
 export async function run({ version, accepts = [FORMAT], beforeReady }) {
   const live = await join({ accepts })
-  const memory = await live.memory('store', { size: SIZE, format: FORMAT })
-  const store = Store.open(memory.buffer)
   const next = { refuse: undefined, lateMs: 0, drop: false }
+  let store
 
+  // What needs no state is made before the state is asked for: in an update clients wait from there on.
   const server = createServer((request, response) => {
     answer({ request, response, store, version, next }).catch((error) => {
       const status = error instanceof StoreFull ? 507 : error instanceof RangeError ? 400 : 500
@@ -58,6 +58,8 @@ export async function run({ version, accepts = [FORMAT], beforeReady }) {
     process.exit(0)
   })
 
+  const memory = await live.memory('store', { size: SIZE, format: FORMAT })
+  store = Store.open(memory.buffer)
   await live.serve(server, { host: '127.0.0.1', port: Number(process.env.KV_PORT ?? 8080) })
   await beforeReady?.({ live, memory, server })
   await live.ready()

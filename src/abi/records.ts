@@ -52,6 +52,8 @@ type Entries = Map<RecordType, Map<string, Json>>
 export class Records {
   readonly #storage: RecordStorage
   readonly #entries: Entries
+  /** Bytes of each record, by `type key`. */
+  readonly #sizes = new Map<string, number>()
   #start: number
   #end: number
   /** Bytes that the current entries would take alone. */
@@ -81,7 +83,7 @@ export class Records {
     this.#start = start
     this.#end = end
     for (const [type, records] of entries) {
-      for (const [key, value] of records) this.#live += encode({ type, key, value }).length
+      for (const [key, value] of records) this.#count(type, key, encode({ type, key, value }).length)
     }
   }
 
@@ -96,19 +98,22 @@ export class Records {
   /** All changes, or none when it throws. */
   transaction(changes: readonly Change[]): void {
     if (changes.length === 0) return
-    const bytes = Buffer.concat(changes.map(encode))
-    this.#append(bytes)
-    for (const { type, key, value } of changes) {
+    const encoded = changes.map(encode)
+    this.#append(Buffer.concat(encoded))
+    changes.forEach(({ type, key, value }, index) => {
       const records = this.#entries.get(type)
-      const old = records?.get(key)
-      if (old) this.#live -= encode({ type, key, value: old }).length
       if (value === undefined) records?.delete(key)
-      else {
-        records?.set(key, value)
-        this.#live += encode({ type, key, value }).length
-      }
-    }
+      else records?.set(key, value)
+      this.#count(type, key, value === undefined ? 0 : (encoded[index]?.length ?? 0))
+    })
     if (this.#end - this.#start > COMPACT_FROM_BYTES + 2 * this.#live) this.#compact()
+  }
+
+  #count(type: RecordType, key: string, bytes: number): void {
+    const name = `${type} ${key}`
+    this.#live += bytes - (this.#sizes.get(name) ?? 0)
+    if (bytes === 0) this.#sizes.delete(name)
+    else this.#sizes.set(name, bytes)
   }
 
   #append(bytes: Uint8Array): void {

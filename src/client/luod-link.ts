@@ -5,11 +5,17 @@
 import { randomUUID } from 'node:crypto'
 import { isLuoError, LuoError } from '../errors.js'
 import { MAX_FDS } from '../protocol/interface.js'
-import type { Methods } from '../protocol/types.js'
+import type { FileIn, Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { type Reply, VarlinkClient } from '../wire/client.js'
 
 export type MemberEvent = Methods['Subscribe']['output']
+
+export interface FileToHand {
+  token: string
+  fd: Fd
+  format?: string
+}
 
 export class LuodLink {
   readonly #control: VarlinkClient
@@ -68,13 +74,21 @@ export class LuodLink {
     follow().catch(() => this.#control.close())
   }
 
-  async preserve(session: string, files: readonly { token: string; fd: Fd; format?: string }[]): Promise<void> {
+  async preserve(session: string, files: readonly FileToHand[]): Promise<void> {
     for (let at = 0; at < files.length; at += MAX_FDS) {
       const part = files.slice(at, at + MAX_FDS)
-      const described = part.map(({ token, format }, fd) => ({ token, fd, ...(format === undefined ? {} : { format }) }))
-      const fds = part.map(({ fd }) => fd)
+      const { described, fds } = describe(part)
       await this.call('Preserve', { id: randomUUID(), session, files: described, fds: fds.length }, fds)
     }
+  }
+
+  /** This version has let go; luod holds these files too from the answer on. */
+  async ready(member: string, update: string, session: string, files: readonly FileToHand[]): Promise<void> {
+    const last = files.length - (files.length % MAX_FDS || Math.min(files.length, MAX_FDS))
+    await this.preserve(session, files.slice(0, last))
+    // The last ones, and so usually all, save a round trip in which clients wait.
+    const { described, fds } = describe(files.slice(last))
+    await this.call('Ready', { id: randomUUID(), member, update, files: described, fds: fds.length }, fds)
   }
 
   async unpreserve(session: string, tokens: readonly string[]): Promise<void> {
@@ -103,6 +117,13 @@ export class LuodLink {
   close(): void {
     this.#events?.close()
     this.#control.close()
+  }
+}
+
+function describe(files: readonly FileToHand[]): { described: FileIn[]; fds: Fd[] } {
+  return {
+    described: files.map(({ token, format }, fd) => ({ token, fd, ...(format === undefined ? {} : { format }) })),
+    fds: files.map(({ fd }) => fd),
   }
 }
 

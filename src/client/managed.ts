@@ -22,12 +22,15 @@ import { HookList } from './hooks.js'
 import { LuodLink, type MemberEvent } from './luod-link.js'
 import { MANIFEST_TOKEN, Manifest, type Resource } from './manifest.js'
 import { PreservedMemory } from './memory.js'
+import { rehearse } from './rehearsal.js'
 import { Serving } from './serving.js'
 import type { HookName, Hooks, JoinOptions, Live, Memory, MemoryOptions, ServeOptions, UpdateInfo } from './types.js'
 
 const DEFAULT_DRAIN_MS = 30_000
 /** Of the deadline that luod gives, requests under way may take this much. */
 const SETTLE_SHARE = 0.8
+/** What can be done later is done this much later, when the clients have their answers. */
+const TIDY_DELAY_MS = 50
 const UNIX_SOCKET_MODE = 0o666
 
 type LiveState = 'starting' | 'running' | 'preparing' | 'frozen' | 'released' | 'left'
@@ -59,6 +62,7 @@ export async function joinWorkload(workload: string, options: JoinOptions): Prom
     const { member, session, origin } = parameters
     const live = new ManagedLive({ link, workload, member, session, sessionFd, origin, options })
     await link.subscribe(path, workload, member, (event) => live.onEvent(event))
+    await rehearse()
     return live
   } catch (error) {
     link.close()
@@ -264,9 +268,12 @@ class ManagedLive implements Live {
 
   /** Waits until the old version has let go, and takes what there is. */
   async #takeState(): Promise<void> {
-    const { parameters } = await this.#link.call('Claim', { id: randomUUID(), member: this.#member })
+    const { parameters, fds: first } = await this.#link.call('Claim', { id: randomUUID(), member: this.#member })
     const tokens = parameters.files.map(({ token }) => token)
-    const fds = await this.#link.retrieve(this.#session, tokens)
+    const fds = await this.#link.retrieve(this.#session, tokens.slice(first.length))
+    first.forEach((fd, index) => {
+      fds.set(tokens[index] ?? '', fd)
+    })
     const manifestFd = fds.get(MANIFEST_TOKEN)
     fds.delete(MANIFEST_TOKEN)
     try {
@@ -307,12 +314,26 @@ class ManagedLive implements Live {
       return
     }
     await this.#claimState()
-    await commit()
+    const committed = commit()
+    // Meanwhile, the old version gives its word.
+    for (const name of this.#servings.keys()) this.#adopt(name)
+    try {
+      await committed
+    } catch (error) {
+      for (const { serving } of this.#servings.values()) serving.dropAdopted()
+      throw error
+    }
     this.#state = 'running'
     for (const memory of this.#memory.values()) memory.makeShared()
     await this.#replaceMemory()
     await this.#flush()
     for (const name of this.#servings.keys()) await this.#takeUp(name)
+    setTimeout(() => void this.#tidyUp(), TIDY_DELAY_MS)
+  }
+
+  /** After the commit, away from the moment in which clients wait. */
+  async #tidyUp(): Promise<void> {
+    if (this.#state === 'released' || this.#state === 'left') return
     // luod must not keep a connection open that this version closes.
     const connections = [...this.#preserved.values()].filter(({ kind }) => kind === 'connection')
     const unused = [...this.#handed.values()].filter(({ resource: { kind } }) => kind !== 'memory' && kind !== 'file')
@@ -321,7 +342,19 @@ class ManagedLive implements Live {
       fd.close()
     }
     const listeners = unused.filter(({ resource: { kind } }) => kind === 'listener')
-    await this.#forget([...connections, ...listeners.map(({ resource }) => resource)].map(({ token }) => token))
+    const tokens = [...connections, ...listeners.map(({ resource }) => resource)].map(({ token }) => token)
+    try {
+      await this.#forget(tokens)
+    } catch (error) {
+      if (this.active) process.emitWarning(`take connections back from luod: ${String(error)}`)
+    }
+  }
+
+  /** Makes sockets of the connections that came with a listener. */
+  #adopt(name: string): void {
+    const connections = [...this.#handed.values()].filter(({ resource }) => resource.of === name)
+    for (const { resource } of connections) this.#handed.delete(resource.token)
+    this.#servings.get(name)?.serving.adopt(connections.map(({ fd }) => fd))
   }
 
   /** Goes on with a listener and the connections that came with it. */
@@ -330,9 +363,7 @@ class ManagedLive implements Live {
     const entry = this.#servings.get(name)
     if (!handed || !entry) return
     await entry.serving.listen(handed.fd)
-    const connections = [...this.#handed.values()].filter(({ resource }) => resource.of === name)
-    for (const { resource } of connections) this.#handed.delete(resource.token)
-    entry.serving.adopt(connections.map(({ fd }) => fd))
+    entry.serving.serveAdopted()
   }
 
   /** New memory takes the place of what it was made beside. */
@@ -381,11 +412,9 @@ class ManagedLive implements Live {
       const servings = [...this.#servings.values()].map(({ serving }) => serving)
       await allOf(servings.map((serving) => serving.quiesce(settle(serving.settleMs), signal)))
       await unlessAborted(this.#hooks.run('freeze', info), signal)
-      await this.#handOverConnections(servings)
-      signal.throwIfAborted()
       for (const memory of this.#memory.values()) memory.makePrivate()
       this.#state = 'frozen'
-      await this.#link.call('Ready', { id: randomUUID(), member: this.#member, update: info.update })
+      await this.#sayReady(info.update, servings)
     } catch (error) {
       // luod has ended the update already, and says so, or has said it.
       if (signal.aborted || isLuoError(error, 'LUO_WRONG_STATE')) return
@@ -402,7 +431,8 @@ class ManagedLive implements Live {
     }
   }
 
-  async #handOverConnections(servings: readonly Serving[]): Promise<void> {
+  /** Everything is held still; connections go to luod with the word for it. */
+  async #sayReady(update: string, servings: readonly Serving[]): Promise<void> {
     const entries: Entry[] = []
     try {
       for (const serving of servings) {
@@ -411,13 +441,10 @@ class ManagedLive implements Live {
           entries.push({ resource: { name: `connection ${token}`, kind: 'connection', of: serving.name, token }, fd })
         }
       }
-      if (entries.length === 0) return
       for (const { resource } of entries) this.#preserved.set(resource.token, resource)
-      this.#writeManifest()
-      await this.#link.preserve(
-        this.#session,
-        entries.map(({ resource: { token }, fd }) => ({ token, fd })),
-      )
+      if (entries.length > 0) this.#writeManifest()
+      const files = entries.map(({ resource: { token }, fd }) => ({ token, fd }))
+      await this.#link.ready(this.#member, update, this.#session, files)
     } finally {
       for (const { fd } of entries) fd.close()
     }
@@ -456,6 +483,8 @@ class ManagedLive implements Live {
     } catch {
       // The word did not arrive; what it said is true, and luod knows what to do without it.
     }
+    // The new version needs the processor more than we do.
+    await new Promise((resolve) => setTimeout(resolve, TIDY_DELAY_MS))
     const drainMs = this.#options.drainMs ?? DEFAULT_DRAIN_MS
     const drained = [...this.#servings.values()].map(({ serving }) => serving.release(drainMs))
     await this.#hooks.runAll('released')

@@ -61,6 +61,7 @@ export class Serving {
   readonly #upgraded = new WeakSet<Socket>()
   /** Not read: idle, and to be handed over. */
   readonly #still = new Set<Socket>()
+  readonly #adopted: Socket[] = []
   #held: Held[] | undefined
   /** Responses. */
   #underWay = 0
@@ -104,14 +105,23 @@ export class Serving {
     if (typeof address === 'object' && address) this.#address = address
   }
 
-  /** Connections that were handed over. Owns `fds`. */
+  /** Makes sockets of connections that were handed over; nothing is read from them yet. Owns `fds`. */
   adopt(fds: readonly Fd[]): void {
-    for (const fd of fds) {
-      const { allowHalfOpen } = this.server as unknown as { allowHalfOpen?: boolean }
-      const socket = adoptSocket(fd, { allowHalfOpen: allowHalfOpen ?? false })
+    const { allowHalfOpen = false } = this.server as unknown as { allowHalfOpen?: boolean }
+    for (const fd of fds) this.#adopted.push(adoptSocket(fd, { allowHalfOpen }))
+  }
+
+  /** The adopted connections are ours: they are served from here on. */
+  serveAdopted(): void {
+    for (const socket of this.#adopted.splice(0)) {
       this.server.emit('connection', socket)
       startReading(socket)
     }
+  }
+
+  /** They are not ours after all; whoever else has them goes on. */
+  dropAdopted(): void {
+    for (const socket of this.#adopted.splice(0)) socket.destroy()
   }
 
   // --- letting go ---------------------------------------------------------------------------------------------------

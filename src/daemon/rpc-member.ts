@@ -2,7 +2,7 @@
 import { LuoError } from '../errors.js'
 import type { HeldFile } from '../handlers/reference.js'
 import type { FileToPreserve } from '../core/orchestrator.js'
-import type { FileOut } from '../protocol/types.js'
+import type { FileIn, FileOut } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { fileInfo, inodeKey } from '../sys/file-info.js'
 import { openPidfd } from '../sys/pidfd.js'
@@ -10,7 +10,7 @@ import type { Call, Handlers, Peer } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { checkAccepts, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
 import { Member } from './member.js'
-import { checkFormats, type State, type Workload } from './state.js'
+import { checkFormats, type LuodSession, type State, type Workload } from './state.js'
 import { Update } from './update.js'
 
 type MemberMethods =
@@ -66,17 +66,16 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
       const { member, workload } = state.member(peer.uid, input.member)
       return answers
         .once(peer.uid, 'Claim', input, () => updateOf(workload, 'claim').waitForState(member))
-        .then((output) => ({ output }))
+        .then((output) => {
+          const { session } = state.session(peer.uid, output.session)
+          const tokens = output.files.slice(0, output.fds).map(({ token }) => token)
+          return { output, fds: state.orchestrator.retrieve(session, tokens).map(({ file }) => file.fd) }
+        })
     },
 
     Preserve: ({ input, peer, fds }) => {
       const answer = answers.once(peer.uid, 'Preserve', input, () => {
-        const { session } = state.session(peer.uid, input.session)
-        if (session.files.size + input.files.length > LIMITS.files) {
-          throw new LuoError('LUO_LIMIT', `preserve ${input.files.length} files: ${session.files.size} are there already`)
-        }
-        const files = input.files.map((file, index) => toPreserve(file, index, fds))
-        state.recordFiles(session, state.orchestrator.preserve(session, files))
+        preserve(state, state.session(peer.uid, input.session).session, input.files, fds)
         return {}
       })
       return answer.then((output) => ({ output }))
@@ -104,11 +103,13 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
       return { output: { files, fds: files.length }, fds: found.map(({ file }) => file.fd) }
     },
 
-    Ready: ({ input, peer }) =>
+    Ready: ({ input, peer, fds }) =>
       answers
         .once(peer.uid, 'Ready', input, () => {
           const { member, workload } = state.member(peer.uid, input.member)
-          updateOf(workload, 'ready', input.update).oldReady(member)
+          updateOf(workload, 'ready', input.update).oldReady(member, () => {
+            if (workload.session && input.files) preserve(state, workload.session, input.files, fds)
+          })
           return {}
         })
         .then((output) => ({ output })),
@@ -156,8 +157,19 @@ function updateOf(workload: Workload, what: string, id?: string): Update {
   throw new LuoError('LUO_WRONG_STATE', `${what}: ${id === undefined ? 'there is no update' : `update ${id} is over`}`)
 }
 
+function preserve(state: State, session: LuodSession, files: readonly FileIn[], fds: readonly Fd[]): void {
+  if (session.files.size + files.length > LIMITS.files) {
+    throw new LuoError('LUO_LIMIT', `preserve ${files.length} files: ${session.files.size} are there already`)
+  }
+  const preserved = state.orchestrator.preserve(
+    session,
+    files.map((file, index) => toPreserve(file, index, fds)),
+  )
+  state.recordFiles(session, preserved)
+}
+
 function toPreserve(
-  { token, fd, format }: { token: string; fd: number; format?: string },
+  { token, fd, format }: FileIn,
   index: number,
   fds: readonly Fd[],
 ): FileToPreserve<HeldFile> {

@@ -8,13 +8,14 @@
  */
 import { randomUUID } from 'node:crypto'
 import { asLuoError, LuoError } from '../errors.js'
+import { MAX_FDS } from '../protocol/interface.js'
 import type { Methods, Phase } from '../protocol/types.js'
 import { Fd } from '../sys/fd.js'
 import { inodeKey } from '../sys/file-info.js'
 import { signalPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { socketPair } from '../sys/unix.js'
-import { FENCE_MS, KILL_WAIT_MS } from './limits.js'
+import { FENCE_MS, KILL_WAIT_MS, NOTIFY_DELAY_MS } from './limits.js'
 import type { Member } from './member.js'
 import { checkFormats, describeFile, type State, type Workload } from './state.js'
 import { endOf, nextMove, type UpdateAction, type UpdateEnd, type UpdateEvent, type UpdatePhase } from './update-machine.js'
@@ -93,6 +94,9 @@ export class Update {
   readonly #events: { event: UpdateEvent; cause: Cause }[] = []
   /** luod's end of the ticket; the other end is what the successor shows. */
   #ticket: Fd | undefined
+  /** What watchers are still to be told. */
+  readonly #news: (() => void)[] = []
+  #newsTimer: NodeJS.Timeout | undefined
   #ticketKey: string | undefined
   #phase: UpdatePhase
   #working = false
@@ -161,6 +165,7 @@ export class Update {
 
   /** Calls `listener` with every phase so far and to come. Answers how to stop that. */
   listen(listener: (phase: Phase) => void): () => void {
+    this.#tellNews()
     for (const phase of this.timeline) listener(phase)
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
@@ -216,8 +221,10 @@ export class Update {
     return promise
   }
 
-  oldReady(member: Member): void {
+  /** The old version has let go. `preserve` is done first, and only if it is asked for now. */
+  oldReady(member: Member, preserve: () => void): void {
     this.#mustBe('preparing', member, 'ready')
+    preserve()
     if (this.request.check === 'prepare') this.#check(member)
     else this.event('oldReady', { who: member.pid })
   }
@@ -297,8 +304,22 @@ export class Update {
         this.event('deadline', { code: 'LUO_DEADLINE', reason })
       }, this.request.deadlineMs)
     }
-    for (const listener of this.#listeners) listener(entry)
-    if (!this.isClaim) this.#state.tell(this.#workload, phase, { update: this.id, detail: cause.reason, pid: cause.who })
+    this.#inform(() => {
+      for (const listener of this.#listeners) listener(entry)
+      if (!this.isClaim) this.#state.tell(this.#workload, phase, { update: this.id, detail: cause.reason, pid: cause.who })
+    })
+  }
+
+  /** Tells watchers later, in order: they are not on the path on which clients wait. */
+  #inform(news: () => void): void {
+    this.#news.push(news)
+    this.#newsTimer ??= setTimeout(() => this.#tellNews(), NOTIFY_DELAY_MS)
+  }
+
+  #tellNews(): void {
+    clearTimeout(this.#newsTimer)
+    this.#newsTimer = undefined
+    for (const tell of this.#news.splice(0)) tell()
   }
 
   #act(action: UpdateAction, cause: Cause): void {
@@ -375,7 +396,7 @@ export class Update {
     if (this.#blackoutFrom !== undefined) this.#blackoutMs = this.#since(this.#blackoutFrom)
     this.#commit?.answer({ released: this.#released })
     if (old) this.#state.dropMember(old)
-    this.#state.tell(workload, 'running', { pid: successor.pid, update: this.id })
+    this.#inform(() => this.#state.tell(workload, 'running', { pid: successor.pid, update: this.id }))
   }
 
   #killSuccessor(cause: Cause): void {
@@ -422,13 +443,16 @@ export class Update {
       target.pidfd.close()
     }
     const { reason } = this.#failure
-    if (!this.isClaim) {
-      workload.supervisor?.tell({ event: 'ended', update: this.id, outcome, ...(reason === undefined ? {} : { reason }) })
-    }
-    this.#finish({ outcome, blackoutMs: this.#blackoutMs, timeline: this.timeline })
     // What ended while the update was there has waited for its end.
     if (workload.member && !workload.member.alive) workload.member.drainHangup()
-    this.#state.endIfUnused(workload)
+    this.#inform(() => {
+      if (!this.isClaim) {
+        const why = reason === undefined ? {} : { reason }
+        workload.supervisor?.tell({ event: 'ended', update: this.id, outcome, ...why })
+      }
+      this.#finish({ outcome, blackoutMs: this.#blackoutMs, timeline: this.timeline })
+      this.#state.endIfUnused(workload)
+    })
   }
 
   /** Requests that wait will not be answered any more. */
@@ -446,7 +470,8 @@ export class Update {
   #describe(): ClaimAnswer {
     const { session } = this.#workload
     if (!session) throw new LuoError('LUO_GONE', 'claim: the session has ended')
-    return { session: session.id, files: [...session.files.values()].map(describeFile) }
+    const files = [...session.files.values()].map(describeFile)
+    return { session: session.id, files, fds: Math.min(files.length, MAX_FDS) }
   }
 
   #mustBe(phase: UpdatePhase, member: Member, what: string): void {

@@ -58,8 +58,9 @@ method Join(id: string, workload: string, accepts: []string, keep_ms: ?int, fds:
 method Subscribe(member: string) -> (
   event: (subscribed, prepare, resume, release), update: ?string, deadline_ms: ?int, reason: ?string)
 
-# Successor or claimant: waits until the old version let its state be frozen, then says what there is.
-method Claim(id: string, member: string) -> (session: string, files: []File)
+# Successor or claimant: waits until the old version let its state be frozen, then says what there is. The first
+# files come with it, in this order; the others are retrieved.
+method Claim(id: string, member: string) -> (session: string, files: []File, fds: int)
 
 # All of them or none. Files are held by luod from the answer on.
 method Preserve(id: string, session: string, files: []FileIn, fds: int) -> ()
@@ -68,8 +69,8 @@ method Unpreserve(id: string, session: string, tokens: []string) -> ()
 
 method Retrieve(session: string, tokens: []string) -> (files: []FileOut, fds: int)
 
-# The old version's answer to prepare: everything is preserved and it has let go of writing.
-method Ready(id: string, member: string, update: string) -> ()
+# The old version's answer to prepare: it has let go of writing, and nothing is to be preserved but these files.
+method Ready(id: string, member: string, update: string, files: ?[]FileIn, fds: ?int) -> ()
 
 method Refuse(id: string, member: string, update: string, reason: string) -> ()
 

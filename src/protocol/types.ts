@@ -97,6 +97,7 @@ export interface Methods {
     output: {
       session: string
       files: File[]
+      fds: number
     }
   }
   Preserve: {
@@ -131,6 +132,8 @@ export interface Methods {
       id: string
       member: string
       update: string
+      files?: FileIn[]
+      fds?: number
     }
     output: Record<string, never>
   }

@@ -59,7 +59,8 @@ export interface FileInfo {
 
 export function fileInfo(fd: Fd): FileInfo {
   const stat = fstatSync(fd.number)
-  const link = linkOf(fd)
+  // Hundreds of connections arrive while clients wait: what is known of a socket without it is not looked up.
+  const link = stat.isSocket() ? `socket:[${stat.ino}]` : linkOf(fd)
   const kind = kindOf(fd, stat, link)
   return {
     kind,

@@ -19,7 +19,8 @@ prototype.call = function call(method, params, fds) {
   if (method === 'Commit' && fault === 'crash-before-commit') process.kill(process.pid, 'SIGKILL')
   if (method === 'Commit' && fault === 'hang-before-commit') return new Promise(() => {})
   if (method === 'Ready' && fault === 'refuse') {
-    return original.call(this, 'Refuse', { ...params, reason: 'refused on purpose by the test' })
+    const { id, member, update } = params
+    return original.call(this, 'Refuse', { id, member, update, reason: 'refused on purpose by the test' })
   }
   return original.call(this, method, params, fds)
 }
