@@ -83,12 +83,20 @@ export class LuodLink {
   }
 
   /** This version has let go; luod holds these files too from the answer on. */
-  async ready(member: string, update: string, session: string, files: readonly FileToHand[]): Promise<void> {
+  async ready(
+    member: string,
+    update: string,
+    session: string,
+    files: readonly FileToHand[],
+    heldSince: number,
+  ): Promise<void> {
     const last = files.length - (files.length % MAX_FDS || Math.min(files.length, MAX_FDS))
     await this.preserve(session, files.slice(0, last))
     // The last ones, and so usually all, save a round trip in which clients wait.
     const { described, fds } = describe(files.slice(last))
-    await this.call('Ready', { id: randomUUID(), member, update, files: described, fds: fds.length }, fds)
+    const heldMs = performance.now() - heldSince
+    const ready = { id: randomUUID(), member, update, files: described, held_ms: heldMs, fds: fds.length }
+    await this.call('Ready', ready, fds)
   }
 
   async unpreserve(session: string, tokens: readonly string[]): Promise<void> {

@@ -405,34 +405,38 @@ class ManagedLive implements Live {
 
   async #prepare(info: UpdateInfo, signal: AbortSignal): Promise<void> {
     const startedAt = performance.now()
+    let heldSince: number | undefined
     try {
       await unlessAborted(this.#hooks.run('prepare', info), signal)
       const settle = (limit: number) =>
         Math.max(0, Math.min(limit, info.deadlineMs * SETTLE_SHARE - (performance.now() - startedAt)))
       const servings = [...this.#servings.values()].map(({ serving }) => serving)
+      heldSince = performance.now()
       await allOf(servings.map((serving) => serving.quiesce(settle(serving.settleMs), signal)))
       await unlessAborted(this.#hooks.run('freeze', info), signal)
       for (const memory of this.#memory.values()) memory.makePrivate()
       this.#state = 'frozen'
-      await this.#sayReady(info.update, servings)
+      await this.#sayReady(info.update, servings, heldSince)
     } catch (error) {
       // luod has ended the update already, and says so, or has said it.
       if (signal.aborted || isLuoError(error, 'LUO_WRONG_STATE')) return
-      await this.#refuse(info.update, error)
+      await this.#refuse(info.update, error, heldSince)
     }
   }
 
-  async #refuse(update: string, error: unknown): Promise<void> {
+  async #refuse(update: string, error: unknown, heldSince: number | undefined): Promise<void> {
     const reason = (error instanceof Error ? error.message : String(error)).slice(0, 500) || 'no reason given'
     try {
-      await this.#link.call('Refuse', { id: randomUUID(), member: this.#member, update, reason })
+      const heldMs = heldSince === undefined ? 0 : performance.now() - heldSince
+      const refusal = { id: randomUUID(), member: this.#member, update, reason, held_ms: heldMs }
+      await this.#link.call('Refuse', refusal)
     } catch (refused) {
       if (!isLuoError(refused, 'LUO_WRONG_STATE')) process.emitWarning(`refuse update ${update}: ${String(refused)}`)
     }
   }
 
   /** Everything is held still; connections go to luod with the word for it. */
-  async #sayReady(update: string, servings: readonly Serving[]): Promise<void> {
+  async #sayReady(update: string, servings: readonly Serving[], heldSince: number): Promise<void> {
     const entries: Entry[] = []
     try {
       for (const serving of servings) {
@@ -444,7 +448,7 @@ class ManagedLive implements Live {
       for (const { resource } of entries) this.#preserved.set(resource.token, resource)
       if (entries.length > 0) this.#writeManifest()
       const files = entries.map(({ resource: { token }, fd }) => ({ token, fd }))
-      await this.#link.ready(this.#member, update, this.#session, files)
+      await this.#link.ready(this.#member, update, this.#session, files, heldSince)
     } finally {
       for (const { fd } of entries) fd.close()
     }

@@ -107,7 +107,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
       answers
         .once(peer.uid, 'Ready', input, () => {
           const { member, workload } = state.member(peer.uid, input.member)
-          updateOf(workload, 'ready', input.update).oldReady(member, () => {
+          updateOf(workload, 'ready', input.update).oldReady(member, input.held_ms, () => {
             if (workload.session && input.files) preserve(state, workload.session, input.files, fds)
           })
           return {}
@@ -119,7 +119,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         .once(peer.uid, 'Refuse', input, () => {
           const { member, workload } = state.member(peer.uid, input.member)
           const reason = checkText('reason', input.reason, LIMITS.reason_bytes)
-          updateOf(workload, 'refuse', input.update).oldRefused(member, reason)
+          updateOf(workload, 'refuse', input.update).oldRefused(member, input.held_ms, reason)
           return {}
         })
         .then((output) => ({ output })),

@@ -222,15 +222,17 @@ export class Update {
   }
 
   /** The old version has let go. `preserve` is done first, and only if it is asked for now. */
-  oldReady(member: Member, preserve: () => void): void {
+  oldReady(member: Member, heldMs: number | undefined, preserve: () => void): void {
     this.#mustBe('preparing', member, 'ready')
     preserve()
+    this.#held(heldMs)
     if (this.request.check === 'prepare') this.#check(member)
     else this.event('oldReady', { who: member.pid })
   }
 
-  oldRefused(member: Member, reason: string): void {
+  oldRefused(member: Member, heldMs: number | undefined, reason: string): void {
     this.#mustBe('preparing', member, 'refuse')
+    this.#held(heldMs)
     this.event('oldRefused', { who: member.pid, code: 'LUO_REFUSED', reason })
   }
 
@@ -342,6 +344,12 @@ export class Update {
       case 'orphan':
         this.#leaveBehind()
     }
+  }
+
+  /** The old version knows when it began to hold requests back; without its word it counts from when it was asked. */
+  #held(heldMs: number | undefined): void {
+    if (heldMs === undefined || this.#blackoutFrom === undefined) return
+    this.#blackoutFrom = Math.max(this.#blackoutFrom, performance.now() - Math.max(0, heldMs))
   }
 
   #askOld(): void {

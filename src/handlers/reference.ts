@@ -8,7 +8,7 @@
 import type { FileHandler } from '../core/handler.js'
 import { HandlerRegistry } from '../core/handler.js'
 import type { Fd } from '../sys/fd.js'
-import { type FileInfo, type FileKind, inodeKey } from '../sys/file-info.js'
+import type { FileInfo, FileKind } from '../sys/file-info.js'
 
 /** A file and what is known of it: looked at once, when it arrives. */
 export interface HeldFile {
@@ -49,7 +49,7 @@ function referenceHandler(kind: FileKind, compatible: string): FileHandler<HeldF
     retrieve: ({ fd, info }) => ({ fd: fd.dup(), info }),
     finish: ({ fd }) => fd.close(),
     // The other kinds may be preserved more than once by reference: each is one more descriptor, and harms nobody.
-    getId: ({ fd }) => (IDENTIFIED_BY_INODE.has(kind) ? inodeKey(fd) : `#${++unidentified}`),
+    getId: ({ info }) => (IDENTIFIED_BY_INODE.has(kind) ? `${info.dev}:${info.ino}` : `#${++unidentified}`),
   }
 }
 

@@ -70,9 +70,10 @@ method Unpreserve(id: string, session: string, tokens: []string) -> ()
 method Retrieve(session: string, tokens: []string) -> (files: []FileOut, fds: int)
 
 # The old version's answer to prepare: it has let go of writing, and nothing is to be preserved but these files.
-method Ready(id: string, member: string, update: string, files: ?[]FileIn, fds: ?int) -> ()
+# held_ms: how long ago it began to hold requests back.
+method Ready(id: string, member: string, update: string, files: ?[]FileIn, held_ms: ?float, fds: ?int) -> ()
 
-method Refuse(id: string, member: string, update: string, reason: string) -> ()
+method Refuse(id: string, member: string, update: string, reason: string, held_ms: ?float) -> ()
 
 # The successor's word that it is whole. Answered when the old version has let go, or is dead.
 method Commit(id: string, member: string) -> (released: (word, death, none))

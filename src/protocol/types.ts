@@ -133,6 +133,7 @@ export interface Methods {
       member: string
       update: string
       files?: FileIn[]
+      held_ms?: number
       fds?: number
     }
     output: Record<string, never>
@@ -143,6 +144,7 @@ export interface Methods {
       member: string
       update: string
       reason: string
+      held_ms?: number
     }
     output: Record<string, never>
   }

@@ -8,15 +8,14 @@ import { checked, libc } from './ffi.js'
 import { getSeals } from './memfd.js'
 
 const SOL_SOCKET = 1
-const SO_TYPE = 3
 const SO_ACCEPTCONN = 30
 const SO_PROTOCOL = 38
 const SO_DOMAIN = 39
 const AF_UNIX = 1
 const AF_INET = 2
 const AF_INET6 = 10
-const SOCK_STREAM = 1
-const SOCK_DGRAM = 2
+const IPPROTO_TCP = 6
+const IPPROTO_UDP = 17
 const IPPROTO_MPTCP = 262
 const F_DUPFD_QUERY = 1027
 const TMPFS_MAGIC = 0x01021994
@@ -130,15 +129,19 @@ function socketKind(fd: Fd): FileKind {
   const domain = option(fd, SO_DOMAIN)
   if (domain === AF_UNIX) return 'unix'
   if (domain !== AF_INET && domain !== AF_INET6) return 'socket'
-  if (option(fd, SO_PROTOCOL) === IPPROTO_MPTCP) return 'mptcp'
-  const type = option(fd, SO_TYPE)
-  return type === SOCK_STREAM ? 'tcp' : type === SOCK_DGRAM ? 'udp' : 'socket'
+  const protocol = option(fd, SO_PROTOCOL)
+  if (protocol === IPPROTO_MPTCP) return 'mptcp'
+  return protocol === IPPROTO_TCP ? 'tcp' : protocol === IPPROTO_UDP ? 'udp' : 'socket'
 }
 
+// One pair for all calls: a new one each time costs several times what the call does.
+const optionValue = new Int32Array(1)
+const optionSize = Uint32Array.of(4)
+
 function option(fd: Fd, name: number): number {
-  const value = new Uint8Array(4)
-  checked('look at a socket', 'getsockopt', fd.number, SOL_SOCKET, name, value, Uint32Array.of(4))
-  return new DataView(value.buffer).getInt32(0, true)
+  optionSize[0] = 4
+  checked('look at a socket', 'getsockopt', fd.number, SOL_SOCKET, name, optionValue, optionSize)
+  return optionValue[0] ?? 0
 }
 
 /** Whether both are one open file (not merely one inode). Before Linux 6.10 dev, inode and link must do. */
