@@ -60,7 +60,12 @@ export class LuodLink {
   }
 
   /** Resolves when luod has taken the subscription; events go to `onEvent` from then on. */
-  async subscribe(path: string, workload: string, member: string, onEvent: (event: MemberEvent) => void): Promise<void> {
+  async subscribe(
+    path: string,
+    workload: string,
+    member: string,
+    onEvent: (event: MemberEvent) => void,
+  ): Promise<void> {
     const events = await connect(path, workload)
     this.#events = events
     const stream = events.stream('Subscribe', { member })[Symbol.asyncIterator]()

@@ -18,7 +18,13 @@ export class PreservedMemory implements Memory {
     const { size, max = size, format } = options
     const fd = createMemfd(`luo-${name}`.slice(0, 64), { size })
     try {
-      return new PreservedMemory(name, fd, Mapping.map(fd, { length: size, mode: 'shared', reserve: max }), format, mayGrow)
+      return new PreservedMemory(
+        name,
+        fd,
+        Mapping.map(fd, { length: size, mode: 'shared', reserve: max }),
+        format,
+        mayGrow,
+      )
     } catch (error) {
       fd.close()
       throw error

@@ -10,19 +10,11 @@
  * A request that arrives in part before the freeze and whole after it is held, and then forwarded to the new version,
  * or served here if the update is rolled back.
  */
-import { type IncomingMessage, request as httpRequest, Server as HttpServer, type ServerResponse } from 'node:http'
+import { Server as HttpServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import {
-  adoptSocket,
-  dupHandle,
-  hasHandle,
-  listenOn,
-  startReading,
-  stopListening,
-  stopReading,
-} from '../sys/node.js'
+import { adoptSocket, dupHandle, hasHandle, listenOn, startReading, stopListening, stopReading } from '../sys/node.js'
 import { Refusal, type ServeOptions } from './types.js'
 
 export const DEFAULT_SETTLE_MS = 5_000

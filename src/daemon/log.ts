@@ -5,9 +5,7 @@
 const PRIORITIES = { error: 3, warning: 4, info: 6 } as const
 export type Level = keyof typeof PRIORITIES
 
-export interface Logger {
-  (level: Level, message: string): void
-}
+export type Logger = (level: Level, message: string) => void
 
 export function logger(verbose: boolean, env: NodeJS.ProcessEnv = process.env): Logger {
   const journal = env.JOURNAL_STREAM !== undefined

@@ -80,7 +80,7 @@ export class Member {
 
   /** Sends an event; false when nobody is there to hear it. */
   tell(event: MemberEvent): boolean {
-    return this.alive && this.subscriber !== undefined && this.subscriber(event)
+    return this.alive && this.subscriber?.(event) === true
   }
 
   /** SIGKILL; false when it has ended already. */

@@ -1,7 +1,8 @@
 /** What a workload's own processes ask of luod: joining, preserving, and their part in an update. */
+
+import type { FileToPreserve } from '../core/orchestrator.js'
 import { LuoError } from '../errors.js'
 import type { HeldFile } from '../handlers/reference.js'
-import type { FileToPreserve } from '../core/orchestrator.js'
 import type { FileIn, FileOut } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { fileInfo, inodeKey } from '../sys/file-info.js'
@@ -168,11 +169,7 @@ function preserve(state: State, session: LuodSession, files: readonly FileIn[], 
   state.recordFiles(session, preserved)
 }
 
-function toPreserve(
-  { token, fd, format }: FileIn,
-  index: number,
-  fds: readonly Fd[],
-): FileToPreserve<HeldFile> {
+function toPreserve({ token, fd, format }: FileIn, index: number, fds: readonly Fd[]): FileToPreserve<HeldFile> {
   const file = fds[fd]
   if (!file) {
     throw new LuoError('EBADF', `preserve token ${token}: file ${fd} of ${fds.length} that came with the request`, {
@@ -225,13 +222,7 @@ interface JoinedMember {
 }
 
 /** The successor in an update. The ticket is an inherited descriptor that only the supervisor's child has. */
-function joinWithTicket(
-  state: State,
-  name: string,
-  peer: Peer,
-  accepts: readonly string[],
-  ticket: Fd,
-): JoinedMember {
+function joinWithTicket(state: State, name: string, peer: Peer, accepts: readonly string[], ticket: Fd): JoinedMember {
   const key = inodeKey(ticket)
   const workload = state.workloads(peer.uid).find(({ update }) => update?.hasTicket(key))
   const update = workload?.update

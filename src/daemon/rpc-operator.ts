@@ -18,11 +18,7 @@ export interface DaemonFacts {
 
 type OperatorMethods = 'Update' | 'Abort' | 'List' | 'Show' | 'Watch' | 'Inspect' | 'Status'
 
-export function operatorHandlers(
-  state: State,
-  answers: Answers,
-  facts: DaemonFacts,
-): Pick<Handlers, OperatorMethods> {
+export function operatorHandlers(state: State, answers: Answers, facts: DaemonFacts): Pick<Handlers, OperatorMethods> {
   return {
     Update: async (call) => {
       const { input, peer } = call

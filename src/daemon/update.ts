@@ -10,7 +10,7 @@ import { randomUUID } from 'node:crypto'
 import { asLuoError, LuoError } from '../errors.js'
 import { MAX_FDS } from '../protocol/interface.js'
 import type { Methods, Phase } from '../protocol/types.js'
-import { Fd } from '../sys/fd.js'
+import type { Fd } from '../sys/fd.js'
 import { inodeKey } from '../sys/file-info.js'
 import { signalPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
@@ -18,7 +18,14 @@ import { socketPair } from '../sys/unix.js'
 import { FENCE_MS, KILL_WAIT_MS, NOTIFY_DELAY_MS } from './limits.js'
 import type { Member } from './member.js'
 import { checkFormats, describeFile, type State, type Workload } from './state.js'
-import { endOf, nextMove, type UpdateAction, type UpdateEnd, type UpdateEvent, type UpdatePhase } from './update-machine.js'
+import {
+  endOf,
+  nextMove,
+  type UpdateAction,
+  type UpdateEnd,
+  type UpdateEvent,
+  type UpdatePhase,
+} from './update-machine.js'
 
 export interface UpdateRequest {
   deadlineMs: number
@@ -104,6 +111,9 @@ export class Update {
   #claim: Waiting<ClaimAnswer> | undefined
   #commit: Waiting<CommitAnswer> | undefined
   #released: CommitAnswer['released'] = 'none'
+  /** Whether the old version was asked to let go, and so must be told how it ended. */
+  #asked = false
+  /** When requests were first held back. */
   #blackoutFrom: number | undefined
   #blackoutMs: number | undefined
   #checked = false
@@ -308,7 +318,8 @@ export class Update {
     }
     this.#inform(() => {
       for (const listener of this.#listeners) listener(entry)
-      if (!this.isClaim) this.#state.tell(this.#workload, phase, { update: this.id, detail: cause.reason, pid: cause.who })
+      if (!this.isClaim)
+        this.#state.tell(this.#workload, phase, { update: this.id, detail: cause.reason, pid: cause.who })
     })
   }
 
@@ -349,10 +360,12 @@ export class Update {
   /** The old version knows when it began to hold requests back; without its word it counts from when it was asked. */
   #held(heldMs: number | undefined): void {
     if (heldMs === undefined || this.#blackoutFrom === undefined) return
-    this.#blackoutFrom = Math.max(this.#blackoutFrom, performance.now() - Math.max(0, heldMs))
+    const from = Math.max(this.#blackoutFrom, performance.now() - Math.max(0, heldMs))
+    this.#blackoutFrom = heldMs === 0 ? undefined : from
   }
 
   #askOld(): void {
+    this.#asked = true
     this.#blackoutFrom = performance.now()
     const { deadlineMs } = this.request
     if (this.#old?.tell({ event: 'prepare', update: this.id, deadline_ms: deadlineMs })) return
@@ -422,9 +435,9 @@ export class Update {
     if (session?.custody === 'frozen') this.#state.orchestrator.unfreeze([session])
     this.#workload.update = undefined
     this.#state.recordWorkload(this.#workload)
-    if (this.#blackoutFrom === undefined || !old) return
+    if (!this.#asked || !old) return
     old.tell({ event: 'resume', update: this.id, reason: this.#failure.reason ?? 'the update was a check' })
-    this.#blackoutMs = this.#since(this.#blackoutFrom)
+    if (this.#blackoutFrom !== undefined) this.#blackoutMs = this.#since(this.#blackoutFrom)
   }
 
   /** Nobody is left to hold the state. */
@@ -467,7 +480,8 @@ export class Update {
   #fail(cause: Cause): void {
     const code = (cause.code ?? 'LUO_ABORTED') as 'LUO_ABORTED'
     for (const waiting of [this.#claim, this.#commit]) {
-      if (waiting && !waiting.settled) waiting.fail(new LuoError(code, `the update ended: ${cause.reason ?? 'aborted'}`))
+      if (waiting && !waiting.settled)
+        waiting.fail(new LuoError(code, `the update ended: ${cause.reason ?? 'aborted'}`))
     }
   }
 
