@@ -76,7 +76,7 @@ export function workloadDetails(workload: Workload): string[] {
 /** What is going on while a phase lasts, and whose turn it is. */
 const PHASE_WAIT: Partial<Record<Phase['phase'], readonly ['new' | 'old' | 'luod', string]>> = {
   starting: ['new', 'to start and join'],
-  joined: ['luod', 'to check the state versions'],
+  joined: ['new', 'to load and ask for the state'],
   preparing: ['old', 'to let go of its state'],
   restoring: ['new', 'to take everything back'],
   committing: ['old', 'to say that it has let go'],
