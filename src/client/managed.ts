@@ -416,7 +416,7 @@ class ManagedLive implements Live {
       await unlessAborted(this.#hooks.run('freeze', info), signal)
       for (const memory of this.#memory.values()) memory.makePrivate()
       this.#state = 'frozen'
-      await this.#sayReady(info.update, servings, heldSince)
+      await unlessAborted(this.#sayReady(info.update, servings, heldSince), signal)
     } catch (error) {
       // luod has ended the update already, and says so, or has said it.
       if (signal.aborted || isLuoError(error, 'LUO_WRONG_STATE')) return

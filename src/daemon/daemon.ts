@@ -62,7 +62,11 @@ export class Daemon {
       onDefect: (error, method) => {
         log('error', `${method} failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
       },
-      onRefused: (error, { pid, uid }) => log('warning', `pid ${pid} of uid ${uid}: ${error.message} (${error.code})`),
+      onRefused: (error, { pid, uid }) => {
+        // A process that was killed is no news to a daemon that is there for that.
+        const level = error.code === 'ECONNRESET' ? 'info' : 'warning'
+        log(level, `pid ${pid} of uid ${uid}: ${error.message} (${error.code})`)
+      },
       onConnections: () => this.#watchIdle(),
     })
     this.#watchIdle()

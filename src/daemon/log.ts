@@ -2,6 +2,8 @@
  * The daemon's one logger: lines on standard error, with the priority that a service manager reads (`<4>`) when it is
  * one that reads them. What users want to see is an event of the protocol; here is what only an operator of luod needs.
  */
+import { writeSync } from 'node:fs'
+
 const PRIORITIES = { error: 3, warning: 4, info: 6 } as const
 export type Level = keyof typeof PRIORITIES
 
@@ -14,6 +16,10 @@ export function logger(verbose: boolean, env: NodeJS.ProcessEnv = process.env): 
     // A client chose some of the words: no line of a log may be made up by it.
     // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is taken out
     const line = message.replace(/[\u0000-\u001f\u007f]/g, ' ')
-    process.stderr.write(journal ? `<${PRIORITIES[level]}>${line}\n` : `luod: ${level}: ${line}\n`)
+    try {
+      writeSync(2, journal ? `<${PRIORITIES[level]}>${line}\n` : `luod: ${level}: ${line}\n`)
+    } catch {
+      // Nobody reads the log; that is no reason to stop.
+    }
   }
 }

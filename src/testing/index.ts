@@ -5,6 +5,7 @@
 export { type FakeLive, type FakeLiveOptions, type FakeMemory, fakeLive } from './fake-live.js'
 export {
   type Fault,
+  type FaultPoint,
   type RunningTest,
   type StartOptions,
   startInTest,

@@ -23,13 +23,30 @@ const POLL_MS = 20
 /** Of what the processes wrote, this much is kept for the message of a failure. */
 const MAX_OUTPUT = 64 * 1024
 
+/** A fault at one point: `victim` is killed, or `self` stands still, when the faulty version calls luod. */
+export interface FaultPoint {
+  action: 'kill' | 'hang'
+  victim: 'self' | 'supervisor' | 'old'
+  when: 'before' | 'after'
+  /** Old version: Ready, Released. New version: Join, Claim, Commit. */
+  call: 'Join' | 'Claim' | 'Commit' | 'Ready' | 'Released'
+}
+
 /**
  * What goes wrong in an update on purpose. crash-at-start: the new version ends before it joins. crash-before-commit
  * and hang-before-commit: it is killed, or stands still, when it would say that it is whole. refuse: the old version
- * refuses to let go. kill-old: the old version is killed while the new one restores. The second, third and fourth
- * need commands that are Node.js programs.
+ * refuses to let go. kill-old: the old version is killed when the new one has everything. All but the first need
+ * commands that are Node.js programs.
  */
-export type Fault = 'crash-at-start' | 'crash-before-commit' | 'hang-before-commit' | 'refuse' | 'kill-old'
+export type Fault = 'crash-at-start' | 'crash-before-commit' | 'hang-before-commit' | 'refuse' | 'kill-old' | FaultPoint
+
+const NAMED_FAULTS: Record<Exclude<Fault, FaultPoint>, string> = {
+  'crash-at-start': '',
+  'crash-before-commit': 'kill self before Commit',
+  'hang-before-commit': 'hang self before Commit',
+  refuse: 'refuse self before Ready',
+  'kill-old': 'kill old before Commit',
+}
 
 export interface StartOptions {
   /** The command of the old version. */
@@ -38,8 +55,8 @@ export interface StartOptions {
   env?: NodeJS.ProcessEnv
   cwd?: string
   restart?: boolean
-  /** `refuse`: this version refuses every update. */
-  fault?: Fault
+  /** `refuse`, or a point at which this version fails when it is updated. */
+  fault?: 'refuse' | FaultPoint
   /** How long the first start may take. */
   timeoutMs?: number
 }
@@ -93,19 +110,30 @@ export interface UpdateTest extends UpdateTestResult, AsyncDisposable {
 }
 
 /** Starts `from`, lets `drive` use it, updates it to `to`. The workload runs on until the result is disposed of. */
-export async function updateInTest(
-  options: StartOptions &
-    UpdateTestOptions & { to: readonly string[]; drive?: (running: RunningTest) => Promise<void> | void },
-): Promise<UpdateTest> {
-  const running = await startInTest(options)
+export async function updateInTest({
+  fault,
+  ...options
+}: Omit<StartOptions, 'fault'> &
+  UpdateTestOptions & {
+    to: readonly string[]
+    drive?: (running: RunningTest) => Promise<void> | void
+  }): Promise<UpdateTest> {
+  const ofOld = ofOldVersion(fault)
+  const running = await startInTest(ofOld ? { ...options, fault: ofOld } : options)
   try {
     await options.drive?.(running)
-    const result = await running.update(options.to, options)
+    const result = await running.update(options.to, ofOld || !fault ? options : { ...options, fault })
     return { ...result, running, [Symbol.asyncDispose]: () => running[Symbol.asyncDispose]() }
   } catch (error) {
     await running.dispose()
     throw error
   }
+}
+
+/** Faults that happen in the old version, which must be started with them. */
+function ofOldVersion(fault: Fault | undefined): 'refuse' | FaultPoint | undefined {
+  if (fault === 'refuse') return fault
+  return typeof fault === 'object' && ['Ready', 'Released'].includes(fault.call) ? fault : undefined
 }
 
 class Running implements RunningTest {
@@ -120,7 +148,7 @@ class Running implements RunningTest {
     this.#directory = mkdtempSync(join(tmpdir(), 'luo-test-'))
     this.socket = join(this.#directory, 'luod.sock')
     const { LUO_TICKET, LUO_WORKLOAD, NOTIFY_SOCKET, ...inherited } = process.env
-    const from = options.fault === 'refuse' ? withFault(options.from, options.fault) : options.from
+    const from = options.fault ? withFault(options.from, options.fault) : options.from
     const flags = ['--socket', this.socket, ...(options.restart ? ['--restart'] : [])]
     this.#process = spawn(process.execPath, [builtFile('cli/main.js'), 'run', this.workload, ...flags, '--', ...from], {
       cwd: options.cwd ?? process.cwd(),
@@ -170,14 +198,9 @@ class Running implements RunningTest {
   async update(to: readonly string[], options: UpdateTestOptions = {}): Promise<UpdateTestResult> {
     const client = await connect(this.socket)
     try {
-      const old = options.fault === 'kill-old' ? await this.pid() : undefined
-      const command = successorCommand(to, options.fault)
-      const { deadlineMs, check } = options
-      const request = { workload: this.workload, command, deadlineMs, check }
-      const result = await followUpdate(client, request, (phase) => {
-        if (old !== undefined && phase.phase === 'restoring') kill(old)
-        options.onPhase?.(phase)
-      })
+      const command = successorCommand(to, options.fault, await this.pid())
+      const { deadlineMs, check, onPhase = () => {} } = options
+      const result = await followUpdate(client, { workload: this.workload, command, deadlineMs, check }, onPhase)
       return testResult(result)
     } finally {
       client.close()
@@ -238,15 +261,17 @@ class Running implements RunningTest {
   }
 }
 
-function successorCommand(to: readonly string[], fault: Fault | undefined): readonly string[] {
-  if (fault === 'crash-at-start') return [process.execPath, '-e', 'process.exit(70)']
-  return fault === 'crash-before-commit' || fault === 'hang-before-commit' ? withFault(to, fault) : to
+function successorCommand(to: readonly string[], fault: Fault | undefined, old: number): readonly string[] {
+  if (fault === undefined) return to
+  return fault === 'crash-at-start' ? [process.execPath, '-e', 'process.exit(70)'] : withFault(to, fault, old)
 }
 
 /** The command with `fault.js` loaded first; env(1) execs it, so the pid stays its own. */
-function withFault(command: readonly string[], fault: Fault): string[] {
+function withFault(command: readonly string[], fault: Fault, old?: number): string[] {
   const options = `${process.env.NODE_OPTIONS ?? ''} --import=${pathToFileURL(builtFile('testing/fault.js'))}`.trim()
-  return ['env', `LUO_TEST_FAULT=${fault}`, `NODE_OPTIONS=${options}`, ...command]
+  const text =
+    typeof fault === 'string' ? NAMED_FAULTS[fault] : [fault.action, fault.victim, fault.when, fault.call].join(' ')
+  return ['env', `LUO_TEST_FAULT=${text}`, `LUO_TEST_OLD=${old ?? ''}`, `NODE_OPTIONS=${options}`, ...command]
 }
 
 function testResult(result: UpdateResult): UpdateTestResult {
