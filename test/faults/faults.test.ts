@@ -146,6 +146,7 @@ test.each(FAULTS)(
       expect(answer.hits).toBe(HITS_BEFORE + 1)
       expect(answer.pid === old).toBe(row.serving === 'old')
     }
+    const supervised = row.point.victim !== 'supervisor'
     const shown = await eventually(
       () => running.show(),
       ({ state }) => state === 'running',

@@ -1,0 +1,79 @@
+// A process that does what a test tells it, over a socket whose path is its argument: it talks to luod as a member of a
+// workload would, right or wrong. One JSON object a line in both directions.
+import { createConnection } from 'node:net'
+import { createInterface } from 'node:readline'
+import { inheritedFd } from '../../dist/sys/fd.js'
+import { createMemfd } from '../../dist/sys/memfd.js'
+import { openPidfd } from '../../dist/sys/pidfd.js'
+import { socketPair } from '../../dist/sys/unix.js'
+import { VarlinkClient } from '../../dist/wire/client.js'
+
+const { LUO_TICKET, LUO_SOCKET } = process.env
+const clients = new Map()
+const files = new Map()
+if (LUO_TICKET) files.set('ticket', inheritedFd(Number(LUO_TICKET)))
+
+async function client(name) {
+  if (!clients.has(name)) clients.set(name, await VarlinkClient.connect(LUO_SOCKET))
+  return clients.get(name)
+}
+
+const operations = {
+  /** Calls luod; `send` are names of files to send, `keep` names for those that come back. */
+  async call({ on = 'control', method, input, send = [], keep = [] }) {
+    const { parameters, fds } = await (await client(on)).call(
+      method,
+      input,
+      send.map((name) => files.get(name)),
+    )
+    fds.forEach((fd, index) => {
+      if (keep[index]) files.set(keep[index], fd)
+      else fd.close()
+    })
+    return parameters
+  },
+  /** Answers the first reply; the others are reported as events. */
+  async stream({ on, method, input }) {
+    const replies = (await client(on)).stream(method, input)[Symbol.asyncIterator]()
+    const first = await replies.next()
+    const follow = async () => {
+      for (let next = await replies.next(); !next.done; next = await replies.next()) {
+        say({ event: next.value.parameters })
+      }
+    }
+    follow().catch((error) => say({ event: { event: 'ended', code: error.code } }))
+    return first.value.parameters
+  },
+  memfd({ name, size }) {
+    files.set(name, createMemfd(name, { size }))
+  },
+  pair({ name }) {
+    files.set(name, socketPair()[0])
+  },
+  pidfd({ name, pid }) {
+    files.set(name, openPidfd(pid))
+  },
+  close({ name }) {
+    files.get(name).close()
+  },
+  disconnect({ on }) {
+    clients.get(on).close()
+    clients.delete(on)
+  },
+  exit() {
+    process.exit(0)
+  },
+}
+
+const socket = createConnection(process.argv[2])
+const say = (value) => socket.write(`${JSON.stringify(value)}\n`)
+say({ hello: { pid: process.pid, ticket: LUO_TICKET !== undefined } })
+createInterface({ input: socket }).on('line', async (line) => {
+  const { n, op, ...args } = JSON.parse(line)
+  try {
+    say({ n, result: (await operations[op](args)) ?? null })
+  } catch (error) {
+    say({ n, error: { code: error.code, message: error.message } })
+  }
+})
+socket.on('close', () => process.exit(0))

@@ -1,0 +1,233 @@
+/**
+ * A luod of its own, and puppets: processes that do what a test says (`puppet.mjs`). `await using stage = …` ends all
+ * of it, and fails when luod logged a defect.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { createServer, type Server, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { LuoError } from '../../src/errors.js'
+import type { Methods } from '../../src/protocol/types.js'
+import { VarlinkClient } from '../../src/wire/client.js'
+
+const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
+const PUPPET = join(PROJECT, 'test/daemon/puppet.mjs')
+const LIMIT_MS = 10_000
+export const NOBODY = 65_534
+
+export async function eventually<T>(look: () => Promise<T> | T, good: (value: T) => boolean, what: string): Promise<T> {
+  const end = performance.now() + LIMIT_MS
+  for (;;) {
+    let seen: unknown
+    try {
+      const value = await look()
+      if (good(value)) return value
+      seen = JSON.stringify(value)
+    } catch (error) {
+      seen = error
+    }
+    if (performance.now() > end) throw new Error(`${what}: ${String(seen)}`)
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+}
+
+export class Puppet {
+  readonly pid: number
+  readonly hasTicket: boolean
+  readonly events: { event: string; update?: string; reason?: string }[] = []
+  readonly #socket: Socket
+  readonly #waiting = new Map<
+    number,
+    (answer: { result?: unknown; error?: { code: string; message: string } }) => void
+  >()
+  #next = 1
+
+  constructor(socket: Socket, hello: { pid: number; ticket: boolean }, lines: NodeJS.EventEmitter) {
+    this.#socket = socket
+    this.pid = hello.pid
+    this.hasTicket = hello.ticket
+    socket.on('error', () => {})
+    lines.on('line', (line: string) => {
+      const { n, event, ...answer } = JSON.parse(line)
+      if (event) this.events.push(event)
+      else this.#waiting.get(n)?.(answer)
+    })
+  }
+
+  /** Throws what the puppet got as the LuoError that it was. */
+  do(op: string, args: object = {}): Promise<unknown> {
+    const n = this.#next++
+    this.#socket.write(`${JSON.stringify({ n, op, ...args })}\n`)
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(n, ({ result, error }) => {
+        if (error) reject(new LuoError(error.code as 'EIO', error.message))
+        else resolve(result)
+      })
+    })
+  }
+
+  call<M extends keyof Methods>(
+    method: M,
+    input: Methods[M]['input'],
+    files: { send?: string[]; keep?: string[]; on?: string } = {},
+  ): Promise<Methods[M]['output']> {
+    return this.do('call', { method, input, ...files }) as Promise<Methods[M]['output']>
+  }
+
+  /** Joins and subscribes. */
+  async join(
+    workload: string,
+    accepts: string[] = ['*'],
+    more: { keep_ms?: number } = {},
+  ): Promise<Methods['Join']['output']> {
+    const ticket = this.hasTicket ? { send: ['ticket'], fds: 1 } : { send: [], fds: 0 }
+    const joined = await this.call(
+      'Join',
+      { id: `join-${this.pid}`, workload, accepts, fds: ticket.fds, ...more },
+      { send: ticket.send, keep: ['session'] },
+    )
+    await this.do('stream', { on: 'events', method: 'Subscribe', input: { member: joined.member } })
+    return joined
+  }
+
+  event(name: string): Promise<{ event: string; update?: string; reason?: string }> {
+    const find = () => this.events.find(({ event }) => event === name)
+    return eventually(find, (event) => event !== undefined, `no event ${name}`) as ReturnType<Puppet['event']>
+  }
+
+  kill(): void {
+    process.kill(this.pid, 'SIGKILL')
+  }
+
+  get alive(): boolean {
+    try {
+      return process.kill(this.pid, 0)
+    } catch {
+      return false
+    }
+  }
+}
+
+export class Stage implements AsyncDisposable {
+  readonly directory: string
+  readonly socket: string
+  readonly puppets: Puppet[] = []
+  readonly #children: ChildProcess[] = []
+  readonly #clients: VarlinkClient[] = []
+  #server: Server | undefined
+  #luod: ChildProcess | undefined
+  #log = ''
+
+  static async start(options: { args?: string[] } = {}): Promise<Stage> {
+    const stage = new Stage()
+    await stage.#begin(options.args ?? [])
+    return stage
+  }
+
+  private constructor() {
+    this.directory = mkdtempSync(join(tmpdir(), 'luo-stage-'))
+    // Other users have to get there.
+    chmodSync(this.directory, 0o755)
+    this.socket = join(this.directory, 'luod.sock')
+  }
+
+  get log(): string {
+    return this.#log
+  }
+
+  get luod(): ChildProcess {
+    if (!this.#luod) throw new Error('there is no luod')
+    return this.#luod
+  }
+
+  async #begin(args: string[]): Promise<void> {
+    this.#server = createServer((socket) => {
+      const lines = createInterface({ input: socket })
+      lines.once('line', (line) => this.puppets.push(new Puppet(socket, JSON.parse(line).hello, lines)))
+    })
+    this.#server.listen(this.#control)
+    await once(this.#server, 'listening')
+    chmodSync(this.#control, 0o777)
+    this.#luod = spawn(process.execPath, [join(PROJECT, 'dist/daemon/main.js'), '--socket', this.socket, ...args], {
+      stdio: ['ignore', 'inherit', 'pipe'],
+    })
+    this.#luod.stderr?.on('data', (chunk) => {
+      this.#log += chunk
+    })
+    await eventually(() => existsSync(this.socket), Boolean, 'luod does not start')
+  }
+
+  get #control(): string {
+    return join(this.directory, 'control.sock')
+  }
+
+  get puppetCommand(): string[] {
+    return [process.execPath, PUPPET, this.#control]
+  }
+
+  async client(): Promise<VarlinkClient> {
+    const client = await VarlinkClient.connect(this.socket)
+    this.#clients.push(client)
+    return client
+  }
+
+  async call<M extends keyof Methods>(method: M, input: Methods[M]['input']): Promise<Methods[M]['output']> {
+    const client = await VarlinkClient.connect(this.socket)
+    try {
+      return (await client.call(method, input)).parameters
+    } finally {
+      client.close()
+    }
+  }
+
+  /** A puppet outside any workload, as another user if that is asked for. */
+  puppet(options: { uid?: number } = {}): Promise<Puppet> {
+    const [program = '', ...args] = this.puppetCommand
+    this.#spawn(program, args, options.uid)
+    return this.nextPuppet()
+  }
+
+  /** `luoctl run NAME -- puppet`. */
+  async supervised(name: string, args: string[] = []): Promise<Puppet> {
+    const luoctl = join(PROJECT, 'dist/cli/main.js')
+    this.#spawn(process.execPath, [luoctl, 'run', name, '--socket', this.socket, ...args, '--', ...this.puppetCommand])
+    return this.nextPuppet()
+  }
+
+  nextPuppet(): Promise<Puppet> {
+    const count = this.#expected++
+    return eventually(() => this.puppets[count], Boolean, 'no puppet comes') as Promise<Puppet>
+  }
+  #expected = 0
+
+  #spawn(program: string, args: string[], uid?: number): void {
+    const { LUO_TICKET, ...env } = process.env
+    const child = spawn(program, args, {
+      env: { ...env, LUO_SOCKET: this.socket },
+      stdio: ['ignore', 'ignore', 'pipe'],
+      ...(uid === undefined ? {} : { uid, gid: uid }),
+    })
+    child.stderr?.on('data', (chunk) => {
+      this.#log += chunk
+    })
+    this.#children.push(child)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const client of this.#clients) client.close()
+    for (const puppet of this.puppets) if (puppet.alive) puppet.kill()
+    for (const child of this.#children) child.kill('SIGKILL')
+    this.#server?.close()
+    if (this.#luod && this.#luod.exitCode === null && this.#luod.signalCode === null) {
+      const ended = once(this.#luod, 'exit')
+      this.#luod.kill('SIGTERM')
+      await ended
+    }
+    rmSync(this.directory, { recursive: true, force: true })
+    if (this.#log.includes('luod: error')) throw new Error(`luod logged a defect:\n${this.#log}`)
+  }
+}
