@@ -19,6 +19,7 @@ import { duplicateNumber } from '../sys/node.js'
 import { listenUnix } from '../sys/unix.js'
 import { socketPath } from '../wire/socket-path.js'
 import { HookList } from './hooks.js'
+import { listen } from './listen.js'
 import { LuodLink, type MemberEvent } from './luod-link.js'
 import { MANIFEST_TOKEN, Manifest, type Resource } from './manifest.js'
 import { PreservedMemory } from './memory.js'
@@ -115,6 +116,8 @@ class ManagedLive implements Live {
   #manifest: Manifest | undefined
   #claim: Promise<void> | undefined
   #state: LiveState = 'starting'
+  /** Why luod cannot be reached any more. */
+  #gone: LuoError | undefined
   #nextToken = 1n
   #update: { id: string; abort: AbortController; work: Promise<void> } | undefined
 
@@ -126,7 +129,7 @@ class ManagedLive implements Live {
     this.#sessionFd = sessionFd
     this.origin = origin
     this.#options = options
-    void link.closed.then(() => this.#luodGone())
+    void link.closed.then((error) => this.#luodGone(error))
   }
 
   get active(): boolean {
@@ -197,17 +200,11 @@ class ManagedLive implements Live {
   }
 
   async #listen(serving: Serving, server: Server, options: ServeOptions): Promise<void> {
-    const { path, port, host, backlog } = options
+    const { path } = options
     // Node's own listener would unlink the path whenever it stops accepting.
     if (path !== undefined) await serving.listen(listenUnix(path, UNIX_SOCKET_MODE))
     else {
-      await new Promise<void>((resolve, reject) => {
-        server.once('error', reject)
-        server.listen({ port, host, backlog }, () => {
-          server.off('error', reject)
-          resolve()
-        })
-      })
+      await listen(server, options)
       serving.began()
     }
     await this.#add({ name: serving.name, kind: 'listener', token: '' }, serving.listener)
@@ -253,6 +250,7 @@ class ManagedLive implements Live {
   }
 
   async #mayHaveResources(action: string): Promise<void> {
+    if (this.#gone) throw new LuoError('LUO_GONE', `${action}: luod is gone`, { cause: this.#gone })
     if (this.#state !== 'starting' && this.#state !== 'running') {
       throw new LuoError('EBUSY', `${action}: this version is ${this.#state}, the state is not its own now`)
     }
@@ -304,6 +302,7 @@ class ManagedLive implements Live {
   }
 
   async ready(): Promise<void> {
+    if (this.#gone) throw new LuoError('LUO_GONE', 'ready: luod is gone', { cause: this.#gone })
     if (this.#state !== 'starting') throw new LuoError('LUO_WRONG_STATE', `ready: this version is ${this.#state}`)
     const commit = () => this.#link.call('Commit', { id: randomUUID(), member: this.#member })
     if (this.origin === 'new') {
@@ -498,9 +497,10 @@ class ManagedLive implements Live {
   }
 
   /** luod ended. A version that has not given its word is the only one that can go on. */
-  #luodGone(): void {
+  #luodGone(error: LuoError): void {
     const update = this.#update
     if (this.#state === 'released' || this.#state === 'left') return
+    this.#gone = error
     if (update) {
       void this.#resume('luod is gone').then(() => this.#detach())
       return

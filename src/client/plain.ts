@@ -5,6 +5,7 @@
 import type { Server } from 'node:net'
 import { LuoError } from '../errors.js'
 import { HookList } from './hooks.js'
+import { listen } from './listen.js'
 import type { HookName, Hooks, Live, Memory, MemoryOptions, ServeOptions } from './types.js'
 
 class PlainMemory implements Memory {
@@ -67,14 +68,8 @@ export class PlainLive implements Live {
     return memory
   }
 
-  serve(server: Server, { port, host, path, backlog }: ServeOptions): Promise<void> {
-    return new Promise((resolve, reject) => {
-      server.once('error', reject)
-      server.listen({ port, host, path, backlog }, () => {
-        server.off('error', reject)
-        resolve()
-      })
-    })
+  serve(server: Server, options: ServeOptions): Promise<void> {
+    return listen(server, options)
   }
 
   async file(name: string, file?: number | { readonly fd: number }): Promise<number | undefined> {

@@ -15,7 +15,6 @@ import type { Methods } from '../../src/protocol/types.js'
 import { VarlinkClient } from '../../src/wire/client.js'
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
-const PUPPET = join(PROJECT, 'test/daemon/puppet.mjs')
 const LIMIT_MS = 10_000
 export const NOBODY = 65_534
 
@@ -121,14 +120,17 @@ export class Stage implements AsyncDisposable {
   #server: Server | undefined
   #luod: ChildProcess | undefined
   #log = ''
+  readonly #puppet: string
 
-  static async start(options: { args?: string[] } = {}): Promise<Stage> {
-    const stage = new Stage()
+  /** `puppet`: the script of the puppets, beside this file. */
+  static async start(options: { args?: string[]; puppet?: string } = {}): Promise<Stage> {
+    const stage = new Stage(options.puppet ?? 'puppet.mjs')
     await stage.#begin(options.args ?? [])
     return stage
   }
 
-  private constructor() {
+  private constructor(puppet: string) {
+    this.#puppet = join(PROJECT, 'test/daemon', puppet)
     this.directory = mkdtempSync(join(tmpdir(), 'luo-stage-'))
     // Other users have to get there.
     chmodSync(this.directory, 0o755)
@@ -166,7 +168,7 @@ export class Stage implements AsyncDisposable {
   }
 
   get puppetCommand(): string[] {
-    return [process.execPath, PUPPET, this.#control]
+    return [process.execPath, this.#puppet, this.#control]
   }
 
   async client(): Promise<VarlinkClient> {
