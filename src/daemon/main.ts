@@ -119,7 +119,9 @@ function listenAlone(path: string): Fd {
     if (!isLuoError(error, 'EBUSY')) throw error
     throw new LuoError('EADDRINUSE', `another luod listens at ${path} already`, { cause: error })
   }
-  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() && !somebodyListens(path)) rmSync(path)
+  const there = lstatSync(path, { throwIfNoEntry: false })
+  if (there && !there.isSocket()) throw new LuoError('EEXIST', `listen at ${path}: it is there, and is no socket`)
+  if (there && !somebodyListens(path)) rmSync(path)
   return listenUnix(path, mode)
 }
 
