@@ -9,7 +9,7 @@ import type { Fd } from '../sys/fd.js'
 import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
 import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
-import { LIMITS } from './limits.js'
+import { filesPerUser, LIMITS } from './limits.js'
 import type { Logger } from './log.js'
 import { memberHandlers } from './rpc-member.js'
 import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
@@ -41,7 +41,10 @@ export class Daemon {
     this.#onIdle = onIdle
     const records = Records.create(storageOf(this.#records))
     records.transaction([{ type: 'meta', key: '0', value: { version, pid: process.pid, started_at: Date.now() } }])
-    this.#state = new State(new Orchestrator(referenceHandlers()), records, log)
+    this.#state = new State(new Orchestrator(referenceHandlers()), records, {
+      log,
+      filesPerUser: filesPerUser(nofile),
+    })
     this.#state.onWorkloadEnded = () => this.#watchIdle()
     const answers = new Answers()
     const facts = {

@@ -10,7 +10,7 @@ export const LIMITS = {
   connections: 256,
   /** Of one user. */
   workloads: 64,
-  /** Of one session. */
+  /** Of one user; and no more than `filesPerUser`. */
   files: 16_384,
   /** Formats that one version accepts. */
   accepts: 64,
@@ -26,6 +26,11 @@ export const LIMITS = {
   /** Streams of events, of one user. */
   watchers: 32,
 } as const
+
+/** What one user may have of luod's open files: half, so that there is always room for others and for luod itself. */
+export function filesPerUser(nofile: number): number {
+  return Math.floor(nofile / 2)
+}
 
 export const DEFAULT_DEADLINE_MS = 10_000
 /** How long an old version may take, after it has let go, to give its word for it. */

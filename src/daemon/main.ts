@@ -102,6 +102,9 @@ function start(options: ReturnType<typeof parse>, version: string, log: ReturnTy
       end(EXIT.OK)
     })
   }
+  // A defect costs the request in which it shows, and not the state of everybody.
+  process.on('uncaughtException', (error) => log('error', `defect: ${error.stack ?? error.message}`))
+  process.on('unhandledRejection', (reason) => log('error', `defect: ${String(reason)}`))
   // A terminal or a supervisor that goes away is no reason to let go of other people's state.
   process.on('SIGHUP', () => {})
   log('info', `luod ${version} listens at ${path}`)

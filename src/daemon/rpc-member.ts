@@ -159,8 +159,10 @@ function updateOf(workload: Workload, what: string, id?: string): Update {
 }
 
 function preserve(state: State, session: LuodSession, files: readonly FileIn[], fds: readonly Fd[]): void {
-  if (session.files.size + files.length > LIMITS.files) {
-    throw new LuoError('LUO_LIMIT', `preserve ${files.length} files: ${session.files.size} are there already`)
+  const held = state.filesOf(Number(session.scope))
+  const limit = Math.min(LIMITS.files, state.filesPerUser)
+  if (held + files.length > limit) {
+    throw new LuoError('LUO_LIMIT', `preserve ${files.length} files: ${held} are held for this user, of ${limit}`)
   }
   const preserved = state.orchestrator.preserve(
     session,

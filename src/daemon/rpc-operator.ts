@@ -86,7 +86,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
           connections: facts.connections(),
           nofile: facts.nofile,
           open_fds: countOpenFds(),
-          limits: { ...LIMITS },
+          limits: { ...LIMITS, files: Math.min(LIMITS.files, state.filesPerUser) },
         },
       }
     },

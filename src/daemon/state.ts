@@ -56,7 +56,16 @@ export class State {
   /** Called whenever a workload has ended. */
   onWorkloadEnded: () => void = () => {}
 
-  constructor(orchestrator: Orchestrator<HeldFile, HeldFile>, records: Records, log: Logger) {
+  /** Files that luod holds for one user at most. */
+  readonly filesPerUser: number
+
+  constructor(
+    orchestrator: Orchestrator<HeldFile, HeldFile>,
+    records: Records,
+    options: { log: Logger; filesPerUser: number },
+  ) {
+    const { log, filesPerUser } = options
+    this.filesPerUser = filesPerUser
     this.orchestrator = orchestrator
     this.#records = records
     this.log = log
@@ -111,6 +120,15 @@ export class State {
     }
     this.#workloads.set(key, workload)
     return workload
+  }
+
+  /** How many files are held for a user. */
+  filesOf(uid: number): number {
+    let count = 0
+    for (const workload of this.#workloads.values()) {
+      if (workload.uid === uid) count += workload.session?.files.size ?? 0
+    }
+    return count
   }
 
   addMember(workload: Workload, member: Member): void {

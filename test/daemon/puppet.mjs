@@ -44,6 +44,9 @@ const operations = {
     follow().catch((error) => say({ event: { event: 'ended', code: error.code } }))
     return first.value.parameters
   },
+  async connect({ on, path }) {
+    clients.set(on, await VarlinkClient.connect(path))
+  },
   memfd({ name, size }) {
     files.set(name, createMemfd(name, { size }))
   },
