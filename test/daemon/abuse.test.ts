@@ -1,17 +1,17 @@
 /** Clients that break the rules, from outside: after each, luod answers others and has no descriptor more than before. */
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { isLuoError } from '../../src/errors.js'
+import { INTERFACE_NAME as METHOD } from '../../src/protocol/interface.js'
 import { VarlinkClient } from '../../src/wire/client.js'
+import { MESSAGE_FAULTS } from '../faults/table.js'
 import { eventually, Stage } from './stage.js'
 
 const LUOD = fileURLToPath(new URL('../../dist/daemon/main.js', import.meta.url))
-const METHOD = 'org.liveupdate.Orchestrator'
 
 /** A raw connection, and what came back on it. */
 async function raw(stage: Stage): Promise<{ socket: Socket; text(): string; closed: Promise<unknown> }> {
@@ -35,30 +35,18 @@ async function unharmed(stage: Stage, before: { open_fds: number; connections: n
   )
 }
 
-const BROKEN: [string, (string | Buffer)[]][] = [
-  ['no JSON', ['this is not JSON\0']],
-  ['JSON that is no object', ['[1,2,3]\0']],
-  ['a request without a method', ['{"parameters":{}}\0']],
-  ['parameters that are a list', [`{"method":"${METHOD}.List","parameters":[]}\0`]],
-  ['files declared and not sent', [`{"method":"${METHOD}.Preserve","parameters":{"fds":3}}\0`]],
-  ['a negative number of files', [`{"method":"${METHOD}.Preserve","parameters":{"fds":-1}}\0`]],
-  ['an endless message', Array(40).fill('x'.repeat(64 * 1024))],
-  ['bytes that are no text', [Buffer.from([0xff, 0xfe, 0x80, 0x01, 0])]],
-  [
-    'nesting without end',
-    [`{"method":"${METHOD}.List","parameters":${'{"a":'.repeat(50_000)}1${'}'.repeat(50_000)}}\0`],
-  ],
-]
-
-test.each(BROKEN)('%s ends the connection, or is answered as an error, and hurts nobody', async (_, parts) => {
-  await using stage = await Stage.start()
-  const before = await stage.call('Status', {})
-  const { socket, text, closed } = await raw(stage)
-  for (const part of parts) socket.write(part)
-  await Promise.race([closed, eventually(text, (seen) => seen.includes('"error"'), 'no error comes')])
-  socket.destroy()
-  await unharmed(stage, before)
-})
+test.each(MESSAGE_FAULTS)(
+  'fault $number: $title ends the connection, or is an error, and hurts nobody',
+  async ({ parts }) => {
+    await using stage = await Stage.start()
+    const before = await stage.call('Status', {})
+    const { socket, text, closed } = await raw(stage)
+    for (const part of parts) socket.write(part)
+    await Promise.race([closed, eventually(text, (seen) => seen.includes('"error"'), 'no error comes')])
+    socket.destroy()
+    await unharmed(stage, before)
+  },
+)
 
 test('a request that comes byte by byte is answered', async () => {
   await using stage = await Stage.start()
@@ -150,7 +138,11 @@ test('luod with few descriptors refuses what does not fit, and goes on with what
     stdio: ['ignore', 'inherit', 'pipe'],
   })
   try {
-    await eventually(() => existsSync(socket), Boolean, 'it does not start')
+    await eventually(
+      async () => (await VarlinkClient.connect(socket)).close(),
+      () => true,
+      'it does not start',
+    )
     const puppet = await stage.puppet()
     // The puppet's default connection goes to the stage's luod; this one to the small one.
     await puppet.do('connect', { on: 'small', path: socket })

@@ -316,6 +316,24 @@ test('a workload whose luod cannot be reached fails to join; outside a workload 
   expect(await plain.do('maps')).toBe(false)
 })
 
+test('a successor with too few descriptors for the state fails with an error, and the old version serves', async () => {
+  await using stage = await stageForLive()
+  const path = join(stage.directory, 'web.sock')
+  const old = await stage.supervised('web')
+  await old.do('join')
+  for (let count = 0; count < 60; count++) await old.do('memory', { name: `m${count}`, size: 10 })
+  await old.do('serve', { path, says: 'old' })
+  await old.do('ready')
+  const limited = ['sh', '-c', `ulimit -n 64; exec ${stage.puppetCommand.map((word) => `'${word}'`).join(' ')}`]
+  const result = stage.call('Update', { id: 'u', workload: 'web', deadline_ms: 5_000, command: limited })
+  const next = await stage.nextPuppet()
+  await next.do('join')
+  expect(['LUO_PROTOCOL', 'LUO_GONE', 'EMFILE']).toContain(await failure(next.do('memory', { name: 'm1', size: 10 })))
+  next.kill()
+  expect((await result).outcome).toBe('rolledBack')
+  expect(await answer(path)).toBe('old')
+})
+
 test('a private luod ends when nothing is left to do, and not before', async () => {
   await using stage = await stageForLive(['--exit-when-idle'])
   const service = await stage.puppet()

@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -160,7 +160,7 @@ export class Stage implements AsyncDisposable {
     this.#luod.stderr?.on('data', (chunk) => {
       this.#log += chunk
     })
-    await eventually(() => existsSync(this.socket), Boolean, 'luod does not start')
+    await eventually(() => this.call('List', {}), Boolean, 'luod does not start')
   }
 
   get #control(): string {

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test } from 'vitest'
 import { connect } from '../../src/cli/context.js'
 import { type RunningTest, startInTest } from '../../src/testing/index.js'
-import { FAULTS, type FaultRow } from './table.js'
+import { FAULTS, type FaultRow, MESSAGE_FAULTS } from './table.js'
 
 const SERVICE = fileURLToPath(new URL('./service.mjs', import.meta.url))
 const HITS_BEFORE = 5
@@ -174,7 +174,8 @@ test.each(FAULTS)(
 )
 
 test('the numbers of the faults are in order and each fault is there once', () => {
-  expect(FAULTS.map(({ number }) => number)).toEqual(FAULTS.map((_, index) => index + 1))
+  const all = [...FAULTS, ...MESSAGE_FAULTS]
+  expect(all.map(({ number }) => number)).toEqual(all.map((_, index) => index + 1))
   const names = FAULTS.map(({ in: at, point }) => `${at} ${Object.values(point).join(' ')}`)
   expect(new Set(names).size).toBe(FAULTS.length)
 })

@@ -6,6 +6,7 @@
  * stand for every transition of the update. `serving` is who answers afterwards: `old` and `new` on the connections
  * that were open before, `restarted` on a new one, with the state that was there.
  */
+import { INTERFACE_NAME } from '../../src/protocol/interface.js'
 import type { FaultPoint } from '../../src/testing/index.js'
 
 export interface FaultRow {
@@ -65,4 +66,37 @@ export const FAULTS: readonly FaultRow[] = [
   row(23, 'new', 'kill supervisor before Commit', unsupervised),
   row(24, 'old', 'kill supervisor before Released', committed),
   row(25, 'old', 'kill supervisor after Released', committed),
+]
+
+/** Messages that break the rules, as their bytes. `daemon/abuse.test.ts` goes through them. */
+export interface MessageFault {
+  number: number
+  title: string
+  parts: (string | Buffer)[]
+}
+
+const METHOD = INTERFACE_NAME
+
+export const MESSAGE_FAULTS: readonly MessageFault[] = [
+  { number: 26, title: 'no JSON', parts: ['this is not JSON\0'] },
+  { number: 27, title: 'JSON that is no object', parts: ['[1,2,3]\0'] },
+  { number: 28, title: 'a request without a method', parts: ['{"parameters":{}}\0'] },
+  { number: 29, title: 'parameters that are a list', parts: [`{"method":"${METHOD}.List","parameters":[]}\0`] },
+  {
+    number: 30,
+    title: 'files declared and not sent',
+    parts: [`{"method":"${METHOD}.Preserve","parameters":{"fds":3}}\0`],
+  },
+  {
+    number: 31,
+    title: 'a negative number of files',
+    parts: [`{"method":"${METHOD}.Preserve","parameters":{"fds":-1}}\0`],
+  },
+  { number: 32, title: 'bytes that are no text', parts: [Buffer.from([0xff, 0xfe, 0x80, 0x01, 0])] },
+  { number: 33, title: 'an endless message', parts: Array(40).fill('x'.repeat(64 * 1024)) },
+  {
+    number: 34,
+    title: 'nesting without end',
+    parts: [`{"method":"${METHOD}.List","parameters":${'{"a":'.repeat(50_000)}1${'}'.repeat(50_000)}}\0`],
+  },
 ]
