@@ -14,16 +14,17 @@
 import { randomUUID } from 'node:crypto'
 import type { Server } from 'node:net'
 import { isLuoError, LuoError } from '../errors.js'
-import { closeAll, type Fd, inheritedFd } from '../sys/fd.js'
+import { type Fd, inheritedFd } from '../sys/fd.js'
 import { duplicateNumber } from '../sys/node.js'
 import { listenUnix } from '../sys/unix.js'
 import { socketPath } from '../wire/socket-path.js'
 import { HookList } from './hooks.js'
 import { listen } from './listen.js'
 import { LuodLink, type MemberEvent } from './luod-link.js'
-import { MANIFEST_TOKEN, Manifest, type Resource } from './manifest.js'
+import type { Resource } from './manifest.js'
 import { PreservedMemory } from './memory.js'
 import { rehearse } from './rehearsal.js'
+import { Resources } from './resources.js'
 import { Serving } from './serving.js'
 import type { HookName, Hooks, JoinOptions, Live, Memory, MemoryOptions, ServeOptions, UpdateInfo } from './types.js'
 
@@ -35,12 +36,6 @@ const TIDY_DELAY_MS = 50
 const UNIX_SOCKET_MODE = 0o666
 
 type LiveState = 'starting' | 'running' | 'preparing' | 'frozen' | 'released' | 'left'
-
-/** A resource and the file that luod holds, or will hold, for it. */
-interface Entry {
-  resource: Resource
-  fd: Fd
-}
 
 export async function joinWorkload(workload: string, options: JoinOptions): Promise<Live> {
   const path = socketPath(options.socket)
@@ -98,34 +93,26 @@ class ManagedLive implements Live {
   readonly origin: 'new' | 'update' | 'crash'
   readonly #link: LuodLink
   readonly #member: string
-  readonly #session: string
   readonly #sessionFd: Fd
   readonly #options: JoinOptions
   readonly #hooks = new HookList()
-  /** What luod holds, by token. */
-  readonly #preserved = new Map<string, Resource>()
-  /** What luod will hold from `ready` on. */
-  readonly #pending: Entry[] = []
-  /** Handed over, and not asked for yet, by token. */
-  readonly #handed = new Map<string, Entry>()
+  readonly #resources: Resources
   readonly #memory = new Map<string, PreservedMemory>()
   /** Takes the place of memory of the same name at `ready`. */
   readonly #replacing = new Map<string, PreservedMemory>()
   readonly #files = new Map<string, number>()
-  readonly #servings = new Map<string, { serving: Serving; options: ServeOptions; token: string | undefined }>()
-  #manifest: Manifest | undefined
+  readonly #servings = new Map<string, Serving>()
   #claim: Promise<void> | undefined
   #state: LiveState = 'starting'
   /** Why luod cannot be reached any more. */
   #gone: LuoError | undefined
-  #nextToken = 1n
   #update: { id: string; abort: AbortController; work: Promise<void> } | undefined
 
   constructor({ link, workload, member, session, sessionFd, origin, options }: Membership) {
     this.#link = link
     this.workload = workload
     this.#member = member
-    this.#session = session
+    this.#resources = new Resources(link, session)
     this.#sessionFd = sessionFd
     this.origin = origin
     this.#options = options
@@ -151,7 +138,7 @@ class ManagedLive implements Live {
     await this.#mayHaveResources(`memory ${name}`)
     const known = this.#replacing.get(name) ?? this.#memory.get(name)
     if (known) return known
-    const handed = this.#takeHanded('memory', name)
+    const handed = this.#resources.take('memory', name)
     const memory = handed
       ? PreservedMemory.open(name, handed.fd, memoryOptions(handed.resource, options), () => this.#whyNotGrow())
       : PreservedMemory.create(name, options, () => this.#whyNotGrow())
@@ -173,10 +160,10 @@ class ManagedLive implements Live {
     await this.#mayHaveResources(`file ${name}`)
     const known = this.#files.get(name)
     if (known !== undefined) return known
-    const handed = this.#takeHanded('file', name)
+    const handed = this.#resources.take('file', name)
     if (!handed && file === undefined) return undefined
     const number = handed ? handed.fd.release() : typeof file === 'number' ? file : (file as { fd: number }).fd
-    if (!handed) await this.#add({ name, kind: 'file', token: '' }, duplicateNumber(number))
+    if (!handed) await this.#add({ name, kind: 'file' }, duplicateNumber(number))
     this.#files.set(name, number)
     return number
   }
@@ -186,12 +173,12 @@ class ManagedLive implements Live {
     const name = listenerName(options)
     if (this.#servings.has(name)) throw new LuoError('EEXIST', `serve ${name}: another server has it`)
     const serving = new Serving(name, server, options)
-    const handed = this.#handedOf('listener', name)
-    this.#servings.set(name, { serving, options, token: handed?.resource.token })
+    const handed = this.#resources.handed('listener', name)
+    this.#servings.set(name, serving)
     // Handed over: it begins to listen when the state is ours.
     if (handed && this.#state === 'starting') return
     try {
-      if (handed) await this.#takeUp(name)
+      if (handed) await this.#takeUp(serving)
       else await this.#listen(serving, server, options)
     } catch (error) {
       this.#servings.delete(name)
@@ -207,41 +194,13 @@ class ManagedLive implements Live {
       await listen(server, options)
       serving.began()
     }
-    await this.#add({ name: serving.name, kind: 'listener', token: '' }, serving.listener)
+    await this.#add({ name: serving.name, kind: 'listener' }, serving.listener)
   }
 
   /** Preserves a new resource: at once when running, else at `ready`. */
-  async #add(resource: Resource, fd: Fd): Promise<void> {
-    this.#pending.push({ resource: { ...resource, token: String(this.#nextToken++) }, fd })
-    if (this.#state === 'running') await this.#flush()
-  }
-
-  /** Gives luod what it does not hold yet, and writes down what all of it is called. */
-  async #flush(): Promise<void> {
-    const entries = this.#pending.splice(0)
-    if (entries.length === 0) return
-    const files = entries.map(({ resource: { token, format }, fd }) => ({ token, fd, ...(format ? { format } : {}) }))
-    if (!this.#manifest) {
-      this.#manifest = Manifest.create()
-      files.unshift({ token: MANIFEST_TOKEN, fd: this.#manifest.fd })
-    }
-    for (const { resource } of entries) this.#preserved.set(resource.token, resource)
-    // Written first: a name whose file is missing is harmless, a file without a name is lost.
-    this.#writeManifest()
-    await this.#link.preserve(this.#session, files)
-    // Of files, luod has the only copy that we need.
-    for (const { resource, fd } of entries) if (resource.kind === 'file') fd.close()
-  }
-
-  async #forget(tokens: readonly string[]): Promise<void> {
-    if (tokens.length === 0) return
-    for (const token of tokens) this.#preserved.delete(token)
-    this.#writeManifest()
-    await this.#link.unpreserve(this.#session, tokens)
-  }
-
-  #writeManifest(): void {
-    this.#manifest?.write([...this.#preserved.values()])
+  async #add(resource: Omit<Resource, 'token'>, fd: Fd): Promise<void> {
+    this.#resources.add(resource, fd)
+    if (this.#state === 'running') await this.#resources.flush()
   }
 
   #whyNotGrow(): string | undefined {
@@ -260,45 +219,8 @@ class ManagedLive implements Live {
   // --- taking over --------------------------------------------------------------------------------------------------
 
   #claimState(): Promise<void> {
-    this.#claim ??= this.#takeState()
+    this.#claim ??= this.#resources.claim(this.#member)
     return this.#claim
-  }
-
-  /** Waits until the old version has let go, and takes what there is. */
-  async #takeState(): Promise<void> {
-    const { parameters, fds: first } = await this.#link.call('Claim', { id: randomUUID(), member: this.#member })
-    const tokens = parameters.files.map(({ token }) => token)
-    const fds = await this.#link.retrieve(this.#session, tokens.slice(first.length))
-    first.forEach((fd, index) => {
-      fds.set(tokens[index] ?? '', fd)
-    })
-    const manifestFd = fds.get(MANIFEST_TOKEN)
-    fds.delete(MANIFEST_TOKEN)
-    try {
-      // Without a manifest nothing was ever preserved by name.
-      const { manifest, resources } = manifestFd ? Manifest.open(manifestFd) : { manifest: undefined, resources: [] }
-      this.#manifest = manifest
-      for (const resource of resources) {
-        const fd = fds.get(resource.token)
-        if (!fd) continue
-        fds.delete(resource.token)
-        this.#handed.set(resource.token, { resource, fd })
-        this.#preserved.set(resource.token, resource)
-        if (BigInt(resource.token) >= this.#nextToken) this.#nextToken = BigInt(resource.token) + 1n
-      }
-    } finally {
-      closeAll(fds.values())
-    }
-  }
-
-  #handedOf(kind: Resource['kind'], name: string): Entry | undefined {
-    return [...this.#handed.values()].find(({ resource }) => resource.kind === kind && resource.name === name)
-  }
-
-  #takeHanded(kind: Resource['kind'], name: string): Entry | undefined {
-    const entry = this.#handedOf(kind, name)
-    if (entry) this.#handed.delete(entry.resource.token)
-    return entry
   }
 
   async ready(): Promise<void> {
@@ -307,7 +229,7 @@ class ManagedLive implements Live {
     const commit = () => this.#link.call('Commit', { id: randomUUID(), member: this.#member })
     if (this.origin === 'new') {
       await this.#replaceMemory()
-      await this.#flush()
+      await this.#resources.flush()
       await commit()
       this.#state = 'running'
       return
@@ -315,73 +237,49 @@ class ManagedLive implements Live {
     await this.#claimState()
     const committed = commit()
     // Meanwhile, the old version gives its word.
-    for (const name of this.#servings.keys()) this.#adopt(name)
+    const servings = [...this.#servings.values()]
+    for (const serving of servings) serving.adopt(this.#resources.takeConnections(serving.name))
     try {
       await committed
     } catch (error) {
-      for (const { serving } of this.#servings.values()) serving.dropAdopted()
+      for (const serving of servings) serving.dropAdopted()
       throw error
     }
     this.#state = 'running'
     for (const memory of this.#memory.values()) memory.makeShared()
     await this.#replaceMemory()
-    await this.#flush()
-    for (const name of this.#servings.keys()) await this.#takeUp(name)
+    await this.#resources.flush()
+    for (const serving of servings) await this.#takeUp(serving)
     setTimeout(() => void this.#tidyUp(), TIDY_DELAY_MS)
   }
 
   /** After the commit, away from the moment in which clients wait. */
   async #tidyUp(): Promise<void> {
     if (this.#state === 'released' || this.#state === 'left') return
-    // luod must not keep a connection open that this version closes.
-    const connections = [...this.#preserved.values()].filter(({ kind }) => kind === 'connection')
-    const unused = [...this.#handed.values()].filter(({ resource: { kind } }) => kind !== 'memory' && kind !== 'file')
-    for (const { resource, fd } of unused) {
-      this.#handed.delete(resource.token)
-      fd.close()
-    }
-    const listeners = unused.filter(({ resource: { kind } }) => kind === 'listener')
-    const tokens = [...connections, ...listeners.map(({ resource }) => resource)].map(({ token }) => token)
     try {
-      await this.#forget(tokens)
+      await this.#resources.dropUnused()
     } catch (error) {
       if (this.active) process.emitWarning(`take connections back from luod: ${String(error)}`)
     }
   }
 
-  /** Makes sockets of the connections that came with a listener. */
-  #adopt(name: string): void {
-    const connections = [...this.#handed.values()].filter(({ resource }) => resource.of === name)
-    for (const { resource } of connections) this.#handed.delete(resource.token)
-    this.#servings.get(name)?.serving.adopt(connections.map(({ fd }) => fd))
-  }
-
   /** Goes on with a listener and the connections that came with it. */
-  async #takeUp(name: string): Promise<void> {
-    const handed = this.#takeHanded('listener', name)
-    const entry = this.#servings.get(name)
-    if (!handed || !entry) return
-    await entry.serving.listen(handed.fd)
-    entry.serving.serveAdopted()
+  async #takeUp(serving: Serving): Promise<void> {
+    const handed = this.#resources.take('listener', serving.name)
+    if (!handed) return
+    await serving.listen(handed.fd)
+    serving.serveAdopted()
   }
 
   /** New memory takes the place of what it was made beside. */
   async #replaceMemory(): Promise<void> {
-    const old: { memory: PreservedMemory; token: string | undefined }[] = []
     for (const [name, made] of this.#replacing) {
-      const memory = this.#memory.get(name)
-      const token = [...this.#preserved.values()].find((known) => known.kind === 'memory' && known.name === name)?.token
-      const pending = this.#pending.findIndex(({ resource }) => resource.kind === 'memory' && resource.name === name)
-      if (pending >= 0) this.#pending.splice(pending, 1)
-      if (memory) old.push({ memory, token })
+      const old = this.#memory.get(name)
       this.#memory.set(name, made)
-      this.#pending.push({ resource: { ...memoryResource(made), token: String(this.#nextToken++) }, fd: made.fd })
+      await this.#resources.replace(memoryResource(made), made.fd)
+      old?.close()
     }
     this.#replacing.clear()
-    if (old.length === 0) return
-    await this.#flush()
-    await this.#forget(old.map(({ token }) => token).filter((token) => token !== undefined))
-    for (const { memory } of old) memory.close()
   }
 
   // --- letting go ---------------------------------------------------------------------------------------------------
@@ -409,7 +307,7 @@ class ManagedLive implements Live {
       await unlessAborted(this.#hooks.run('prepare', info), signal)
       const settle = (limit: number) =>
         Math.max(0, Math.min(limit, info.deadlineMs * SETTLE_SHARE - (performance.now() - startedAt)))
-      const servings = [...this.#servings.values()].map(({ serving }) => serving)
+      const servings = [...this.#servings.values()]
       heldSince = performance.now()
       await allOf(servings.map((serving) => serving.quiesce(settle(serving.settleMs), signal)))
       await unlessAborted(this.#hooks.run('freeze', info), signal)
@@ -435,22 +333,9 @@ class ManagedLive implements Live {
   }
 
   /** Everything is held still; connections go to luod with the word for it. */
-  async #sayReady(update: string, servings: readonly Serving[], heldSince: number): Promise<void> {
-    const entries: Entry[] = []
-    try {
-      for (const serving of servings) {
-        for (const fd of serving.still()) {
-          const token = String(this.#nextToken++)
-          entries.push({ resource: { name: `connection ${token}`, kind: 'connection', of: serving.name, token }, fd })
-        }
-      }
-      for (const { resource } of entries) this.#preserved.set(resource.token, resource)
-      if (entries.length > 0) this.#writeManifest()
-      const files = entries.map(({ resource: { token }, fd }) => ({ token, fd }))
-      await this.#link.ready(this.#member, update, this.#session, files, heldSince)
-    } finally {
-      for (const { fd } of entries) fd.close()
-    }
+  #sayReady(update: string, servings: readonly Serving[], heldSince: number): Promise<void> {
+    const connections = servings.flatMap((serving) => serving.still().map((fd) => ({ of: serving.name, fd })))
+    return this.#resources.ready(this.#member, update, connections, heldSince)
   }
 
   async #resume(reason: string): Promise<void> {
@@ -466,13 +351,12 @@ class ManagedLive implements Live {
   async #goOn(reason: string): Promise<void> {
     for (const memory of this.#memory.values()) memory.makeShared()
     this.#state = 'running'
-    for (const { serving } of this.#servings.values()) await serving.resume()
+    for (const serving of this.#servings.values()) await serving.resume()
     this.#link.letGo()
-    const added = [...this.#preserved.values()].filter(({ kind }) => kind === 'connection')
     try {
-      await this.#forget(added.map(({ token }) => token))
+      await this.#resources.takeBackConnections()
     } catch (error) {
-      process.emitWarning(`take connections back from luod: ${String(error)}`)
+      if (this.active) process.emitWarning(`take connections back from luod: ${String(error)}`)
     }
     await this.#hooks.runAll('resume', reason)
   }
@@ -489,7 +373,7 @@ class ManagedLive implements Live {
     // The new version needs the processor more than we do.
     await new Promise((resolve) => setTimeout(resolve, TIDY_DELAY_MS))
     const drainMs = this.#options.drainMs ?? DEFAULT_DRAIN_MS
-    const drained = [...this.#servings.values()].map(({ serving }) => serving.release(drainMs))
+    const drained = [...this.#servings.values()].map((serving) => serving.release(drainMs))
     await this.#hooks.runAll('released')
     await Promise.all(drained)
     this.#end()
@@ -517,9 +401,8 @@ class ManagedLive implements Live {
 
   async leave(): Promise<void> {
     if (!this.active) return
-    const tokens = [...this.#preserved.keys()]
     this.#state = 'left'
-    if (this.#manifest && tokens.length > 0) await this.#link.unpreserve(this.#session, [...tokens, MANIFEST_TOKEN])
+    await this.#resources.giveUp()
     this.#end()
   }
 
@@ -534,9 +417,9 @@ class ManagedLive implements Live {
   }
 }
 
-function memoryResource(memory: PreservedMemory): Resource {
+function memoryResource(memory: PreservedMemory): Omit<Resource, 'token'> {
   const { name, max, format } = memory
-  return { name, kind: 'memory', token: '', max, ...(format === undefined ? {} : { format }) }
+  return { name, kind: 'memory', max, ...(format === undefined ? {} : { format }) }
 }
 
 function memoryOptions(resource: Resource, options: MemoryOptions): { format: string | undefined; max: number } {

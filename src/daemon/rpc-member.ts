@@ -5,7 +5,7 @@ import { LuoError } from '../errors.js'
 import type { HeldFile } from '../handlers/reference.js'
 import type { FileIn, FileOut } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { fileInfo, inodeKey } from '../sys/file-info.js'
+import { fileInfo } from '../sys/file-info.js'
 import { openPidfd } from '../sys/pidfd.js'
 import type { Call, Handlers, Peer } from '../wire/server.js'
 import type { Answers } from './answers.js'
@@ -225,8 +225,7 @@ interface JoinedMember {
 
 /** The successor in an update. The ticket is an inherited descriptor that only the supervisor's child has. */
 function joinWithTicket(state: State, name: string, peer: Peer, accepts: readonly string[], ticket: Fd): JoinedMember {
-  const key = inodeKey(ticket)
-  const workload = state.workloads(peer.uid).find(({ update }) => update?.hasTicket(key))
+  const workload = state.workloads(peer.uid).find(({ update }) => update?.hasTicket(ticket))
   const update = workload?.update
   if (!workload || !update || workload.name !== name) {
     throw new LuoError('LUO_TICKET', `join ${name}: this ticket is used, of another workload, or its update is over`)

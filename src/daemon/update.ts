@@ -11,13 +11,14 @@ import { asLuoError, LuoError } from '../errors.js'
 import { MAX_FDS } from '../protocol/interface.js'
 import type { Methods, Phase } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { inodeKey } from '../sys/file-info.js'
+import { sameOpenFile } from '../sys/file-info.js'
 import { signalPidfd } from '../sys/pidfd.js'
-import { Poller, type Registration } from '../sys/poller.js'
 import { socketPair } from '../sys/unix.js'
-import { FENCE_MS, KILL_WAIT_MS, NOTIFY_DELAY_MS } from './limits.js'
+import { FENCE_MS, KILL_WAIT_MS } from './limits.js'
 import type { Member } from './member.js'
 import { checkFormats, describeFile, type State, type Workload } from './state.js'
+import { Targets } from './targets.js'
+import { millisecondsSince, Timeline } from './timeline.js'
 import {
   endOf,
   nextMove,
@@ -26,6 +27,7 @@ import {
   type UpdateEvent,
   type UpdatePhase,
 } from './update-machine.js'
+import { Waiting } from './waiting.js'
 
 export interface UpdateRequest {
   deadlineMs: number
@@ -49,62 +51,21 @@ export interface Cause {
 type ClaimAnswer = Methods['Claim']['output']
 type CommitAnswer = Methods['Commit']['output']
 
-/** Somebody's request that waits for a phase. */
-class Waiting<T> {
-  readonly promise: Promise<T>
-  settled = false
-  #resolve: (value: T) => void = () => {}
-  #reject: (error: LuoError) => void = () => {}
-
-  constructor() {
-    this.promise = new Promise((resolve, reject) => {
-      this.#resolve = resolve
-      this.#reject = reject
-    })
-    // Whoever waited may be gone.
-    this.promise.catch(() => {})
-  }
-
-  answer(value: T): void {
-    this.settled = true
-    this.#resolve(value)
-  }
-
-  fail(error: LuoError): void {
-    this.settled = true
-    this.#reject(error)
-  }
-}
-
-/** A process to be killed if the update fails, and waited for. */
-interface Target {
-  pid: number
-  pidfd: Fd
-  watch: Registration
-  ended: boolean
-}
-
 export class Update {
   readonly id = randomUUID()
   readonly request: UpdateRequest
   /** Of orphaned state, by a new instance after a crash. */
   readonly isClaim: boolean
-  readonly timeline: Phase[] = []
   readonly finished: Promise<UpdateResult>
   successor: Member | undefined
   readonly #state: State
   readonly #workload: Workload
   readonly #old: Member | undefined
-  readonly #listeners = new Set<(phase: Phase) => void>()
-  readonly #startedAt = performance.now()
-  readonly #targets: Target[] = []
+  readonly #timeline = new Timeline()
+  readonly #targets = new Targets((pid) => this.#targetEnded(pid))
   readonly #events: { event: UpdateEvent; cause: Cause }[] = []
-  /** luod's end of the ticket; the other end is what the successor shows. */
+  /** A copy of the ticket: while it is open, no other file can be taken for it. */
   #ticket: Fd | undefined
-  /** What watchers are still to be told. */
-  readonly #news: (() => void)[] = []
-  #newsTimer: NodeJS.Timeout | undefined
-  #ticketKey: string | undefined
   #phase: UpdatePhase
   #working = false
   #timer: NodeJS.Timeout | undefined
@@ -125,21 +86,15 @@ export class Update {
     const { supervisor, member } = workload
     if (!supervisor || !member) throw new LuoError('LUO_WRONG_STATE', `update ${workload.name}: it does not run`)
     const update = new Update(state, workload, request, member)
-    const [ours, theirs] = socketPair()
-    try {
-      const command = request.command && { command: [...request.command] }
-      update.#ticket = ours
-      update.#ticketKey = inodeKey(theirs)
-      update.#enter('starting', { who: supervisor.pid })
-      if (!supervisor.tell({ event: 'start', update: update.id, ...command, fds: 1 }, [theirs])) {
-        throw new LuoError('LUO_NO_SUPERVISOR', `update ${workload.name}: its supervisor is just ending`)
-      }
-    } catch (error) {
-      ours.close()
+    const [ticket, unused] = socketPair()
+    unused.close()
+    update.#ticket = ticket
+    update.#enter('starting', { who: supervisor.pid })
+    const command = request.command && { command: [...request.command] }
+    if (!supervisor.tell({ event: 'start', update: update.id, ...command, fds: 1 }, [ticket])) {
+      ticket.close()
       clearTimeout(update.#timer)
-      throw error
-    } finally {
-      theirs.close()
+      throw new LuoError('LUO_NO_SUPERVISOR', `update ${workload.name}: its supervisor is just ending`)
     }
     workload.update = update
     state.tell(workload, 'updating', { update: update.id })
@@ -151,7 +106,7 @@ export class Update {
     state.claim(workload)
     const update = new Update(state, workload, { deadlineMs: 0, check: undefined, command: undefined }, undefined)
     update.successor = claimant
-    update.#watchTarget(claimant.pid, claimant.pidfd())
+    update.#targets.add(claimant.pid, claimant.pidfd())
     workload.update = update
     update.#enter('restoring', { who: claimant.pid })
     return update
@@ -175,17 +130,19 @@ export class Update {
 
   /** Calls `listener` with every phase so far and to come. Answers how to stop that. */
   listen(listener: (phase: Phase) => void): () => void {
-    this.#tellNews()
-    for (const phase of this.timeline) listener(phase)
-    this.#listeners.add(listener)
-    return () => this.#listeners.delete(listener)
+    return this.#timeline.listen(listener)
   }
 
   // --- what the sides say -------------------------------------------------------------------------------------------
 
-  /** Whether `key` is this update's ticket, and it is still good. */
-  hasTicket(key: string): boolean {
-    return this.#ticketKey === key && this.#phase === 'starting'
+  /** Whether `file` is this update's ticket, and it is still good. */
+  hasTicket(file: Fd): boolean {
+    return this.#ticket !== undefined && sameOpenFile(this.#ticket, file)
+  }
+
+  #voidTicket(): void {
+    this.#ticket?.close()
+    this.#ticket = undefined
   }
 
   /** The supervisor has started this process for us. Owns `pidfd`. */
@@ -194,13 +151,13 @@ export class Update {
       signalPidfd(pidfd, 'SIGKILL')
       if (this.ended) return pidfd.close()
     }
-    this.#watchTarget(pid, pidfd)
+    this.#targets.add(pid, pidfd)
   }
 
   joined(member: Member): void {
     this.successor = member
-    this.#ticketKey = undefined
-    this.#watchTarget(member.pid, member.pidfd())
+    this.#voidTicket()
+    this.#targets.add(member.pid, member.pidfd())
     this.event('joined', { who: member.pid })
   }
 
@@ -306,8 +263,7 @@ export class Update {
 
   #enter(phase: UpdatePhase, cause: Cause): void {
     this.#phase = phase
-    const entry: Phase = { phase, at_ms: this.#now(), ...cause }
-    this.timeline.push(entry)
+    this.#timeline.add({ phase, ...cause })
     clearTimeout(this.#timer)
     const waits = WAITS[phase]
     if (waits && !this.isClaim) {
@@ -316,23 +272,9 @@ export class Update {
         this.event('deadline', { code: 'LUO_DEADLINE', reason })
       }, this.request.deadlineMs)
     }
-    this.#inform(() => {
-      for (const listener of this.#listeners) listener(entry)
-      if (!this.isClaim)
-        this.#state.tell(this.#workload, phase, { update: this.id, detail: cause.reason, pid: cause.who })
-    })
-  }
-
-  /** Tells watchers later, in order: they are not on the path on which clients wait. */
-  #inform(news: () => void): void {
-    this.#news.push(news)
-    this.#newsTimer ??= setTimeout(() => this.#tellNews(), NOTIFY_DELAY_MS)
-  }
-
-  #tellNews(): void {
-    clearTimeout(this.#newsTimer)
-    this.#newsTimer = undefined
-    for (const tell of this.#news.splice(0)) tell()
+    if (this.isClaim) return
+    const { reason: detail, who: pid } = cause
+    this.#timeline.inform(() => this.#state.tell(this.#workload, phase, { update: this.id, detail, pid }))
   }
 
   #act(action: UpdateAction, cause: Cause): void {
@@ -414,16 +356,17 @@ export class Update {
     successor.ready = true
     workload.update = undefined
     this.#state.recordWorkload(workload)
-    if (this.#blackoutFrom !== undefined) this.#blackoutMs = this.#since(this.#blackoutFrom)
+    if (this.#blackoutFrom !== undefined) this.#blackoutMs = millisecondsSince(this.#blackoutFrom)
     this.#commit?.answer({ released: this.#released })
     if (old) this.#state.dropMember(old)
-    this.#inform(() => this.#state.tell(workload, 'running', { pid: successor.pid, update: this.id }))
+    this.#timeline.inform(() => this.#state.tell(workload, 'running', { pid: successor.pid, update: this.id }))
   }
 
   #killSuccessor(cause: Cause): void {
+    this.#voidTicket()
     this.#fail(cause)
     this.successor?.kill()
-    for (const { ended, pidfd } of this.#targets) if (!ended) signalPidfd(pidfd, 'SIGKILL')
+    this.#targets.kill()
     this.#timer = setTimeout(() => this.event('successorGone'), KILL_WAIT_MS)
     this.#lookForTheDead()
   }
@@ -437,7 +380,7 @@ export class Update {
     this.#state.recordWorkload(this.#workload)
     if (!this.#asked || !old) return
     old.tell({ event: 'resume', update: this.id, reason: this.#failure.reason ?? 'the update was a check' })
-    if (this.#blackoutFrom !== undefined) this.#blackoutMs = this.#since(this.#blackoutFrom)
+    if (this.#blackoutFrom !== undefined) this.#blackoutMs = millisecondsSince(this.#blackoutFrom)
   }
 
   /** Nobody is left to hold the state. */
@@ -458,20 +401,16 @@ export class Update {
     const { successor } = this
     if (successor && workload.member !== successor) this.#state.dropMember(successor)
     this.#fail(this.#failure)
-    this.#ticket?.close()
-    for (const target of this.#targets) {
-      target.watch.close()
-      target.pidfd.close()
-    }
+    this.#targets.close()
     const { reason } = this.#failure
     // What ended while the update was there has waited for its end.
     if (workload.member && !workload.member.alive) workload.member.drainHangup()
-    this.#inform(() => {
+    this.#timeline.inform(() => {
       if (!this.isClaim) {
         const why = reason === undefined ? {} : { reason }
         workload.supervisor?.tell({ event: 'ended', update: this.id, outcome, ...why })
       }
-      this.#finish({ outcome, blackoutMs: this.#blackoutMs, timeline: this.timeline })
+      this.#finish({ outcome, blackoutMs: this.#blackoutMs, timeline: this.#timeline.phases })
       this.#state.endIfUnused(workload)
     })
   }
@@ -501,33 +440,16 @@ export class Update {
     throw new LuoError('LUO_WRONG_STATE', `${what}: pid ${member.pid} was not asked; the update is ${this.#phase}`)
   }
 
-  /** Owns `pidfd`. */
-  #watchTarget(pid: number, pidfd: Fd): void {
-    const target: Target = { pid, pidfd, ended: false, watch: { update: () => {}, close: () => {} } }
-    target.watch = Poller.shared().add(pidfd, { read: true, write: false }, () => {
-      target.watch.close()
-      target.ended = true
-      if (this.#phase === 'aborting') this.#lookForTheDead()
-      // Once it has joined, what started it may end: a shell, or env(1).
-      else if (!this.successor || this.successor.pid === pid) {
-        const reason = `the new version (pid ${pid}) ended`
-        this.event('successorDied', { who: pid, code: 'LUO_GONE', reason })
-      }
-    })
-    this.#targets.push(target)
+  #targetEnded(pid: number): void {
+    if (this.#phase === 'aborting') this.#lookForTheDead()
+    // Once it has joined, what started it may end: a shell, or env(1).
+    else if (!this.successor || this.successor.pid === pid) {
+      this.event('successorDied', { who: pid, code: 'LUO_GONE', reason: `the new version (pid ${pid}) ended` })
+    }
   }
 
   #lookForTheDead(): void {
-    if (this.#targets.every(({ ended }) => ended)) this.event('successorGone')
-  }
-
-  #now(): number {
-    return this.#since(this.#startedAt)
-  }
-
-  /** Milliseconds, to the microsecond. */
-  #since(start: number): number {
-    return Math.round((performance.now() - start) * 1000) / 1000
+    if (this.#targets.allGone) this.event('successorGone')
   }
 }
 
