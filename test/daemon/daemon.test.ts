@@ -1,19 +1,8 @@
 /** luod against members that do it right and members that do not; each test has a luod and processes of its own. */
 import { expect, test } from 'vitest'
-import { isLuoError } from '../../src/errors.js'
-import { eventually, type Puppet, Stage } from './stage.js'
+import { eventually, failure, type Puppet, Stage } from './stage.js'
 
 const TOKEN = { token: '1', fd: 0, format: 'store/1' }
-
-async function failure(work: Promise<unknown>): Promise<string> {
-  try {
-    await work
-  } catch (error) {
-    if (isLuoError(error)) return error.code
-    throw error
-  }
-  return 'nothing failed'
-}
 
 async function preserve(puppet: Puppet, session: string): Promise<void> {
   await puppet.do('memfd', { name: 'store', size: 4096 })

@@ -4,20 +4,9 @@ import { existsSync, readFileSync, statSync } from 'node:fs'
 import { request } from 'node:http'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { isLuoError } from '../../src/errors.js'
-import { eventually, type Puppet, Stage } from './stage.js'
+import { eventually, failure, type Puppet, Stage } from './stage.js'
 
 const stageForLive = (args: string[] = []) => Stage.start({ puppet: 'live-puppet.mjs', args })
-
-async function failure(work: Promise<unknown>): Promise<string> {
-  try {
-    await work
-  } catch (error) {
-    if (isLuoError(error)) return error.code
-    throw error
-  }
-  return 'nothing failed'
-}
 
 /** The old version is told to do `first` things, then it is updated; the successor has joined. */
 async function updated(stage: Stage, prepare: (old: Puppet) => Promise<void>, joinOptions: object = {}) {

@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { LuoError } from '../../src/errors.js'
+import { isLuoError, LuoError } from '../../src/errors.js'
 import type { Methods } from '../../src/protocol/types.js'
 import { VarlinkClient } from '../../src/wire/client.js'
 
@@ -32,6 +32,17 @@ export async function eventually<T>(look: () => Promise<T> | T, good: (value: T)
     if (performance.now() > end) throw new Error(`${what}: ${String(seen)}`)
     await new Promise((resolve) => setTimeout(resolve, 10))
   }
+}
+
+/** The code that `work` fails with. */
+export async function failure(work: Promise<unknown>): Promise<string> {
+  try {
+    await work
+  } catch (error) {
+    if (isLuoError(error)) return error.code
+    throw error
+  }
+  return 'nothing failed'
 }
 
 export class Puppet {

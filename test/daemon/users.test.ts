@@ -8,8 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test } from 'vitest'
-import { isLuoError } from '../../src/errors.js'
-import { eventually, NOBODY, type Puppet, Stage } from './stage.js'
+import { eventually, failure, NOBODY, type Puppet, Stage } from './stage.js'
 
 const LUOD = fileURLToPath(new URL('../../dist/daemon/main.js', import.meta.url))
 const isRoot = process.getuid?.() === 0
@@ -23,16 +22,6 @@ function folder(): string {
   folders.push(made)
   chmodSync(made, 0o755)
   return made
-}
-
-async function failure(work: Promise<unknown>): Promise<string> {
-  try {
-    await work
-  } catch (error) {
-    if (isLuoError(error)) return error.code
-    throw error
-  }
-  return 'nothing failed'
 }
 
 /** Runs luod until it ends by itself. */

@@ -9,13 +9,13 @@ import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test } from 'vitest'
 import { connect } from '../../src/cli/context.js'
 import { type RunningTest, startInTest } from '../../src/testing/index.js'
+import { eventually } from '../daemon/stage.js'
 import { FAULTS, type FaultRow, MESSAGE_FAULTS } from './table.js'
 
 const SERVICE = fileURLToPath(new URL('./service.mjs', import.meta.url))
 const HITS_BEFORE = 5
 /** For sides that stand still; a kill is seen at once. */
 const DEADLINE_MS = 700
-const RESTART_LIMIT_MS = 10_000
 
 interface Answer {
   version: string
@@ -80,22 +80,6 @@ async function status(socket: string) {
     return (await client.call('Status', {})).parameters
   } finally {
     client.close()
-  }
-}
-
-async function eventually<T>(look: () => Promise<T> | T, good: (value: T) => boolean, what: string): Promise<T> {
-  const end = performance.now() + RESTART_LIMIT_MS
-  for (;;) {
-    let seen: T | unknown
-    try {
-      const value = await look()
-      if (good(value)) return value
-      seen = value
-    } catch (error) {
-      seen = error
-    }
-    if (performance.now() > end) throw new Error(`${what}: ${String(seen)} ${JSON.stringify(seen)}`)
-    await new Promise((resolve) => setTimeout(resolve, 20))
   }
 }
 
