@@ -7,7 +7,7 @@ import { INTERFACE_NAME } from '../protocol/interface.js'
 import { decodeError, parseReply } from '../protocol/messages.js'
 import type { Methods } from '../protocol/types.js'
 import { closeAll, type Fd } from '../sys/fd.js'
-import { connectUnix } from '../sys/unix.js'
+import { connectUnix, peerCredentials } from '../sys/unix.js'
 import { Connection } from './connection.js'
 
 /** The listener's queue is full for a moment when many connect at once. */
@@ -38,11 +38,11 @@ export class VarlinkClient {
     this.#onClosed = resolve
   })
 
-  /** ENOENT and ECONNREFUSED when nobody listens at `path`. */
+  /** ENOENT and ECONNREFUSED when nobody listens at `path`, EPERM when another user does. */
   static async connect(path: string): Promise<VarlinkClient> {
     for (let attempt = 1; ; attempt++) {
       try {
-        return new VarlinkClient(connectUnix(path))
+        return new VarlinkClient(trusted(connectUnix(path), path))
       } catch (error) {
         if (!isLuoError(error, 'EAGAIN') || attempt === CONNECT_ATTEMPTS) throw error
       }
@@ -154,4 +154,15 @@ export class VarlinkClient {
     }
     this.#onClosed(this.#error)
   }
+}
+
+/**
+ * Files and commands go to root's luod or to one's own, and never to what another user has put in its place, such as in
+ * /tmp. Root may name any socket.
+ */
+function trusted(fd: Fd, path: string, own: number = process.getuid?.() ?? 0): Fd {
+  const { uid } = peerCredentials(fd)
+  if (own === 0 || uid === 0 || uid === own) return fd
+  fd.close()
+  throw new LuoError('EPERM', `connect to ${path}: uid ${uid} listens there, and this is uid ${own}: do not trust it`)
 }

@@ -2,12 +2,13 @@
  * Several users of one luod, and where luod may listen. Credentials are the kernel's; these tests need two users and so
  * root. Without root they check the same with the one user there is: that a name which is not one's own is not found.
  */
-import { execFile } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test } from 'vitest'
+import { VarlinkClient } from '../../src/wire/client.js'
 import { eventually, failure, NOBODY, type Puppet, Stage } from './stage.js'
 
 const LUOD = fileURLToPath(new URL('../../dist/daemon/main.js', import.meta.url))
@@ -117,6 +118,29 @@ test.runIf(isRoot)("a stolen ticket is worth nothing to another user's process",
   expect(await failure(thief.call('Join', join_, { send: ['ticket'] }))).toBe('LUO_TICKET')
   successor.kill()
   expect((await result).outcome).toBe('rolledBack')
+})
+
+test.runIf(isRoot)('a luod of another user is not trusted', async () => {
+  const base = folder()
+  chownSync(base, NOBODY, NOBODY)
+  const socket = join(base, 'luod.sock')
+  const foreign = spawn(process.execPath, [LUOD, '--socket', socket], { uid: NOBODY, gid: NOBODY, stdio: 'ignore' })
+  try {
+    await eventually(
+      async () => (await VarlinkClient.connect(socket)).close(),
+      () => true,
+      'it does not start',
+    )
+    chmodSync(socket, 0o666)
+    const client = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
+    const answer = await new Promise<string>((resolve) => {
+      const options = { uid: NOBODY - 1, gid: NOBODY - 1 }
+      execFile(process.execPath, [client, 'list', '--socket', socket], options, (_, __, stderr) => resolve(stderr))
+    })
+    expect(answer).toContain(`uid ${NOBODY} listens there`)
+  } finally {
+    foreign.kill()
+  }
 })
 
 test('a second luod at the same socket ends with code 3, and the first goes on', async () => {
