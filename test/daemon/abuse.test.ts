@@ -13,16 +13,22 @@ import { eventually, Stage } from './stage.js'
 
 const LUOD = fileURLToPath(new URL('../../dist/daemon/main.js', import.meta.url))
 
+/** The listener's queue may be full for a moment. */
+async function connected(path: string): Promise<Socket> {
+  const socket = connect(path)
+  await once(socket, 'connect')
+  return socket
+}
+
 /** A raw connection, and what came back on it. */
 async function raw(stage: Stage): Promise<{ socket: Socket; text(): string; closed: Promise<unknown> }> {
-  const socket = connect(stage.socket)
+  const socket = await eventually(() => connected(stage.socket), Boolean, 'luod does not accept')
   let received = ''
   socket.on('data', (data) => {
     received += data
   })
   socket.on('error', () => {})
   const closed = new Promise((resolve) => socket.once('close', resolve))
-  await once(socket, 'connect')
   return { socket, text: () => received, closed }
 }
 
@@ -122,7 +128,7 @@ test('a user has as many connections as the limit says; the next one is told why
     clients.push(await VarlinkClient.connect(stage.socket))
   await clients.at(-1)?.call('List', {})
   const error = await stage.call('List', {}).catch((reason: unknown) => reason)
-  expect(isLuoError(error, 'LUO_LIMIT') || isLuoError(error, 'ECONNRESET')).toBe(true)
+  expect(isLuoError(error, 'LUO_LIMIT')).toBe(true)
   for (const client of clients) client.close()
   await eventually(
     () => stage.call('Status', {}),
