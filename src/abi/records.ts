@@ -99,6 +99,8 @@ export class Records {
   transaction(changes: readonly Change[]): void {
     if (changes.length === 0) return
     const encoded = changes.map(encode)
+    // Before, not after: when this throws nothing has changed, and the caller knows.
+    if (this.#end - this.#start > COMPACT_FROM_BYTES + 2 * this.#live) this.#compact()
     this.#append(Buffer.concat(encoded))
     changes.forEach(({ type, key, value }, index) => {
       const records = this.#entries.get(type)
@@ -106,7 +108,6 @@ export class Records {
       else records?.set(key, value)
       this.#count(type, key, value === undefined ? 0 : (encoded[index]?.length ?? 0))
     })
-    if (this.#end - this.#start > COMPACT_FROM_BYTES + 2 * this.#live) this.#compact()
   }
 
   #count(type: RecordType, key: string, bytes: number): void {
@@ -203,6 +204,10 @@ function encode({ type, key, value }: Change): Uint8Array {
   const json = Buffer.from(value === undefined ? '' : JSON.stringify(value))
   if (json.length > MAX_JSON_BYTES) {
     throw new LuoError('LUO_LIMIT', `record ${type} ${key}: ${json.length} bytes, and ${MAX_JSON_BYTES} are allowed`)
+  }
+  // Written another way it would be another record once it is read again.
+  if (String(BigInt.asUintN(64, BigInt(key))) !== key) {
+    throw new LuoError('EINVAL', `record ${type} ${key}: the key is not a u64 in decimal`)
   }
   const bytes = new Uint8Array(padded(ENTRY_BYTES + json.length))
   const view = new DataView(bytes.buffer)

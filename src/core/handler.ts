@@ -2,7 +2,8 @@
  * File handlers: code for one kind of file, with the operations of the kernel's interface. The orchestrator knows files
  * (`F`) and what a handler makes of them (`D`) only as opaque values.
  *
- * An operation fails by throwing a LuoError with an errno name. `unpreserve`, `unfreeze` and `finish` must not fail.
+ * An operation fails by throwing a LuoError with an errno name. `unpreserve`, `unfreeze`, `discard` and `finish` must
+ * not fail.
  */
 import { LuoError } from '../errors.js'
 
@@ -22,6 +23,8 @@ export interface FileHandler<F, D> {
   unfreeze?(data: D): void
   /** A new reference to the file, owned by whoever asked. */
   retrieve(data: D): F
+  /** Undo of retrieve, for a file that nobody got. */
+  discard?(file: F): void
   /** Whether the file may be let go of; `retrieved`: somebody has it. */
   canFinish?(data: D, retrieved: boolean): boolean
   /** Cleans up after the transition; also for a file that was never retrieved. */

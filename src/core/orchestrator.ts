@@ -103,24 +103,20 @@ export class Orchestrator<F, D> {
   /** New references to the files, owned by the caller. While the session is frozen, or by its holder. */
   retrieve(session: Session<F, D>, tokens: readonly string[]): { file: F; preserved: PreservedFile<F, D> }[] {
     const wanted = tokens.map((token) => this.#file(session, token, 'retrieve'))
-    return wanted.map((preserved) => ({ file: preserved.handler.retrieve(preserved.data), preserved }))
+    const done: { file: F; preserved: PreservedFile<F, D> }[] = []
+    try {
+      for (const preserved of wanted) done.push({ file: preserved.handler.retrieve(preserved.data), preserved })
+      return done
+    } catch (error) {
+      for (const { file, preserved } of done) preserved.handler.discard?.(file)
+      throw error
+    }
   }
 
   /** The sessions belong to luod from here on. A handler that refuses leaves everything as it was. */
   freeze(sessions: readonly Session<F, D>[]): void {
     const next = sessions.map((session) => move(session, 'freeze'))
-    const frozen: PreservedFile<F, D>[] = []
-    try {
-      for (const session of sessions) {
-        for (const file of session.files.values()) {
-          file.handler.freeze?.(file.data)
-          frozen.push(file)
-        }
-      }
-    } catch (error) {
-      for (const file of frozen.reverse()) file.handler.unfreeze?.(file.data)
-      throw error
-    }
+    this.#freezeFiles(sessions)
     sessions.forEach((session, index) => {
       session.custody = next[index] ?? session.custody
     })
@@ -146,7 +142,7 @@ export class Orchestrator<F, D> {
   /** Somebody came for an orphan: it is frozen until they have committed. */
   claim(session: Session<F, D>): void {
     const next = move(session, 'claim')
-    for (const file of session.files.values()) file.handler.freeze?.(file.data)
+    this.#freezeFiles([session])
     session.custody = next
   }
 
@@ -164,6 +160,21 @@ export class Orchestrator<F, D> {
     sessions.forEach((session, index) => {
       session.custody = next[index] ?? session.custody
     })
+  }
+
+  #freezeFiles(sessions: readonly Session<F, D>[]): void {
+    const frozen: PreservedFile<F, D>[] = []
+    try {
+      for (const session of sessions) {
+        for (const file of session.files.values()) {
+          file.handler.freeze?.(file.data)
+          frozen.push(file)
+        }
+      }
+    } catch (error) {
+      for (const file of frozen.reverse()) file.handler.unfreeze?.(file.data)
+      throw error
+    }
   }
 
   #unfreezeFiles(session: Session<F, D>): void {

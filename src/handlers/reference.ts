@@ -47,6 +47,7 @@ function referenceHandler(kind: FileKind, compatible: string): FileHandler<HeldF
     preserve: ({ fd, info }) => ({ fd: fd.dup(), info }),
     unpreserve: ({ fd }) => fd.close(),
     retrieve: ({ fd, info }) => ({ fd: fd.dup(), info }),
+    discard: ({ fd }) => fd.close(),
     finish: ({ fd }) => fd.close(),
     // The other kinds may be preserved more than once by reference: each is one more descriptor, and harms nobody.
     getId: ({ info }) => (IDENTIFIED_BY_INODE.has(kind) ? `${info.dev}:${info.ino}` : `#${++unidentified}`),

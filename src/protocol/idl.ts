@@ -90,11 +90,12 @@ class Parser {
     const fields = new Map<string, TypeNode>()
     const members: string[] = []
     while (this.#peek() !== ')') {
-      const name = this.#next().text
+      const name = this.#next()
       if (this.#peek() === ':') {
         this.#next()
-        fields.set(name, this.#type())
-      } else members.push(name)
+        fields.set(name.text, this.#type())
+      } else members.push(name.text)
+      if (fields.size > 0 && members.length > 0) throw this.#unexpected(name)
       if (this.#peek() !== ')') this.#expect(',')
     }
     this.#expect(')')

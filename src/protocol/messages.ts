@@ -8,6 +8,8 @@ import { INTERFACE_NAME } from './interface.js'
 
 /** Room for a thousand files with their descriptions. */
 export const MAX_MESSAGE_BYTES = 1024 * 1024
+/** No message of ours nests half as deep; one that nests without end would exhaust the stack. */
+const MAX_DEPTH = 32
 /** The standard's own interface, which every service has. */
 export const SERVICE_INTERFACE = 'org.varlink.service'
 
@@ -99,11 +101,12 @@ function parametersOf(message: Json, parameters: unknown): Json {
 }
 
 /** Varlink lets null stand for a member that is absent; here there is only absent. */
-function withoutNulls(value: unknown): unknown {
+function withoutNulls(value: unknown, depth = 0): unknown {
   if (typeof value !== 'object' || value === null) return value
-  if (Array.isArray(value)) return value.map(withoutNulls)
+  if (depth > MAX_DEPTH) throw new LuoError('LUO_PROTOCOL', `read a message: it is nested deeper than ${MAX_DEPTH}`)
+  if (Array.isArray(value)) return value.map((member) => withoutNulls(member, depth + 1))
   const entries = Object.entries(value).filter(([, member]) => member !== null && member !== undefined)
-  return Object.fromEntries(entries.map(([name, member]) => [name, withoutNulls(member)]))
+  return Object.fromEntries(entries.map(([name, member]) => [name, withoutNulls(member, depth + 1)]))
 }
 
 /** How many files a message says that it carries. */
@@ -111,7 +114,8 @@ export function declaredFds(parameters: Json, max: number): number {
   const { fds } = parameters
   if (fds === undefined || fds === null) return 0
   if (typeof fds === 'number' && Number.isInteger(fds) && fds >= 0 && fds <= max) return fds
-  throw new LuoError('LUO_PROTOCOL', `read a message: it declares ${JSON.stringify(fds)} files, and ${max} are allowed`)
+  const found = typeof fds === 'number' ? fds : 'no number of'
+  throw new LuoError('LUO_PROTOCOL', `read a message: it declares ${found} files, and ${max} are allowed`)
 }
 
 /** `Failed` for errors of ours; the standard's own names where it has them. */
@@ -127,9 +131,9 @@ export function encodeError(error: LuoError): { error: string; parameters: Json 
 
 /** A reply's error as it was before it was encoded. */
 export function decodeError(name: string, parameters: Json): LuoError {
-  const { code, message } = parameters
+  const { code, message, parameter } = parameters
   if (typeof code === 'string' && typeof message === 'string' && /^(LUO_|E)[A-Z0-9_]+$/.test(code)) {
-    return new LuoError(code as `E${string}`, message)
+    return new LuoError(code as `E${string}`, message, parameter === undefined ? {} : { params: { parameter } })
   }
   if (name === `${SERVICE_INTERFACE}.InvalidParameter`) {
     return new LuoError('LUO_INVALID_PARAMETER', `luod does not take the parameter ${JSON.stringify(parameters)}`)

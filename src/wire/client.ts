@@ -4,7 +4,7 @@
  */
 import { isLuoError, LuoError } from '../errors.js'
 import { INTERFACE_NAME } from '../protocol/interface.js'
-import { decodeError, parseReply } from '../protocol/messages.js'
+import { decodeError, type Reply as ParsedReply, parseReply } from '../protocol/messages.js'
 import type { Methods } from '../protocol/types.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { connectUnix, peerCredentials } from '../sys/unix.js'
@@ -77,10 +77,12 @@ export class VarlinkClient {
     const replies: Reply<M>[] = []
     let error: LuoError | undefined
     let ended = false
+    let left = false
     let wake = () => {}
     this.#request(method, input, fds, true, {
       method,
       reply: (parameters, received, continues) => {
+        if (left) return closeAll(received)
         replies.push({ parameters: parameters as Reply<M>['parameters'], fds: received })
         if (!continues) ended = true
         if (replies.length > MAX_UNREAD_REPLIES) this.close()
@@ -101,6 +103,7 @@ export class VarlinkClient {
         })
       }
     } finally {
+      left = true
       for (const reply of replies) closeAll(reply.fds)
     }
   }
@@ -125,14 +128,14 @@ export class VarlinkClient {
     try {
       this.#connection.send(message, fds)
     } catch (error) {
+      // A connection that has ended has failed it already; what could not be sent at all fails with its own reason.
+      if (this.#pending.pop() === pending) pending.fail(error as LuoError)
       this.close()
-      // Closing has failed it already, unless it could not be encoded at all.
-      if (this.#pending.includes(pending)) pending.fail(error as LuoError)
     }
   }
 
   #received(message: Record<string, unknown>, fds: Fd[]): void {
-    const { parameters, continues, error } = parseReply(message)
+    const { parameters, continues, error } = readReply(message, fds)
     const pending = this.#pending[0]
     if (!pending) {
       closeAll(fds)
@@ -165,4 +168,13 @@ function trusted(fd: Fd, path: string, own: number = process.getuid?.() ?? 0): F
   if (own === 0 || uid === 0 || uid === own) return fd
   fd.close()
   throw new LuoError('EPERM', `connect to ${path}: uid ${uid} listens there, and this is uid ${own}: do not trust it`)
+}
+
+function readReply(message: Record<string, unknown>, fds: Fd[]): ParsedReply {
+  try {
+    return parseReply(message)
+  } catch (error) {
+    closeAll(fds)
+    throw error
+  }
 }

@@ -75,7 +75,7 @@ export class Connection {
       this.#end(error)
       throw error
     }
-    this.#queue.push({ bytes: bytes.subarray(sent), fds: sent > 0 ? [] : fds.map((fd) => fd.dup()) })
+    this.#queue.push({ bytes: bytes.subarray(sent), fds: sent > 0 ? [] : dupAll(fds) })
     this.#queuedBytes += bytes.length - sent
     if (this.#queue.length === 1) this.#watch()
   }
@@ -126,7 +126,9 @@ export class Connection {
         }
       }
     } catch (error) {
-      this.#fail(error)
+      // The peer has closed it without reading all of what it was sent: its end, as any other.
+      if (isLuoError(error, 'ECONNRESET')) this.#end(undefined)
+      else this.#fail(error)
     }
   }
 
@@ -167,7 +169,8 @@ export class Connection {
       }
     } catch (error) {
       if (!isLuoError(error, 'EPIPE') && !isLuoError(error, 'ECONNRESET')) throw error
-      this.#end(undefined)
+      // Gone for good. Why it closed is perhaps still to be read, before its end is.
+      return bytes.length
     }
     return done
   }
@@ -194,5 +197,17 @@ export class Connection {
     closeAll(this.#received.splice(0))
     for (const { fds } of this.#queue.splice(0)) closeAll(fds)
     this.#options.onClose(error)
+  }
+}
+
+/** Copies of all of them, or none. */
+function dupAll(fds: readonly Fd[]): Fd[] {
+  const copies: Fd[] = []
+  try {
+    for (const fd of fds) copies.push(fd.dup())
+    return copies
+  } catch (error) {
+    closeAll(copies)
+    throw error
   }
 }

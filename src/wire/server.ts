@@ -211,7 +211,8 @@ export class Server {
       try {
         answer(encodeError(known))
       } catch {
-        // The connection has ended, and said why.
+        // It has ended, and said why; or this cannot be sent at all, and the client must not wait for it for ever.
+        connection.close()
       }
     } finally {
       closeAll(fds)
