@@ -77,7 +77,7 @@ export function exitCodeOf(error: unknown): number {
 /** The error to stderr, as text or as one JSON line; answers the exit code. */
 export function reportError(error: unknown, json: boolean, err: (line: string) => void): number {
   if (json) {
-    const known = asLuoError(error, 'LUO_WRONG_STATE', 'luoctl failed')
+    const known = asLuoError(error, 'EIO', 'luoctl failed')
     err(JSON.stringify({ error: { code: known.code, message: known.message } }))
   } else {
     for (const line of errorLines(error)) err(line)

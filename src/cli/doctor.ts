@@ -15,7 +15,7 @@ const NOFILE_WANTED = 4096
 /** The most that one message of files needs, and some for luod itself. */
 const NOFILE_NEEDED = 512
 const NODE_MINIMUM = [20, 19] as const
-/** fcntl(F_DUPFD_QUERY); before it kcmp(2) answers, which some containers forbid. */
+/** fcntl(F_DUPFD_QUERY); before it device, inode and link of a file must do. */
 const DUPFD_QUERY_SINCE = [6, 10] as const
 /** getsockopt(SO_PEERPIDFD); before it a pid could in theory be another process by the time it is looked at. */
 const PEERPIDFD_SINCE = [6, 5] as const
@@ -115,7 +115,12 @@ function checkKernel(text: string): Check[] {
           message: `Linux ${text} is older than ${PIDFD_SINCE.join('.')}`,
           advice: 'Use a newer kernel: pidfd_open is needed to know for sure that a process has ended.',
         },
-    feature('same file', DUPFD_QUERY_SINCE, 'F_DUPFD_QUERY', 'kcmp(2) is used; allow it in your seccomp profile.'),
+    feature(
+      'same file',
+      DUPFD_QUERY_SINCE,
+      'F_DUPFD_QUERY',
+      'Device, inode and link of a file are compared instead, which is a little weaker.',
+    ),
     feature('peer identity', PEERPIDFD_SINCE, 'SO_PEERPIDFD', 'Processes are found by pid, which is a little weaker.'),
   ]
 }

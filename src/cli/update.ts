@@ -82,7 +82,7 @@ export function outcomeSentence(workload: string, result: UpdateResult): string 
     case 'rolledBack':
       return `${workload}: rolled back after ${total}${blackout}; the old version goes on as it was`
     case 'orphaned':
-      return `${workload}: both versions ended; luod keeps the state for a restart (luoctl show ${workload})`
+      return `${workload}: both versions ended; luoctl show ${workload} says whether its state waits for a restart`
   }
 }
 

@@ -69,8 +69,13 @@ function main(): void {
   } catch (error) {
     const known = asLuoError(error, 'EIO', 'start luod')
     log('error', `${known.message} (${known.code})`)
-    process.exit(known.code === 'EADDRINUSE' ? EXIT.ALREADY_RUNNING : EXIT.FAILED)
+    process.exit(exitCode(known))
   }
+}
+
+function exitCode({ code }: LuoError): number {
+  if (code === 'LUO_INVALID_PARAMETER') return EXIT.USAGE
+  return code === 'EADDRINUSE' ? EXIT.ALREADY_RUNNING : EXIT.FAILED
 }
 
 function start(options: ReturnType<typeof parse>, version: string, log: ReturnType<typeof logger>): void {

@@ -20,8 +20,10 @@ export interface MemberOptions {
   pidfd: Fd
   accepts: readonly string[]
   origin: 'new' | 'update' | 'crash'
-  /** The process has ended, or its session is closed. Once. */
+  /** The process has ended, or its session is closed, whichever comes first. Once. */
   onGone(): void
+  /** The process has ended. Once. */
+  onDead(): void
   /** Nobody holds the session through this member any more. Once. */
   onReleased(): void
 }
@@ -65,6 +67,7 @@ export class Member {
       deathWatch.close()
       this.#dead = true
       this.#leave()
+      this.#options.onDead()
     })
     this.#watches.push(endWatch, deathWatch)
   }

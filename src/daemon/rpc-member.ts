@@ -283,6 +283,7 @@ function newMember(
       accepts,
       origin,
       onGone: () => workload.update?.memberGone(made.member),
+      onDead: () => workload.update?.memberDead(made.member),
       onReleased: () => {
         if (!workload.update) state.memberReleased(workload, made.member)
       },

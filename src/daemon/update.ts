@@ -71,7 +71,7 @@ export class Update {
   #timer: NodeJS.Timeout | undefined
   #claim: Waiting<ClaimAnswer> | undefined
   #commit: Waiting<CommitAnswer> | undefined
-  #released: CommitAnswer['released'] = 'none'
+  #released: 'word' | undefined
   /** Whether the old version was asked to let go, and so must be told how it ended. */
   #asked = false
   /** When requests were first held back. */
@@ -211,14 +211,20 @@ export class Update {
 
   /** A member's process has ended, or it has closed its session. */
   memberGone(member: Member): void {
-    const how = member.dead ? 'ended' : 'has left its session'
+    const how = member.dead ? 'ended' : 'ended, or left its session'
     const cause = { who: member.pid, code: 'LUO_GONE' }
     if (member === this.#old) {
-      this.#released = 'death'
+      // It has closed its session and not given its word: only its death will do.
+      if (this.#phase === 'committing' && !member.dead) return this.#killOld()
       this.event('oldDied', { ...cause, reason: `the old version (pid ${member.pid}) ${how}` })
     } else if (member === this.successor) {
       this.event('successorDied', { ...cause, reason: `the new version (pid ${member.pid}) ${how}` })
     }
+  }
+
+  /** A member's process has ended; if it had left before, that was not enough for a commit. */
+  memberDead(member: Member): void {
+    if (member === this.#old && this.#phase === 'committing') this.event('oldDied')
   }
 
   /** The old version closed its connection and is alive: it can neither be told to let go nor to go on. */
@@ -288,8 +294,7 @@ export class Update {
       case 'handOver':
         return this.#handOver()
       case 'killOld':
-        this.#old?.kill()
-        return
+        return this.#killOld()
       case 'killSuccessor':
         return this.#killSuccessor(cause)
       case 'goBack':
@@ -335,13 +340,15 @@ export class Update {
     if (!this.#old) return this.event('oldReleased')
     if (!this.#old.tell({ event: 'release', update: this.id })) {
       // It cannot be asked any more, so it must be dead before anybody else touches the state.
-      if (this.#old.dead || !this.#old.kill()) {
-        this.#released = 'death'
-        this.event('oldDied')
-      }
-      return
+      return this.#killOld()
     }
     this.#timer = setTimeout(() => this.event('fenceLate'), FENCE_MS)
+  }
+
+  #killOld(): void {
+    clearTimeout(this.#timer)
+    if (!this.#old?.kill()) return this.event('oldDied')
+    this.#timer = setTimeout(() => this.event('oldDied'), KILL_WAIT_MS)
   }
 
   #handOver(): void {
@@ -357,7 +364,7 @@ export class Update {
     workload.update = undefined
     this.#state.recordWorkload(workload)
     if (this.#blackoutFrom !== undefined) this.#blackoutMs = millisecondsSince(this.#blackoutFrom)
-    this.#commit?.answer({ released: this.#released })
+    this.#commit?.answer({ released: this.#released ?? (old ? 'death' : 'none') })
     if (old) this.#state.dropMember(old)
     this.#timeline.inform(() => this.#state.tell(workload, 'running', { pid: successor.pid, update: this.id }))
   }

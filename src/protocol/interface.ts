@@ -49,11 +49,11 @@ type Phase (
 # --- a workload -------------------------------------------------------------------------------------------------
 
 # Become the running instance of a workload, or with a ticket (one fd) the successor in its update, or the claimant of
-# what a dead instance left (origin crash). session_fd is the default session: a capability and a lifetime.
+# what a dead instance left (origin crash). session_fd is a lifetime: when its last copy is closed, the session ends.
 method Join(id: string, workload: string, accepts: []string, keep_ms: ?int, fds: ?int) -> (
   member: string, session: string, origin: (new, update, crash), update: ?string, fds: int, session_fd: int)
 
-# Events for a member, one streaming reply each: prepare (deadline_ms), resume (reason), release, committed.
+# Events for a member, one streaming reply each: prepare (deadline_ms), resume (reason), release.
 # Call it on a connection of its own; it ends with the member.
 method Subscribe(member: string) -> (
   event: (subscribed, prepare, resume, release), update: ?string, deadline_ms: ?int, reason: ?string)

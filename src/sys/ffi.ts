@@ -28,7 +28,6 @@ const SIGNATURES = {
   connect: 'int connect(int fd, const uint8_t *address, uint32_t size)',
   accept4: 'int accept4(int fd, int64_t address, int64_t size, int flags)',
   getsockopt: 'int getsockopt(int fd, int level, int name, uint8_t *value, uint32_t *size)',
-  shutdown: 'int shutdown(int fd, int how)',
   sendmsg: 'int64_t sendmsg(int fd, int64_t message, int flags)',
   recvmsg: 'int64_t recvmsg(int fd, int64_t message, int flags)',
   sendto:
@@ -37,7 +36,6 @@ const SIGNATURES = {
   epoll_ctl: 'int epoll_ctl(int epoll, int operation, int fd, uint8_t *event)',
   epoll_wait: 'int epoll_wait(int epoll, uint8_t *events, int count, int timeout)',
   syscall: 'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d)',
-  prctl: 'int prctl(int option, uint64_t a, uint64_t b, uint64_t c, uint64_t d)',
   getrlimit: 'int getrlimit(int resource, uint64_t *limits)',
   setrlimit: 'int setrlimit(int resource, const uint64_t *limits)',
   waitpid: 'int waitpid(int pid, int *status, int flags)',

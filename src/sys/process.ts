@@ -1,16 +1,10 @@
-/** What a supervisor needs of the system: to be the parent of orphans, and to reap those that are not its children. */
+/** What a supervisor that is process 1 needs of the system: to reap those that are not its own children. */
 import { readdirSync, readFileSync } from 'node:fs'
-import { checked, errno, libc } from './ffi.js'
+import { errno, libc } from './ffi.js'
 
-const PR_SET_CHILD_SUBREAPER = 36
 const WNOHANG = 1
 /** Reaped in one go; more come with the next SIGCHLD. */
 const MAX_REAPED = 1024
-
-/** Orphaned descendants become children of this process, as they do of pid 1. */
-export function setSubreaper(): void {
-  checked('become a subreaper', 'prctl', PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-}
 
 /**
  * Waits for dead children that nobody here waits for; answers how many there were. `known` are children that the

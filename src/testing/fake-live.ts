@@ -7,7 +7,7 @@
 import type { Server } from 'node:net'
 import { LuoError } from '../errors.js'
 
-type HookName = 'prepare' | 'resume' | 'released'
+type HookName = 'prepare' | 'freeze' | 'resume' | 'released'
 type Hook = (...args: unknown[]) => unknown
 
 export interface FakeLiveOptions {
@@ -24,6 +24,9 @@ export interface FakeMemory {
   window(offset: number, length: number): ArrayBuffer
   grow(size: number): ArrayBuffer
 }
+
+/** What a prepare hook is told; nothing ends at it. */
+const FAKE_DEADLINE_MS = 10_000
 
 interface Resizable extends ArrayBuffer {
   resize(length: number): void
@@ -117,7 +120,7 @@ class Fake implements FakeLive {
   readonly origin: 'new' | 'update' | 'crash'
   readonly workload: string
   readonly #accepts: readonly string[] | undefined
-  readonly #hooks: Record<HookName, Hook[]> = { prepare: [], resume: [], released: [] }
+  readonly #hooks: Record<HookName, Hook[]> = { prepare: [], freeze: [], resume: [], released: [] }
   readonly #memory = new Map<string, Memory>()
   readonly #files = new Map<string, unknown>()
   readonly #replaced = new Map<string, Memory>()
@@ -212,13 +215,13 @@ class Fake implements FakeLive {
   async prepare(): Promise<void> {
     if (this.#state !== 'running') throw new LuoError('LUO_WRONG_STATE', `prepare: this version is ${this.#state}`)
     try {
-      for (const hook of this.#hooks.prepare) {
-        const answer = await hook()
+      for (const hook of [...this.#hooks.prepare, ...this.#hooks.freeze]) {
+        const answer = await hook({ update: 'fake', deadlineMs: FAKE_DEADLINE_MS })
         if (answer instanceof Error) throw answer
       }
     } catch (error) {
-      await this.#run('resume')
       const reason = error instanceof Error ? error.message : String(error)
+      await this.#run('resume', reason)
       throw new LuoError('LUO_REFUSED', `the old version refused: ${reason}`, { cause: error })
     }
     for (const memory of this.#memory.values()) memory.freeze()
@@ -235,7 +238,7 @@ class Fake implements FakeLive {
     if (this.#state !== 'frozen') throw new LuoError('LUO_WRONG_STATE', `rollback: this version is ${this.#state}`)
     for (const memory of this.#memory.values()) memory.thaw()
     this.#state = 'running'
-    await this.#run('resume')
+    await this.#run('resume', 'rolled back by the test')
   }
 
   #swap(): void {
@@ -243,8 +246,8 @@ class Fake implements FakeLive {
     this.#replaced.clear()
   }
 
-  async #run(event: HookName): Promise<void> {
-    for (const hook of this.#hooks[event]) await hook()
+  async #run(event: HookName, ...args: unknown[]): Promise<void> {
+    for (const hook of this.#hooks[event]) await hook(...args)
   }
 
   #mustNotBe(...states: string[]): void {

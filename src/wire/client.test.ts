@@ -242,6 +242,13 @@ describe('luod that breaks the rules', () => {
     expect(await client.closed).toMatchObject({ code: 'LUO_LIMIT', message: 'too many connections' })
     expect(await codeOf(client.call('List', {}))).toBe('LUO_LIMIT')
   })
+
+  test('and says why before the first request is there is quoted too, though that cannot be sent any more', async () => {
+    luod.send(encodeError(new LuoError('LUO_LIMIT', 'too many connections')))
+    luod.close()
+    const error = await client.call('List', {}).catch((thrown: unknown) => thrown)
+    expect(error).toMatchObject({ code: 'LUO_LIMIT', message: 'too many connections' })
+  })
 })
 
 describe('a stream', () => {

@@ -214,6 +214,46 @@ test('words of the wrong side, or at the wrong time, change nothing', async () =
   expect((await result).outcome).toBe('rolledBack')
 })
 
+test('an old version that closes its session and lives on is killed before anybody else goes on', async () => {
+  await using stage = await Stage.start()
+  const { old, member, successor, result } = await updating(stage)
+  const joined = await successor.join('web')
+  const claim = successor.call('Claim', { id: 'claim', member: joined.member })
+  const { update = '' } = await old.event('prepare')
+  await old.call('Ready', { id: 'ready', member, update })
+  await claim
+  await old.do('close', { name: 'session' })
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  expect(old.alive).toBe(true)
+  expect(await successor.call('Commit', { id: 'commit', member: joined.member })).toEqual({ released: 'death' })
+  expect((await result).outcome).toBe('committed')
+  await eventually(
+    () => old.alive,
+    (alive) => !alive,
+    'the old version lives',
+  )
+})
+
+test('an old version that closes its session instead of giving its word is killed first', async () => {
+  await using stage = await Stage.start()
+  const { old, member, successor, result } = await updating(stage)
+  const joined = await successor.join('web')
+  const claim = successor.call('Claim', { id: 'claim', member: joined.member })
+  const { update = '' } = await old.event('prepare')
+  await old.call('Ready', { id: 'ready', member, update })
+  await claim
+  const commit = successor.call('Commit', { id: 'commit', member: joined.member })
+  await old.event('release')
+  void old.do('close', { name: 'session' })
+  expect(await commit).toEqual({ released: 'death' })
+  expect((await result).outcome).toBe('committed')
+  await eventually(
+    () => old.alive,
+    (alive) => !alive,
+    'the old version lives',
+  )
+})
+
 test('while the state is frozen nobody changes it', async () => {
   await using stage = await Stage.start()
   const { old, member, session, successor, result } = await updating(stage)
