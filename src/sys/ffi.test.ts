@@ -3,6 +3,17 @@ import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { isLuoError, LuoError } from '../errors.js'
 import { countOpenFds } from './fd.js'
 import { checked, errno, failure, integer, libc } from './ffi.js'
+import './file-info.js'
+import './limits.js'
+import './lock.js'
+import './mapping.js'
+import './memfd.js'
+import './node.js'
+import './notify.js'
+import './pidfd.js'
+import './poller.js'
+import './process.js'
+import './unix.js'
 
 const { cache } = createRequire(import.meta.url)
 const koffiIsLoaded = (): boolean => Object.keys(cache).some((path) => path.includes('/koffi/'))
@@ -19,10 +30,7 @@ function codeOf(action: () => unknown): unknown {
   return 'no error'
 }
 
-beforeAll(async () => {
-  for (const name of ['file-info', 'limits', 'lock', 'mapping', 'memfd', 'node', 'notify', 'pidfd', 'poller', 'unix']) {
-    await import(`./${name}.ts`)
-  }
+beforeAll(() => {
   loadedBefore = koffiIsLoaded()
   openAtStart = countOpenFds()
 })

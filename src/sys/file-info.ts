@@ -85,10 +85,13 @@ function kindOf(fd: Fd, stat: Stats, link: string): FileKind {
   if (stat.isDirectory()) return 'directory'
   if (stat.isCharacterDevice()) return 'character'
   if (stat.isBlockDevice()) return 'block'
-  if (link.startsWith('/memfd:')) return filesystem(fd) === HUGETLBFS_MAGIC ? 'hugetlb' : 'memfd'
+  // A file at the root of somebody's own mount may have such a path too.
+  if (link.startsWith('/memfd:') && unlinkedMemory(fd, stat)) {
+    return filesystem(fd) === HUGETLBFS_MAGIC ? 'hugetlb' : 'memfd'
+  }
   if (link.startsWith('anon_inode:')) return anonymousKind(link)
   if (link.startsWith('pidfd:')) return 'pidfd'
-  if (stat.isFile()) return unlinkedShmem(fd, stat) ? 'shmem' : 'file'
+  if (stat.isFile()) return unlinkedMemory(fd, stat) && filesystem(fd) === TMPFS_MAGIC ? 'shmem' : 'file'
   return 'anonymous'
 }
 
@@ -110,9 +113,9 @@ function anonymousKind(link: string): FileKind {
   }
 }
 
-/** A file of /dev/shm that no name leads to any more: memory, like a memfd. */
-function unlinkedShmem(fd: Fd, stat: Stats): boolean {
-  if (stat.nlink > 0 || filesystem(fd) !== TMPFS_MAGIC) return false
+/** A memfd, or a file of /dev/shm that no name leads to any more: only memory answers what its seals are. */
+function unlinkedMemory(fd: Fd, stat: Stats): boolean {
+  if (stat.nlink > 0) return false
   try {
     getSeals(fd)
     return true
@@ -144,13 +147,18 @@ function option(fd: Fd, name: number): number {
   return optionValue[0] ?? 0
 }
 
-/** Whether both are one open file (not merely one inode). Before Linux 6.10 dev, inode and link must do. */
+/**
+ * Whether both are one open file (not merely one inode). Before Linux 6.10 dev, inode and link must do; anonymous
+ * files, such as eventfds, share one inode, so that copies of them are not known for what they are there.
+ */
 export function sameOpenFile(a: Fd, b: Fd): boolean {
   const answer = libc('fcntl', a.number, F_DUPFD_QUERY, b.number)
   if (answer !== -1) return answer === 1
+  if (a.number === b.number) return true
   const left = fileInfo(a)
   const right = fileInfo(b)
-  return left.dev === right.dev && left.ino === right.ino && left.link === right.link
+  const shared = left.link.startsWith('anon_inode:')
+  return !shared && left.dev === right.dev && left.ino === right.ino && left.link === right.link
 }
 
 /** `dev:ino`, which names a socket, a pipe or a file for as long as somebody has it open. */

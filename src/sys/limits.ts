@@ -1,5 +1,5 @@
 /** The limit on open files, RLIMIT_NOFILE: raised to what is allowed, once, by programs that hold files for others. */
-import { checked } from './ffi.js'
+import { checked, integer } from './ffi.js'
 
 const RLIMIT_NOFILE = 7
 /** An unlimited limit is reported as this; no kernel lets a process have more anyway (fs.nr_open). */
@@ -19,6 +19,7 @@ export function nofileLimit(): NofileLimit {
 
 /** Raises the soft limit to the hard one, or sets it to `soft`. Answers what holds then. */
 export function raiseNofile(soft?: number): NofileLimit {
+  if (soft !== undefined) integer(soft, 0, Number.MAX_SAFE_INTEGER, 'the limit on open files')
   const limits = new BigUint64Array(2)
   checked('read the limit on open files', 'getrlimit', RLIMIT_NOFILE, limits)
   limits[0] = soft === undefined ? (limits[1] ?? 0n) : BigInt(soft)

@@ -13,7 +13,7 @@ import { setFlagsFromString } from 'node:v8'
 import { LuoError } from '../errors.js'
 import type { Fd } from './fd.js'
 import { checked, integer, koffi, libc } from './ffi.js'
-import { truncate } from './memfd.js'
+import { fileSize, truncate } from './memfd.js'
 
 const PROT_NONE = 0
 const PROT_READ = 1
@@ -24,6 +24,7 @@ const MAP_FIXED = 0x10
 const MAP_ANONYMOUS = 0x20
 const MAP_NORESERVE = 0x4000
 const MREMAP_MAYMOVE = 1
+const MREMAP_FIXED = 2
 const MREMAP_DONTUNMAP = 4
 export const PAGE_BYTES = 4096
 /** The longest ArrayBuffer over memory that is not V8's own; one more aborts Node 20. */
@@ -133,7 +134,13 @@ export class Mapping implements Disposable {
     const size = pages(this.#length)
     const aside = libc('mremap', this.#address, size, size, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0)
     // Where the kernel cannot move it (before 5.13), the mapping below replaces the pages at their full price.
-    mapFile(this.#fd, this.#address, this.#length, mode)
+    try {
+      mapFile(this.#fd, this.#address, this.#length, mode)
+    } catch (error) {
+      // Back to where they were, with what was written to them.
+      if (aside !== -1) libc('mremap', aside, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, this.#address)
+      throw error
+    }
     this.#mode = mode
     if (aside !== -1) setTimeout(() => libc('munmap', aside, size), RETURN_DELAY_MS).unref()
   }
@@ -143,9 +150,11 @@ export class Mapping implements Disposable {
     this.#mustBeMapped()
     if (this.#mode === 'read') throw new LuoError('EACCES', 'grow a mapping that is only for reading')
     integer(length, this.#length, this.#reserved, 'the new length of a mapping')
-    truncate(this.#fd, length)
-    const kept = this.#length - (this.#length % PAGE_BYTES)
-    if (pages(length) > kept) mapFile(this.#fd, this.#address + kept, length - kept, this.#mode, kept)
+    // Somebody else who has mapped it may have made it longer still.
+    if (fileSize(this.#fd) < length) truncate(this.#fd, length)
+    // The last page stays, whole or not: it may hold private writes.
+    const kept = pages(this.#length)
+    if (length > kept) mapFile(this.#fd, this.#address + kept, length - kept, this.#mode, kept)
     this.#length = length
     this.#detachAll()
   }
