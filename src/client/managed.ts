@@ -33,6 +33,8 @@ const DEFAULT_DRAIN_MS = 30_000
 const SETTLE_SHARE = 0.8
 /** What can be done later is done this much later, when the clients have their answers. */
 const TIDY_DELAY_MS = 50
+/** Between attempts to listen again after an update that was rolled back. */
+const RESUME_RETRY_MS = 100
 const UNIX_SOCKET_MODE = 0o666
 
 type LiveState = 'starting' | 'running' | 'preparing' | 'frozen' | 'released' | 'left'
@@ -351,7 +353,7 @@ class ManagedLive implements Live {
   async #goOn(reason: string): Promise<void> {
     for (const memory of this.#memory.values()) memory.makeShared()
     this.#state = 'running'
-    for (const serving of this.#servings.values()) await serving.resume()
+    for (const serving of this.#servings.values()) await this.#resumeServing(serving)
     this.#link.letGo()
     try {
       await this.#resources.takeBackConnections()
@@ -359,6 +361,18 @@ class ManagedLive implements Live {
       if (this.active) process.emitWarning(`take connections back from luod: ${String(error)}`)
     }
     await this.#hooks.runAll('resume', reason)
+  }
+
+  /** It tries until it can: for want of descriptors, say, nobody else would serve. */
+  async #resumeServing(serving: Serving): Promise<void> {
+    for (;;) {
+      try {
+        return await serving.resume()
+      } catch (error) {
+        process.emitWarning(`listen again on ${serving.name}: ${String(error)}; trying on`)
+        await new Promise((resolve) => setTimeout(resolve, RESUME_RETRY_MS))
+      }
+    }
   }
 
   async #release(update: string): Promise<void> {
