@@ -112,7 +112,7 @@ test.each(['successor', 'prepare'] as const)('a check (%s) changes nothing, and 
 
 test('a successor that never joins is killed at the deadline', async () => {
   await using stage = await Stage.start()
-  const { successor, result } = await updating(stage, { deadlineMs: 200 })
+  const { successor, result } = await updating(stage, { deadlineMs: 2_000 })
   const { outcome, timeline } = await result
   expect(outcome).toBe('rolledBack')
   expect(timeline?.find(({ code }) => code)?.code).toBe('LUO_DEADLINE')
@@ -331,11 +331,12 @@ test('a session ends with its last holder; kept, it waits for a restart and then
   await eventually(() => stage.call('List', {}), none, 'it is still there')
 
   const kept = await stage.puppet()
-  await preserve(kept, (await kept.join('web', ['*'], { keep_ms: 600 })).session)
+  await preserve(kept, (await kept.join('web', ['*'], { keep_ms: 1_500 })).session)
+  // There before it is needed: its start must not take from the time that the state waits.
+  const heir = await stage.puppet()
   kept.kill()
   const state = async () => (await stage.call('List', {})).workloads[0]?.state
   await eventually(state, (seen) => seen === 'orphaned', 'it is not kept')
-  const heir = await stage.puppet()
   const joined = await heir.join('web')
   expect(joined.origin).toBe('crash')
   const { files } = await heir.call('Claim', { id: 'claim', member: joined.member }, { keep: ['store'] })

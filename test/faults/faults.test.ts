@@ -109,7 +109,7 @@ test.each(FAULTS)(
     const before = await status(running.socket)
 
     const result = await running.update([process.execPath, SERVICE, String(port), 'new'], {
-      deadlineMs: row.point.action === 'hang' ? DEADLINE_MS : 10_000,
+      deadlineMs: row.code === 'LUO_DEADLINE' ? DEADLINE_MS : 10_000,
       ...(row.in === 'new' ? { fault: row.point } : {}),
     })
     expect({ outcome: result.outcome, code: result.code }).toEqual({ outcome: row.outcome, code: row.code })
