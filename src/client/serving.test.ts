@@ -152,6 +152,23 @@ test('what arrives while nobody serves is read by the new version', async () => 
   await client.sees('new /2')
 })
 
+test('a version that adopts connections and must drop them again has read nothing from them', async () => {
+  const { serving, port } = await listening(createServer(says('old')))
+  const client = new Client(port)
+  client.send(GET('/1'))
+  await client.sees('old /1')
+  await serving.quiesce(1_000, never())
+  const failing = new Serving('test', createServer(says('failing')), {})
+  failing.adopt(serving.still())
+  client.send(GET('/2'))
+  await sleep(50)
+  failing.dropAdopted()
+  await sleep(20)
+  await serving.resume()
+  await client.sees('old /2')
+  expect(client.ended).toBe(false)
+})
+
 test('connections that come while nobody serves wait for the new version', async () => {
   const { serving, port } = await listening(createServer(says('old')))
   await serving.quiesce(1_000, never())

@@ -5,6 +5,7 @@
 import { type Server, Socket } from 'node:net'
 import { LuoError } from '../errors.js'
 import { Fd } from './fd.js'
+import { fileInfo } from './file-info.js'
 
 interface Handle {
   fd?: number
@@ -33,11 +34,16 @@ export function dupHandle(object: Server | Socket): Fd {
   }
 }
 
-/** A connected socket over `fd`, which it owns from here on. Paused: nothing is read before somebody asks. */
+/**
+ * A connected socket over `fd`, which it owns from here on. Nothing is read before somebody asks: listens for data,
+ * resumes it or starts reading. Until then what comes stays in the kernel, for whoever else has the connection.
+ */
 export function adoptSocket(fd: Fd, options: { allowHalfOpen: boolean }): Socket {
   const number = fd.release()
   try {
-    return new Socket({ fd: number, readable: true, writable: true, ...options })
+    // Without manualStart, which Node's types do not know, it would read at once.
+    const all = { fd: number, readable: true, writable: true, manualStart: true, ...options }
+    return new Socket(all)
   } catch (error) {
     Fd.adopt(number).close()
     throw error
@@ -45,7 +51,13 @@ export function adoptSocket(fd: Fd, options: { allowHalfOpen: boolean }): Socket
 }
 
 /** Lets `server` accept on the listening socket `fd`, which it owns from here on. */
-export function listenOn(server: Server, fd: Fd): Promise<void> {
+export async function listenOn(server: Server, fd: Fd): Promise<void> {
+  // Node leaves the descriptor open when it refuses for one of these reasons.
+  if (server.listening || !fileInfo(fd).listening) {
+    fd.close()
+    const reason = server.listening ? 'the server listens already' : 'it is no listening socket'
+    throw new LuoError('EINVAL', `listen on a socket that was handed over: ${reason}`)
+  }
   return new Promise((resolve, reject) => {
     server.once('error', reject)
     server.listen({ fd: fd.release() }, () => {
