@@ -36,7 +36,7 @@ export const DEFAULT_DEADLINE_MS = 10_000
 /** How long an old version may take, after it has let go, to give its word for it. */
 export const FENCE_MS = 1_000
 /** Whoever watches an update may hear of a phase this much later: while clients wait, the processor is for the versions. */
-export const NOTIFY_DELAY_MS = 10
+export const NOTIFY_DELAY_MS = 25
 /** A killed process never runs again, even if the kernel takes longer than this to clear it away. */
 export const KILL_WAIT_MS = 2_000
 /** For state that nobody asked to keep, and that both versions of an update left behind. */

@@ -370,7 +370,25 @@ describe('listening', () => {
     await vi.waitFor(() => expect(answer()).toBe('later'))
   })
 
-  test('does not read what a connection brings, when the server has nobody for it', async () => {
+  test('that is stopped keeps idle HTTP connections, which close() would end, and says nothing of an end', async () => {
+    const http = await listening(createHttpServer((_, response) => response.end('answer')))
+    const events: string[] = []
+    http.on('close', () => events.push('server'))
+    http.on('connection', (socket: Socket) => socket.on('close', () => events.push('connection')))
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+    endings.push(() => agent.destroy())
+    const port = portOf(http)
+    const first = await ask(port, agent)
+    const copy = dupHandle(http)
+    stopListening(http)
+    await sleep(20)
+    expect(events).toEqual([])
+    expect(await ask(port, agent)).toEqual(first)
+    await listenOn(http, copy)
+    expect(await ask(port, agent)).toEqual(first)
+  })
+
+  test('takes up who connected, and wrote, before anybody listened', async () => {
     const name = `@luo-backlog-${process.pid}`
     const listener = own(listenUnix(name))
     const client = own(connectUnix(name))
