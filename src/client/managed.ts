@@ -137,13 +137,25 @@ class ManagedLive implements Live {
   // --- resources ----------------------------------------------------------------------------------------------------
 
   async memory(name: string, options: MemoryOptions): Promise<Memory> {
-    await this.#mayHaveResources(`memory ${name}`)
+    // Before the state is claimed: from there on clients wait.
+    const reserved = this.origin === 'update' && !this.#claim ? await PreservedMemory.reserve(options) : undefined
+    try {
+      await this.#mayHaveResources(`memory ${name}`)
+    } catch (error) {
+      reserved?.unmap()
+      throw error
+    }
     const known = this.#replacing.get(name) ?? this.#memory.get(name)
-    if (known) return known
+    if (known) {
+      reserved?.unmap()
+      return known
+    }
     const handed = this.#resources.take('memory', name)
+    const mayGrow = () => this.#whyNotGrow()
+    if (!handed) reserved?.unmap()
     const memory = handed
-      ? PreservedMemory.open(name, handed.fd, memoryOptions(handed.resource, options), () => this.#whyNotGrow())
-      : PreservedMemory.create(name, options, () => this.#whyNotGrow())
+      ? PreservedMemory.open(name, handed.fd, memoryOptions(handed.resource, options), mayGrow, reserved)
+      : PreservedMemory.create(name, options, mayGrow)
     this.#memory.set(name, memory)
     if (!handed) await this.#add(memoryResource(memory), memory.fd)
     else if (this.#state === 'running') memory.makeShared()

@@ -1,9 +1,14 @@
 /** Preserved memory, as an application sees it: a memory file, mapped. */
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { Mapping } from '../sys/mapping.js'
+import { MAX_BUFFER_BYTES, Mapping } from '../sys/mapping.js'
 import { createMemfd, fileSize } from '../sys/memfd.js'
 import type { Memory, MemoryOptions } from './types.js'
+
+/** Below this an ArrayBuffer makes no difference to V8's garbage collector. */
+const LARGE_BYTES = 32 * 2 ** 20
+/** What a collection takes, in the background, with some room. */
+const COLLECT_MS = 30
 
 export class PreservedMemory implements Memory {
   readonly name: string
@@ -31,16 +36,38 @@ export class PreservedMemory implements Memory {
     }
   }
 
-  /** Handed over: private until the commit. Owns `fd`. */
+  /**
+   * Addresses for memory of this size, made before it is handed over; undefined where that would gain nothing. Resolves
+   * when the garbage collection that it causes is over.
+   */
+  static async reserve({ size, max = size }: MemoryOptions): Promise<Mapping | undefined> {
+    if (size < LARGE_BYTES || size > MAX_BUFFER_BYTES) return undefined
+    const mapping = Mapping.reserve({ length: size, reserve: Math.max(size, max) })
+    void mapping.buffer
+    await new Promise((resolve) => setTimeout(resolve, COLLECT_MS))
+    return mapping
+  }
+
+  /** Handed over: private until the commit. Owns `fd`, and `reserved`, which is used if it fits. */
   static open(
     name: string,
     fd: Fd,
     options: { format: string | undefined; max: number },
     mayGrow: () => string | undefined,
+    reserved?: Mapping,
   ): PreservedMemory {
     const length = fileSize(fd)
-    const mapping = Mapping.map(fd, { length, mode: 'private', reserve: Math.max(length, options.max) })
-    return new PreservedMemory(name, fd, mapping, options.format, mayGrow)
+    const reserve = Math.max(length, options.max)
+    const fits = reserved?.length === length && reserved.reserve >= reserve
+    if (!fits) reserved?.unmap()
+    const mapping = (fits ? reserved : undefined) ?? Mapping.reserve({ length, reserve })
+    try {
+      mapping.attach(fd, 'private')
+      return new PreservedMemory(name, fd, mapping, options.format, mayGrow)
+    } catch (error) {
+      mapping.unmap()
+      throw error
+    }
   }
 
   private constructor(

@@ -471,6 +471,25 @@ describe('after unmap', () => {
   })
 })
 
+test('addresses that were reserved keep their buffer when the file comes, and through every switch', () => {
+  const fd = createMemfd('reserved', { size: 3 * PAGE_BYTES })
+  writeAt(fd, Uint8Array.of(7), PAGE_BYTES)
+  const mapping = Mapping.reserve({ length: 3 * PAGE_BYTES })
+  const { buffer } = mapping
+  const bytes = new Uint8Array(buffer)
+  expect(bytes[PAGE_BYTES]).toBe(0)
+  expect(codeOf(() => mapping.makeShared())).toBe('LUO_WRONG_STATE')
+  mapping.attach(fd, 'private')
+  expect(mapping.buffer).toBe(buffer)
+  expect(bytes[PAGE_BYTES]).toBe(7)
+  bytes[0] = 1
+  mapping.makeShared()
+  expect([bytes[0], bytes[PAGE_BYTES]]).toEqual([0, 7])
+  mapping.unmap()
+  expect(bytes.length).toBe(0)
+  fd.close()
+})
+
 test('scratch memory is whole pages, all zero, and is refused in no size', () => {
   file(1)
   const { address, buffer } = scratch(5_000)

@@ -15,7 +15,6 @@ import type { Fd } from './fd.js'
 import { checked, integer, koffi, libc } from './ffi.js'
 import { fileSize, truncate } from './memfd.js'
 
-const PROT_NONE = 0
 const PROT_READ = 1
 const PROT_WRITE = 2
 const MAP_SHARED = 1
@@ -37,11 +36,11 @@ const RETURN_DELAY_MS = 1_000
 export type MappingMode = 'shared' | 'private' | 'read'
 
 export class Mapping implements Disposable {
-  readonly #fd: Fd
+  #fd: Fd | undefined
   readonly #reserved: number
   readonly #address: number
   #length: number
-  #mode: MappingMode
+  #mode: MappingMode = 'read'
   #unmapped = false
   #buffer: ArrayBuffer | undefined
   readonly #windows = new Map<string, ArrayBuffer>()
@@ -51,27 +50,47 @@ export class Mapping implements Disposable {
    * and `grow` only. `reserve`: how far `grow` may go; addresses only, no memory.
    */
   static map(fd: Fd, options: { length: number; mode: MappingMode; reserve?: number }): Mapping {
-    const { length, mode } = options
+    const mapping = Mapping.reserve(options)
+    try {
+      mapping.attach(fd, options.mode)
+      return mapping
+    } catch (error) {
+      mapping.unmap()
+      throw error
+    }
+  }
+
+  /**
+   * Addresses, and so ArrayBuffers, for a file that comes later (`attach`). Until then all that is read is zero. A large
+   * ArrayBuffer makes V8 collect garbage, which is better done while nobody waits.
+   */
+  static reserve(options: { length: number; reserve?: number }): Mapping {
+    const { length } = options
     integer(length, 1, MAX_MAPPING_BYTES, 'the length of a mapping')
     const reserve = integer(options.reserve ?? length, length, MAX_MAPPING_BYTES, 'the reserve of a mapping')
     const size = pages(reserve)
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-    const address = checked(`reserve ${size} bytes of addresses`, 'mmap', 0, size, PROT_NONE, flags, -1, 0)
-    try {
-      mapFile(fd, address, length, mode)
-    } catch (error) {
-      libc('munmap', address, size)
-      throw error
-    }
-    return new Mapping(fd, address, length, size, mode)
+    const address = checked(`reserve ${size} bytes of addresses`, 'mmap', 0, size, PROT_READ, flags, -1, 0)
+    return new Mapping(address, length, size)
   }
 
-  private constructor(fd: Fd, address: number, length: number, reserved: number, mode: MappingMode) {
-    this.#fd = fd
+  private constructor(address: number, length: number, reserved: number) {
     this.#address = address
     this.#length = length
     this.#reserved = reserved
+  }
+
+  /** Puts the file where addresses were reserved. */
+  attach(fd: Fd, mode: MappingMode): void {
+    this.#mustBeMapped()
+    mapFile(fd, this.#address, this.#length, mode)
+    this.#fd = fd
     this.#mode = mode
+  }
+
+  get #file(): Fd {
+    if (this.#fd) return this.#fd
+    throw new LuoError('LUO_WRONG_STATE', 'use a mapping that has no file yet')
   }
 
   get length(): number {
@@ -130,12 +149,13 @@ export class Mapping implements Disposable {
 
   #switch(mode: MappingMode): void {
     this.#mustBeMapped()
+    const file = this.#file
     if (this.#mode === mode) return
     const size = pages(this.#length)
     const aside = libc('mremap', this.#address, size, size, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0)
     // Where the kernel cannot move it (before 5.13), the mapping below replaces the pages at their full price.
     try {
-      mapFile(this.#fd, this.#address, this.#length, mode)
+      mapFile(file, this.#address, this.#length, mode)
     } catch (error) {
       // Back to where they were, with what was written to them.
       if (aside !== -1) libc('mremap', aside, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, this.#address)
@@ -151,10 +171,11 @@ export class Mapping implements Disposable {
     if (this.#mode === 'read') throw new LuoError('EACCES', 'grow a mapping that is only for reading')
     integer(length, this.#length, this.#reserved, 'the new length of a mapping')
     // Somebody else who has mapped it may have made it longer still.
-    if (fileSize(this.#fd) < length) truncate(this.#fd, length)
+    const file = this.#file
+    if (fileSize(file) < length) truncate(file, length)
     // The last page stays, whole or not: it may hold private writes.
     const kept = pages(this.#length)
-    if (length > kept) mapFile(this.#fd, this.#address + kept, length - kept, this.#mode, kept)
+    if (length > kept) mapFile(file, this.#address + kept, length - kept, this.#mode, kept)
     this.#length = length
     this.#detachAll()
   }
