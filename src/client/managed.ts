@@ -59,7 +59,13 @@ export async function joinWorkload(workload: string, options: JoinOptions): Prom
     if (!sessionFd) throw new LuoError('LUO_PROTOCOL', `join ${workload}: luod sent no session`)
     const { member, session, origin } = parameters
     const live = new ManagedLive({ link, workload, member, session, sessionFd, origin, options })
-    await link.subscribe(path, workload, member, (event) => live.onEvent(event))
+    try {
+      await link.subscribe(path, workload, member, (event) => live.onEvent(event))
+    } catch (error) {
+      // It must not hold a session that nobody can use.
+      await live.close()
+      throw error
+    }
     await rehearse()
     return live
   } catch (error) {

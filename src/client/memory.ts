@@ -66,6 +66,7 @@ export class PreservedMemory implements Memory {
       return new PreservedMemory(name, fd, mapping, options.format, mayGrow)
     } catch (error) {
       mapping.unmap()
+      fd.close()
       throw error
     }
   }

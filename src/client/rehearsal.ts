@@ -1,7 +1,7 @@
 /**
  * Does once, before any state is asked for, what this process will do while clients wait: on memory, a manifest and a
- * connection of its own. Code that runs for the first time is ten times slower than the second time; with 64
- * connections the rehearsal takes 20 ms in which nobody waits, and makes what everybody waits for 10 ms shorter.
+ * connection of its own. Code is compiled when it runs first. The rehearsal takes 50 ms in which nobody waits; measured with
+ * the demo's 64 connections, what its clients wait for went from 28 ms to 20 ms.
  */
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'

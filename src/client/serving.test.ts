@@ -244,6 +244,48 @@ test('a request that may change state and is not answered in time refuses the up
   expect((refused as Error).message).toContain('PUT /account')
 })
 
+test('after a refusal a connection whose answer came too late for the update is served on', async () => {
+  let answer = () => {}
+  const { serving, port } = await listening(
+    createServer((request, response) => {
+      request.resume()
+      if (request.method === 'PUT') answer = () => response.end('put')
+      else response.end(`old ${request.url}`)
+    }),
+  )
+  const client = new Client(port)
+  client.send('PUT /account HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n')
+  await sleep(30)
+  expect(isLuoError(await serving.quiesce(30, never()).catch((error: unknown) => error), 'LUO_REFUSED')).toBe(true)
+  answer()
+  await client.sees('put')
+  await serving.resume()
+  client.send(GET('/2'))
+  await client.sees('old /2')
+})
+
+test('a long answer that ends between the freeze and the release keeps its connection alive', async () => {
+  let finish = () => {}
+  const { serving, port } = await listening(
+    createServer((_, response) => {
+      response.write('begun ')
+      finish = () => response.end('ended by old')
+    }),
+  )
+  const client = new Client(port)
+  client.send(GET('/events'))
+  await client.sees('begun')
+  await serving.quiesce(50, never())
+  finish()
+  await client.sees('ended by old')
+  await takeOver(serving, createServer(says('new')))
+  const released = serving.release(3_000)
+  client.send(GET('/next'))
+  await client.sees('new /next')
+  client.socket.destroy()
+  await released
+})
+
 test('a long answer to a safe request stays, and ends where it began', async () => {
   let finish = () => {}
   const { serving, port } = await listening(

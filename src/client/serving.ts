@@ -153,7 +153,7 @@ export class Serving {
   async resume(): Promise<void> {
     this.#quiet = false
     if (this.#listener && !hasHandle(this.server)) await listenOn(this.server, this.#listener.dup())
-    for (const socket of this.#still) if (!socket.destroyed) startReading(socket)
+    this.#readOn()
     this.#still.clear()
     const held = this.#held ?? []
     this.#held = undefined
@@ -166,6 +166,7 @@ export class Serving {
     // Never end(): that would say goodbye in the name of the new version.
     for (const socket of this.#still) socket.destroy()
     this.#still.clear()
+    this.#readOn()
     for (const held of this.#held ?? []) this.#forward(held)
     const end = performance.now() + limitMs
     // The server's own timeout ends connections that are idle now.
@@ -174,6 +175,13 @@ export class Serving {
     }
     for (const socket of this.#connections.keys()) socket.destroy()
     this.#listener?.close()
+  }
+
+  /** Reads what it stopped reading: the connections held still, and those whose last answer came too late for that. */
+  #readOn(): void {
+    for (const socket of this.#http ? this.#connections.keys() : this.#still) {
+      if (!this.#upgraded.has(socket) && !socket.destroyed && hasHandle(socket)) startReading(socket)
+    }
   }
 
   // --- watching the server ------------------------------------------------------------------------------------------
@@ -209,9 +217,10 @@ export class Serving {
     const ended = () => {
       if (!responses?.delete(response)) return
       this.#underWay -= 1
-      if (!this.#quiet) return
+      // Once it is frozen nobody looks any more, and what comes next is held, or forwarded.
+      if (!this.#quiet || this.#held) return
       // At once, before anything of a next request is read; whether that was right is seen when we look.
-      if (responses.size === 0 && !this.#released && !socket.destroyed) stopReading(socket)
+      if (responses.size === 0 && !socket.destroyed) stopReading(socket)
       if (this.#underWay === 0) this.#wake()
     }
     response.once('finish', ended)
