@@ -30,6 +30,25 @@ async function updating(stage: Stage, options: { deadlineMs?: number; check?: 's
   return { ...first, successor, result }
 }
 
+/** An update in which the old version has let go, and the successor has the state. */
+async function frozen(stage: Stage) {
+  const { old, member, session, successor, result } = await updating(stage)
+  const joined = await successor.join('web')
+  const claim = successor.call('Claim', { id: 'claim', member: joined.member })
+  const { update = '' } = await old.event('prepare')
+  await old.call('Ready', { id: 'ready', member, update })
+  await claim
+  return { old, session, successor, joined, result }
+}
+
+function gone(puppet: Puppet): Promise<boolean> {
+  return eventually(
+    () => puppet.alive,
+    (alive) => !alive,
+    `pid ${puppet.pid} lives`,
+  )
+}
+
 test('a whole update: the successor gets what the old version preserved, and the session goes on', async () => {
   await using stage = await Stage.start()
   const { old, member, successor, result, session } = await updating(stage)
@@ -69,11 +88,7 @@ test('a successor that does not accept the state is turned away, and the old ver
   expect(outcome).toBe('rolledBack')
   expect(timeline?.find(({ code }) => code)?.code).toBe('LUO_STATE_VERSION')
   expect(old.events).toEqual([])
-  await eventually(
-    () => successor.alive,
-    (alive) => !alive,
-    'the successor lives',
-  )
+  await gone(successor)
 })
 
 test('a refusal is the outcome, with its reason, and the old version is told to go on', async () => {
@@ -87,11 +102,7 @@ test('a refusal is the outcome, with its reason, and the old version is told to 
   const { outcome, timeline } = await result
   expect(outcome).toBe('rolledBack')
   expect(timeline?.find(({ reason }) => reason)).toMatchObject({ code: 'LUO_REFUSED', reason: 'busy with the books' })
-  await eventually(
-    () => successor.alive,
-    (alive) => !alive,
-    'the successor lives',
-  )
+  await gone(successor)
   void claim
 })
 
@@ -116,11 +127,7 @@ test('a successor that never joins is killed at the deadline', async () => {
   const { outcome, timeline } = await result
   expect(outcome).toBe('rolledBack')
   expect(timeline?.find(({ code }) => code)?.code).toBe('LUO_DEADLINE')
-  await eventually(
-    () => successor.alive,
-    (alive) => !alive,
-    'the successor lives',
-  )
+  await gone(successor)
 })
 
 test('an operator ends an update, and the old version goes on', async () => {
@@ -216,52 +223,29 @@ test('words of the wrong side, or at the wrong time, change nothing', async () =
 
 test('an old version that closes its session and lives on is killed before anybody else goes on', async () => {
   await using stage = await Stage.start()
-  const { old, member, successor, result } = await updating(stage)
-  const joined = await successor.join('web')
-  const claim = successor.call('Claim', { id: 'claim', member: joined.member })
-  const { update = '' } = await old.event('prepare')
-  await old.call('Ready', { id: 'ready', member, update })
-  await claim
+  const { old, joined, successor, result } = await frozen(stage)
   await old.do('close', { name: 'session' })
   await new Promise((resolve) => setTimeout(resolve, 50))
   expect(old.alive).toBe(true)
   expect(await successor.call('Commit', { id: 'commit', member: joined.member })).toEqual({ released: 'death' })
   expect((await result).outcome).toBe('committed')
-  await eventually(
-    () => old.alive,
-    (alive) => !alive,
-    'the old version lives',
-  )
+  await gone(old)
 })
 
 test('an old version that closes its session instead of giving its word is killed first', async () => {
   await using stage = await Stage.start()
-  const { old, member, successor, result } = await updating(stage)
-  const joined = await successor.join('web')
-  const claim = successor.call('Claim', { id: 'claim', member: joined.member })
-  const { update = '' } = await old.event('prepare')
-  await old.call('Ready', { id: 'ready', member, update })
-  await claim
+  const { old, joined, successor, result } = await frozen(stage)
   const commit = successor.call('Commit', { id: 'commit', member: joined.member })
   await old.event('release')
   void old.do('close', { name: 'session' })
   expect(await commit).toEqual({ released: 'death' })
   expect((await result).outcome).toBe('committed')
-  await eventually(
-    () => old.alive,
-    (alive) => !alive,
-    'the old version lives',
-  )
+  await gone(old)
 })
 
 test('while the state is frozen nobody changes it', async () => {
   await using stage = await Stage.start()
-  const { old, member, session, successor, result } = await updating(stage)
-  const joined = await successor.join('web')
-  const claim = successor.call('Claim', { id: 'claim', member: joined.member })
-  const { update = '' } = await old.event('prepare')
-  await old.call('Ready', { id: 'ready', member, update })
-  await claim
+  const { old, session, successor, result } = await frozen(stage)
   await old.do('memfd', { name: 'more', size: 4096 })
   const files = [{ token: '2', fd: 0 }]
   expect(await failure(old.call('Preserve', { id: 'p', session, files, fds: 1 }, { send: ['more'] }))).toBe('EBUSY')
