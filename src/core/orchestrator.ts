@@ -1,200 +1,341 @@
 /**
- * The orchestrator as pure logic: sessions, their files, and what may be done to them in which custody. No I/O: files
- * are opaque (`F`), what a handler keeps of them too (`D`).
+ * The orchestrator as pure logic: the sessions of one generation, their files, and what may be done to them when. No
+ * I/O: files are opaque (`F`), what their owner says about them too (`A`).
  *
- * Every call either does all of what it says or nothing: several files are preserved all or none, a freeze that fails
- * in the middle unfreezes what it had frozen, in reverse. Names, tokens and "already preserved" are found in constant
- * time.
+ *     createSession → preserve … → freezeAll → serialize → end        this generation
+ *                                                  │ LuoState
+ *                       receive → retrieveSession → retrieve … → finish → release        the next one
  *
- * Not here yet: the transition to another generation (serialize, deserialize, incoming sessions, FLBs). A session has
- * its direction already, and only outgoing ones are made.
+ * Every call either does all of what it says or nothing: several files are preserved all or none, a freeze that fails in
+ * the middle unfreezes what it had frozen. Names, ids and tokens are found in constant time, a file that is preserved
+ * already in logarithmic time.
+ *
+ * Beside the kernel's calls there is custody, for changes of code on a running kernel: an outgoing session is frozen,
+ * given to another holder, or kept without one, and never leaves this generation (`session.ts`).
+ *
+ * While a transition is decided (`freezeAll`) nothing may be changed: EBUSY. Callers that have to sleep until then do so
+ * before they call.
  */
-import { LuoError } from '../errors.js'
-import type { HandlerRegistry } from './handler.js'
-import { checkName, checkToken, move, type PreservedFile, type Session } from './session.js'
 
-export interface FileToPreserve<F> {
-  token: string
-  file: F
-  kind: string
-  format: string | undefined
+import type { LuoState } from '../abi/luo.js'
+import { LuoError } from '../errors.js'
+import { FileSets, type FileToPreserve } from './file-set.js'
+import type { HandlerRegistry } from './handler.js'
+import type { FileAccess } from './identity.js'
+import { checkName, checkToken } from './names.js'
+import { type IncomingSession, move, type OutgoingSession, type PreservedFile, type Session } from './session.js'
+import { readState, writeState } from './transition.js'
+
+/** 10,000 blocks of 51 records each. */
+export const MAX_SESSIONS = 510_000
+
+export interface OrchestratorOptions<F> {
+  registry: HandlerRegistry<F>
+  files: FileAccess<F>
+  /** An operation that must not fail has failed. Everything else was done all the same. */
+  onDefect?: (error: unknown, action: string) => void
 }
 
-export class Orchestrator<F, D> {
-  readonly #handlers: HandlerRegistry<F, D>
-  readonly #sessions = new Map<string, Session<F, D>>()
-  /** scope, NUL, name: outgoing sessions. */
-  readonly #names = new Map<string, Session<F, D>>()
-  /** Identity of each preserved file, and where it is. */
-  readonly #preserved = new Map<string, { session: Session<F, D>; token: string }>()
-  #nextId = 1n
+type Phase = 'open' | 'frozen' | 'ended'
 
-  constructor(handlers: HandlerRegistry<F, D>) {
-    this.#handlers = handlers
+export class Orchestrator<F, A> {
+  readonly #registry: HandlerRegistry<F>
+  readonly #fileSets: FileSets<F, A>
+  readonly #access: FileAccess<F>
+  readonly #sessions = new Map<string, Session<F, A>>()
+  /** scope, NUL, name. An outgoing session may have the name of an incoming one. */
+  readonly #outgoing = new Map<string, OutgoingSession<F, A>>()
+  readonly #incoming = new Map<string, IncomingSession<F>>()
+  #nextId = 1n
+  #phase: Phase = 'open'
+  #liveupdateNumber = 0n
+
+  constructor({ registry, files, onDefect }: OrchestratorOptions<F>) {
+    this.#registry = registry
+    this.#access = files
+    this.#fileSets = new FileSets(registry, files, onDefect ?? (() => {}))
   }
 
   get sessionCount(): number {
     return this.#sessions.size
   }
 
+  /** In outgoing sessions. */
   get fileCount(): number {
-    return this.#preserved.size
+    return this.#fileSets.count
   }
 
-  /** A new outgoing session. EINVAL for a bad name, EEXIST when it is taken in this scope. */
-  createSession(scope: string, name: string): Session<F, D> {
-    const key = `${scope}\0${checkName(name)}`
-    if (this.#names.has(key)) throw new LuoError('EEXIST', `create session ${name}: there is one of this name`)
-    const id = String(this.#nextId++)
-    const session: Session<F, D> = { id, name, scope, direction: 'outgoing', files: new Map(), custody: 'held' }
-    this.#sessions.set(id, session)
-    this.#names.set(key, session)
-    return session
+  /** How many transitions there were before this generation. */
+  get liveupdateNumber(): bigint {
+    return this.#liveupdateNumber
   }
 
-  session(id: string): Session<F, D> | undefined {
+  /** In order of creation. */
+  outgoing(): Iterable<OutgoingSession<F, A>> {
+    return this.#outgoing.values()
+  }
+
+  incoming(): Iterable<IncomingSession<F>> {
+    return this.#incoming.values()
+  }
+
+  session(id: string): Session<F, A> | undefined {
     return this.#sessions.get(id)
   }
 
+  // --- the device's calls ---------------------------------------------------------------------------------------------
+
+  /** A new outgoing session. EINVAL for a bad name, EEXIST when it is taken in this scope, ENOSPC when there are too many. */
+  createSession(scope: string, name: string): OutgoingSession<F, A> {
+    this.#mustBeOpen(`create session ${name}`)
+    const key = keyOf(scope, checkName(name))
+    if (this.#outgoing.has(key)) throw new LuoError('EEXIST', `create session ${name}: there is one of this name`)
+    if (this.#outgoing.size >= MAX_SESSIONS) {
+      throw new LuoError(
+        'ENOSPC',
+        `create session ${name}: there are ${this.#outgoing.size}, and no more can be recorded`,
+      )
+    }
+    const id = String(this.#nextId++)
+    const session: OutgoingSession<F, A> = { id, name, scope, direction: 'outgoing', files: new Map(), custody: 'held' }
+    this.#sessions.set(id, session)
+    this.#outgoing.set(key, session)
+    return session
+  }
+
+  /** An incoming session, for its one holder. ENOENT when none of this name came in, EINVAL when it has its holder. */
+  retrieveSession(scope: string, name: string): IncomingSession<F> {
+    this.#mustBeOpen(`retrieve session ${name}`)
+    const session = this.#incoming.get(keyOf(scope, checkName(name)))
+    if (!session) throw new LuoError('ENOENT', `retrieve session ${name}: none of this name was handed over`)
+    if (session.retrieved) throw new LuoError('EINVAL', `retrieve session ${name}: it was retrieved before`)
+    session.retrieved = true
+    return session
+  }
+
+  // --- an outgoing session's calls ------------------------------------------------------------------------------------
+
   /**
-   * Preserves all of `files`, or none: EEXIST for a token in use, EBUSY for a file that is preserved already, in any
-   * session, ENOENT when no handler takes it, and what handlers throw.
+   * Preserves all of `files`, or none: EEXIST for a token in use, ENOENT when no handler takes it, EBUSY for a file that
+   * is preserved already, in any session, ENOSPC for too many, and what handlers and FLBs throw.
    */
-  preserve(session: Session<F, D>, files: readonly FileToPreserve<F>[]): PreservedFile<F, D>[] {
-    this.#mustBeHeld(session, 'preserve')
-    const done: PreservedFile<F, D>[] = []
+  preserve(session: Session<F, A>, files: readonly FileToPreserve<F, A>[]): PreservedFile<F, A>[] {
+    const outgoing = this.#held(session, 'preserve')
+    const done: PreservedFile<F, A>[] = []
     try {
-      for (const { token, file, kind, format } of files) {
-        if (session.files.has(checkToken(token))) {
-          throw new LuoError('EEXIST', `preserve ${kind}: token ${token} is used in session ${session.name}`)
-        }
-        const handler = this.#handlers.find(file)
-        if (!handler) {
-          throw new LuoError('ENOENT', `preserve token ${token}: there is no handler for this kind of file (${kind})`)
-        }
-        const id = `${handler.compatible} ${handler.getId(file)}`
-        const other = this.#preserved.get(id)
-        if (other) {
-          throw new LuoError(
-            'EBUSY',
-            `preserve ${kind} at token ${token}: it is preserved already, at token ${other.token} of session ` +
-              other.session.name,
-          )
-        }
-        const preserved = { token, handler, data: handler.preserve(file), id, kind, format }
-        session.files.set(token, preserved)
-        this.#preserved.set(id, { session, token })
-        done.push(preserved)
+      for (const file of files) done.push(this.#fileSets.preserve(outgoing, file))
+      return done
+    } catch (error) {
+      for (const preserved of done.reverse()) this.#fileSets.undo(outgoing, preserved)
+      throw error
+    }
+  }
+
+  /** All of them or none: ENOENT for a token that is not there. In reverse order of what was asked. */
+  unpreserve(session: Session<F, A>, tokens: readonly string[]): void {
+    const outgoing = this.#held(session, 'unpreserve')
+    const files = tokens.map((token) => fileOf(outgoing, token, 'unpreserve'))
+    for (const preserved of new Set(files.reverse())) this.#fileSets.unpreserve(outgoing, preserved)
+  }
+
+  /** New references to files of an outgoing session, in any custody, owned by the caller; all of them or none. */
+  reference(session: Session<F, A>, tokens: readonly string[]): { file: F; preserved: PreservedFile<F, A> }[] {
+    const outgoing = outgoingOnly(session, 'get files')
+    const wanted = tokens.map((token) => fileOf(outgoing, token, 'get'))
+    const done: { file: F; preserved: PreservedFile<F, A> }[] = []
+    try {
+      for (const preserved of wanted) done.push({ file: this.#access.duplicate(preserved.file), preserved })
+      return done
+    } catch (error) {
+      for (const { file } of done) this.#access.close(file)
+      throw error
+    }
+  }
+
+  // --- an incoming session's calls ------------------------------------------------------------------------------------
+
+  /**
+   * The file of this token, built by its handler at the first call; a new reference to the same open file at each one.
+   * ENOENT for a token that is not there; what the handler threw, once and for all.
+   */
+  retrieve(session: Session<F, A>, token: string): F {
+    this.#mustBeOpen(`retrieve token ${token}`)
+    const incoming = this.#retrieved(session, 'retrieve')
+    const file = incoming.files.get(checkToken(token))
+    if (file) return this.#fileSets.retrieve(incoming, file)
+    throw new LuoError('ENOENT', `retrieve token ${token}: session ${session.name} has no such file`)
+  }
+
+  /** Lets go of all files, those that nobody retrieved included. EBUSY, and nothing changes, when a handler refuses. */
+  finish(session: Session<F, A>): void {
+    this.#mustBeOpen(`finish session ${session.name}`)
+    const incoming = this.#retrieved(session, 'finish')
+    this.#fileSets.finish(incoming)
+    incoming.finished = true
+  }
+
+  /**
+   * The last holder is gone. An outgoing session lets go of its files in reverse order and disappears, in any custody.
+   * A retrieved one is finished; when that is refused it stays, with its files, and nobody can retrieve it again.
+   */
+  release(session: Session<F, A>): void {
+    if (this.#sessions.get(session.id) !== session) return
+    this.#mustBeOpen(`release session ${session.name}`)
+    const key = keyOf(session.scope, session.name)
+    if (session.direction === 'incoming') {
+      this.#retrieved(session, 'release')
+      try {
+        this.finish(session)
+      } catch {
+        return
       }
-      return done
-    } catch (error) {
-      for (const file of done.reverse()) this.#forget(session, file)
-      throw error
+      this.#incoming.delete(key)
+    } else {
+      if (session.custody === 'frozen') this.#fileSets.unfreeze(session)
+      this.#fileSets.unpreserveAll(session)
+      this.#outgoing.delete(key)
     }
+    this.#sessions.delete(session.id)
   }
 
-  /** All of them or none: ENOENT for a token that is not there. In reverse order. */
-  unpreserve(session: Session<F, D>, tokens: readonly string[]): void {
-    this.#mustBeHeld(session, 'unpreserve')
-    const files = tokens.map((token) => this.#file(session, token, 'unpreserve'))
-    for (const file of new Set(files.reverse())) this.#forget(session, file)
-  }
-
-  /** New references to the files, owned by the caller. While the session is frozen, or by its holder. */
-  retrieve(session: Session<F, D>, tokens: readonly string[]): { file: F; preserved: PreservedFile<F, D> }[] {
-    const wanted = tokens.map((token) => this.#file(session, token, 'retrieve'))
-    const done: { file: F; preserved: PreservedFile<F, D> }[] = []
-    try {
-      for (const preserved of wanted) done.push({ file: preserved.handler.retrieve(preserved.data), preserved })
-      return done
-    } catch (error) {
-      for (const { file, preserved } of done) preserved.handler.discard?.(file)
-      throw error
-    }
-  }
+  // --- custody, on a running kernel -------------------------------------------------------------------------------------
 
   /** The sessions belong to luod from here on. A handler that refuses leaves everything as it was. */
-  freeze(sessions: readonly Session<F, D>[]): void {
+  freeze(sessions: readonly OutgoingSession<F, A>[]): void {
+    this.#mustBeOpen('freeze sessions')
     const next = sessions.map((session) => move(session, 'freeze'))
-    this.#freezeFiles(sessions)
-    sessions.forEach((session, index) => {
-      session.custody = next[index] ?? session.custody
-    })
+    this.#fileSets.freeze(sessions)
+    setCustody(sessions, next)
   }
 
   /** Undo of freeze: the holders are who they were. */
-  unfreeze(sessions: readonly Session<F, D>[]): void {
+  unfreeze(sessions: readonly OutgoingSession<F, A>[]): void {
     this.#thaw(sessions, 'unfreeze')
   }
 
   /** The sessions, unchanged, are the new holder's. */
-  commit(sessions: readonly Session<F, D>[]): void {
+  commit(sessions: readonly OutgoingSession<F, A>[]): void {
     this.#thaw(sessions, 'commit')
   }
 
   /** No holder is left; luod keeps it. */
-  orphan(session: Session<F, D>): void {
+  orphan(session: OutgoingSession<F, A>): void {
     const next = move(session, 'orphan')
-    if (session.custody === 'frozen') this.#unfreezeFiles(session)
+    if (session.custody === 'frozen') this.#fileSets.unfreeze(session)
     session.custody = next
   }
 
   /** Somebody came for an orphan: it is frozen until they have committed. */
-  claim(session: Session<F, D>): void {
+  claim(session: OutgoingSession<F, A>): void {
     const next = move(session, 'claim')
-    this.#freezeFiles([session])
+    this.#fileSets.freeze([session])
     session.custody = next
   }
 
-  /** The end of a session, in any custody: its files are let go of in reverse order. */
-  release(session: Session<F, D>): void {
-    if (!this.#sessions.delete(session.id)) return
-    this.#names.delete(`${session.scope}\0${session.name}`)
-    if (session.custody === 'frozen') this.#unfreezeFiles(session)
-    for (const file of [...session.files.values()].reverse()) this.#forget(session, file)
-  }
-
-  #thaw(sessions: readonly Session<F, D>[], change: 'unfreeze' | 'commit'): void {
+  #thaw(sessions: readonly OutgoingSession<F, A>[], change: 'unfreeze' | 'commit'): void {
     const next = sessions.map((session) => move(session, change))
-    for (const session of [...sessions].reverse()) this.#unfreezeFiles(session)
-    sessions.forEach((session, index) => {
-      session.custody = next[index] ?? session.custody
-    })
+    for (const session of [...sessions].reverse()) this.#fileSets.unfreeze(session)
+    setCustody(sessions, next)
   }
 
-  #freezeFiles(sessions: readonly Session<F, D>[]): void {
-    const frozen: PreservedFile<F, D>[] = []
-    try {
-      for (const session of sessions) {
-        for (const file of session.files.values()) {
-          file.handler.freeze?.(file.data)
-          frozen.push(file)
-        }
-      }
-    } catch (error) {
-      for (const file of frozen.reverse()) file.handler.unfreeze?.(file.data)
-      throw error
+  // --- the transition to the next generation ----------------------------------------------------------------------------
+
+  /**
+   * Freezes every outgoing session, in order of creation; nothing can be changed from here on. What a handler throws
+   * leaves everything as it was. EBUSY while an update has a session frozen.
+   */
+  freezeAll(): void {
+    this.#mustBeOpen('freeze')
+    for (const { custody, name } of this.#outgoing.values()) {
+      if (custody === 'frozen') throw new LuoError('EBUSY', `freeze: session ${name} is in an update`)
     }
+    this.#fileSets.freeze(this.#outgoing.values())
+    this.#phase = 'frozen'
   }
 
-  #unfreezeFiles(session: Session<F, D>): void {
-    for (const file of [...session.files.values()].reverse()) file.handler.unfreeze?.(file.data)
+  /** The transition does not happen: everything is as it was before `freezeAll`. */
+  unfreezeAll(): void {
+    this.#mustBe('frozen', 'unfreeze')
+    for (const session of [...this.#outgoing.values()].reverse()) this.#fileSets.unfreeze(session)
+    this.#phase = 'open'
   }
 
-  #forget(session: Session<F, D>, file: PreservedFile<F, D>): void {
-    session.files.delete(file.token)
-    this.#preserved.delete(file.id)
-    file.handler.unpreserve(file.data)
+  /** What the next generation is to know. Only while frozen. */
+  serialize(): LuoState {
+    this.#mustBe('frozen', 'serialize')
+    return writeState(this.#liveupdateNumber + 1n, this.#outgoing.values(), this.#registry.flbs)
   }
 
-  #file(session: Session<F, D>, token: string, action: string): PreservedFile<F, D> {
-    const file = session.files.get(checkToken(token))
-    if (file) return file
-    throw new LuoError('ENOENT', `${action} token ${token}: session ${session.name} has no such file`)
+  /** This generation is over: its references are closed, no handler is called, and nothing more can be done with it. */
+  end(): void {
+    this.#fileSets.abandon(this.#outgoing.values(), this.#incoming.values())
+    this.#sessions.clear()
+    this.#outgoing.clear()
+    this.#incoming.clear()
+    this.#phase = 'ended'
   }
 
-  #mustBeHeld(session: Session<F, D>, action: string): void {
-    if (session.custody === 'held') return
-    throw new LuoError('EBUSY', `${action} in session ${session.name}: it is ${session.custody}`)
+  /**
+   * Takes what the generation before handed over, before anything else is done. ENOENT when there is no handler for a
+   * file, EINVAL for a bad name or token, EEXIST when one is there twice; then nothing has come in.
+   */
+  receive(state: LuoState, scope = ''): void {
+    if (this.#sessions.size > 0) throw new LuoError('LUO_WRONG_STATE', 'receive: this generation has sessions already')
+    const sessions = readState(state, scope, this.#registry, () => String(this.#nextId++))
+    for (const session of sessions) {
+      this.#sessions.set(session.id, session)
+      this.#incoming.set(keyOf(scope, session.name), session)
+    }
+    this.#registry.flbs.receive(state.flbs)
+    this.#liveupdateNumber = state.liveupdateNumber
   }
+
+  // --- what may be done -------------------------------------------------------------------------------------------------
+
+  #mustBe(phase: Phase, action: string): void {
+    if (this.#phase === phase) return
+    throw new LuoError('LUO_WRONG_STATE', `${action}: this generation is ${this.#phase}, and must be ${phase}`)
+  }
+
+  #mustBeOpen(action: string): void {
+    if (this.#phase === 'frozen') throw new LuoError('EBUSY', `${action}: a transition is under way`)
+    this.#mustBe('open', action)
+  }
+
+  #held(session: Session<F, A>, action: string): OutgoingSession<F, A> {
+    this.#mustBeOpen(`${action} in session ${session.name}`)
+    const outgoing = outgoingOnly(session, action)
+    if (outgoing.custody === 'held') return outgoing
+    throw new LuoError('EBUSY', `${action} in session ${session.name}: it is ${outgoing.custody}`)
+  }
+
+  #retrieved(session: Session<F, A>, action: string): IncomingSession<F> {
+    if (session.direction === 'incoming' && session.retrieved) return session
+    const why = session.direction === 'outgoing' ? 'it is outgoing' : 'nobody has retrieved it'
+    throw new LuoError('EINVAL', `${action} in session ${session.name}: ${why}`)
+  }
+}
+
+function outgoingOnly<F, A>(session: Session<F, A>, action: string): OutgoingSession<F, A> {
+  if (session.direction === 'outgoing') return session
+  throw new LuoError('EINVAL', `${action} in session ${session.name}: it is incoming`)
+}
+
+function fileOf<F, A>(session: OutgoingSession<F, A>, token: string, action: string): PreservedFile<F, A> {
+  const file = session.files.get(checkToken(token))
+  if (file) return file
+  throw new LuoError('ENOENT', `${action} token ${token}: session ${session.name} has no such file`)
+}
+
+function setCustody<F, A>(
+  sessions: readonly OutgoingSession<F, A>[],
+  custody: readonly OutgoingSession<F, A>['custody'][],
+) {
+  sessions.forEach((session, index) => {
+    session.custody = custody[index] ?? session.custody
+  })
+}
+
+function keyOf(scope: string, name: string): string {
+  return `${scope}\0${name}`
 }

@@ -1,18 +1,17 @@
 /**
- * A session: a named container of preserved files, each under a token. Here is its data and the rules of names, tokens
- * and custody; the orchestrator does the work.
+ * A session: a named container of files, each under a token. Here is its data and the rules of custody; the
+ * orchestrator does the work.
  *
- * Custody says whose word ends a session: `held` by its holders (the last close releases it), `frozen` by luod while an
- * update decides who goes on, `orphaned` by luod because no holder is left. Illegal moves are LUO_WRONG_STATE.
+ * An outgoing session was made in this generation, and is to be handed to the next. An incoming one was handed over by
+ * the generation before; its files exist as `data` until somebody retrieves them.
+ *
+ * Custody says whose word ends an outgoing session: `held` by its holders (the last close releases it), `frozen` by
+ * luod while an update decides who goes on, `orphaned` by luod because no holder is left. Illegal moves are
+ * LUO_WRONG_STATE. The kernel's sessions are always held.
  */
 import { LuoError } from '../errors.js'
-import type { FileHandler } from './handler.js'
+import type { FileHandler, Kept } from './handler.js'
 
-/** The kernel's limit: 64 bytes with the NUL. */
-export const MAX_NAME_BYTES = 63
-const MAX_TOKEN = 2n ** 64n - 1n
-
-export type Direction = 'outgoing' | 'incoming'
 export type Custody = 'held' | 'frozen' | 'orphaned'
 export type CustodyMove = 'freeze' | 'unfreeze' | 'commit' | 'orphan' | 'claim'
 
@@ -23,45 +22,52 @@ export const CUSTODY_MOVES: Readonly<Record<Custody, Partial<Record<CustodyMove,
   orphaned: { claim: 'frozen' },
 }
 
-export interface PreservedFile<F, D> {
+/** `A`: what whoever preserved it wants to know of it, such as its kind. */
+export interface PreservedFile<F, A> {
   readonly token: string
-  readonly handler: FileHandler<F, D>
-  readonly data: D
-  /** Identity for "already preserved". */
-  readonly id: string
-  /** What kind of file it is, for people: "memfd", "tcp". */
-  readonly kind: string
-  /** The version of the state in it: "store/1". */
-  readonly format: string | undefined
+  readonly handler: FileHandler<F>
+  /** Owned by the orchestrator. */
+  readonly file: F
+  readonly about: A
+  readonly kept: Kept
 }
 
-export interface Session<F, D> {
+export interface IncomingFile<F> {
+  readonly token: string
+  readonly handler: FileHandler<F>
+  readonly data: bigint
+  /** What `retrieve` made of it (owned by the orchestrator), or why it cannot. */
+  retrieved?: { file: F } | { error: LuoError }
+}
+
+interface SessionBase {
   readonly id: string
   readonly name: string
   /** Whose names it competes with. */
   readonly scope: string
-  readonly direction: Direction
-  readonly files: Map<string, PreservedFile<F, D>>
+}
+
+export interface OutgoingSession<F, A> extends SessionBase {
+  readonly direction: 'outgoing'
+  /** By token, in order of preservation. */
+  readonly files: Map<string, PreservedFile<F, A>>
   custody: Custody
 }
 
-export function move(session: Session<unknown, unknown>, change: CustodyMove): Custody {
+export interface IncomingSession<F> extends SessionBase {
+  readonly direction: 'incoming'
+  readonly files: Map<string, IncomingFile<F>>
+  /** Somebody has, or had, its descriptor. */
+  retrieved: boolean
+  finished: boolean
+}
+
+export type Session<F, A> = OutgoingSession<F, A> | IncomingSession<F>
+
+export function move(session: OutgoingSession<unknown, unknown>, change: CustodyMove): Custody {
   const next = CUSTODY_MOVES[session.custody][change]
   if (next === undefined) {
     throw new LuoError('LUO_WRONG_STATE', `${change} session ${session.name}: it is ${session.custody}`)
   }
   return next
-}
-
-/** EINVAL when it is empty, too long, or has a NUL in it. */
-export function checkName(name: string): string {
-  const bytes = new TextEncoder().encode(name).length
-  if (bytes >= 1 && bytes <= MAX_NAME_BYTES && !name.includes('\0')) return name
-  throw new LuoError('EINVAL', `the name ${JSON.stringify(name)} has ${bytes} bytes: 1 to ${MAX_NAME_BYTES}, no NUL`)
-}
-
-/** A u64 as a decimal string without leading zeros, the one way to write it. */
-export function checkToken(token: string): string {
-  if (/^(0|[1-9]\d{0,19})$/.test(token) && BigInt(token) <= MAX_TOKEN) return token
-  throw new LuoError('EINVAL', `the token ${JSON.stringify(token)} is not a u64 in decimal`)
 }

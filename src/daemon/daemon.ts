@@ -4,6 +4,7 @@
  */
 import { type RecordStorage, Records } from '../abi/records.js'
 import { Orchestrator } from '../core/orchestrator.js'
+import { heldFiles } from '../handlers/held-file.js'
 import { referenceHandlers } from '../handlers/reference.js'
 import type { Fd } from '../sys/fd.js'
 import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
@@ -14,7 +15,7 @@ import type { Logger } from './log.js'
 import { memberHandlers } from './rpc-member.js'
 import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
 import { supervisorHandlers } from './rpc-supervisor.js'
-import { State } from './state.js'
+import { type LuodOrchestrator, State } from './state.js'
 
 /** Between the end of one client and the coming of the next, such as the steps of a script. */
 const IDLE_GRACE_MS = 500
@@ -41,7 +42,12 @@ export class Daemon {
     this.#onIdle = onIdle
     const records = Records.create(storageOf(this.#records))
     records.transaction([{ type: 'meta', key: '0', value: { version, pid: process.pid, started_at: Date.now() } }])
-    this.#state = new State(new Orchestrator(referenceHandlers()), records, {
+    const orchestrator: LuodOrchestrator = new Orchestrator({
+      registry: referenceHandlers(),
+      files: heldFiles,
+      onDefect: (error, action) => log('error', `${action}: ${String(error)}`),
+    })
+    this.#state = new State(orchestrator, records, {
       log,
       filesPerUser: filesPerUser(nofile),
     })

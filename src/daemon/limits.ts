@@ -2,7 +2,7 @@
  * A limit on everything that a client controls. They are far above what a real workload needs; whoever reaches one gets
  * LUO_LIMIT (how many) or LUO_INVALID_PARAMETER (how long), and nothing else happens. `luoctl status` shows them.
  */
-import { checkName } from '../core/session.js'
+import { checkName } from '../core/names.js'
 import { LuoError } from '../errors.js'
 
 export const LIMITS = {

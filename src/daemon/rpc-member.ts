@@ -1,8 +1,8 @@
 /** What a workload's own processes ask of luod: joining, preserving, and their part in an update. */
 
-import type { FileToPreserve } from '../core/orchestrator.js'
+import type { FileToPreserve } from '../core/file-set.js'
 import { LuoError } from '../errors.js'
-import type { HeldFile } from '../handlers/reference.js'
+import type { FileAbout, HeldFile } from '../handlers/held-file.js'
 import type { FileIn, FileOut } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { fileInfo } from '../sys/file-info.js'
@@ -70,7 +70,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         .then((output) => {
           const { session } = state.session(peer.uid, output.session)
           const tokens = output.files.slice(0, output.fds).map(({ token }) => token)
-          return { output, fds: state.orchestrator.retrieve(session, tokens).map(({ file }) => file.fd) }
+          return { output, fds: state.orchestrator.reference(session, tokens).map(({ file }) => file.fd) }
         })
     },
 
@@ -94,9 +94,10 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
 
     Retrieve: ({ input, peer }) => {
       const { session } = state.session(peer.uid, input.session)
-      const found = state.orchestrator.retrieve(session, input.tokens)
+      const found = state.orchestrator.reference(session, input.tokens)
       const files = found.map(({ preserved }, index) => {
-        const { token, kind, format } = preserved
+        const { token, about } = preserved
+        const { kind, format } = about
         const out: FileOut = { token, fd: index, kind }
         if (format !== undefined) out.format = format
         return out
@@ -158,7 +159,8 @@ function updateOf(workload: Workload, what: string, id?: string): Update {
   throw new LuoError('LUO_WRONG_STATE', `${what}: ${id === undefined ? 'there is no update' : `update ${id} is over`}`)
 }
 
-function preserve(state: State, session: LuodSession, files: readonly FileIn[], fds: readonly Fd[]): void {
+/** What is preserved is taken out of `fds`: the orchestrator owns it. */
+function preserve(state: State, session: LuodSession, files: readonly FileIn[], fds: Fd[]): void {
   const held = state.filesOf(Number(session.scope))
   const limit = Math.min(LIMITS.files, state.filesPerUser)
   if (held + files.length > limit) {
@@ -168,10 +170,16 @@ function preserve(state: State, session: LuodSession, files: readonly FileIn[], 
     session,
     files.map((file, index) => toPreserve(file, index, fds)),
   )
+  const taken = new Set(preserved.map(({ file }) => file.fd))
+  fds.splice(0, fds.length, ...fds.filter((fd) => !taken.has(fd)))
   state.recordFiles(session, preserved)
 }
 
-function toPreserve({ token, fd, format }: FileIn, index: number, fds: readonly Fd[]): FileToPreserve<HeldFile> {
+function toPreserve(
+  { token, fd, format }: FileIn,
+  index: number,
+  fds: readonly Fd[],
+): FileToPreserve<HeldFile, FileAbout> {
   const file = fds[fd]
   if (!file) {
     throw new LuoError('EBADF', `preserve token ${token}: file ${fd} of ${fds.length} that came with the request`, {
@@ -180,7 +188,7 @@ function toPreserve({ token, fd, format }: FileIn, index: number, fds: readonly 
   }
   if (format !== undefined) checkText(`files[${index}].format`, format, LIMITS.format_bytes)
   const info = fileInfo(file)
-  return { token, file: { fd: file, info }, kind: info.kind, format }
+  return { token, file: { fd: file, info }, about: { kind: info.kind, format, bytes: info.size } }
 }
 
 // --- joining --------------------------------------------------------------------------------------------------------

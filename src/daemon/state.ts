@@ -7,9 +7,9 @@
  */
 import type { Change, Records } from '../abi/records.js'
 import type { Orchestrator } from '../core/orchestrator.js'
-import type { PreservedFile, Session } from '../core/session.js'
+import type { OutgoingSession, PreservedFile } from '../core/session.js'
 import { LuoError } from '../errors.js'
-import type { HeldFile } from '../handlers/reference.js'
+import type { FileAbout, HeldFile } from '../handlers/held-file.js'
 import type * as wire from '../protocol/types.js'
 import { Events } from './events.js'
 import { LEFT_BEHIND_KEEP_MS, LIMITS } from './limits.js'
@@ -17,8 +17,9 @@ import type { Logger } from './log.js'
 import type { Member } from './member.js'
 import type { Update } from './update.js'
 
-export type LuodSession = Session<HeldFile, HeldFile>
-export type LuodFile = PreservedFile<HeldFile, HeldFile>
+export type LuodOrchestrator = Orchestrator<HeldFile, FileAbout>
+export type LuodSession = OutgoingSession<HeldFile, FileAbout>
+export type LuodFile = PreservedFile<HeldFile, FileAbout>
 
 export interface SupervisorLink {
   pid: number
@@ -44,7 +45,7 @@ export interface Workload {
 }
 
 export class State {
-  readonly orchestrator: Orchestrator<HeldFile, HeldFile>
+  readonly orchestrator: LuodOrchestrator
   readonly events = new Events()
   readonly log: Logger
   readonly #records: Records
@@ -59,11 +60,7 @@ export class State {
   /** Files that luod holds for one user at most. */
   readonly filesPerUser: number
 
-  constructor(
-    orchestrator: Orchestrator<HeldFile, HeldFile>,
-    records: Records,
-    options: { log: Logger; filesPerUser: number },
-  ) {
+  constructor(orchestrator: LuodOrchestrator, records: Records, options: { log: Logger; filesPerUser: number }) {
     const { log, filesPerUser } = options
     this.filesPerUser = filesPerUser
     this.orchestrator = orchestrator
@@ -145,7 +142,8 @@ export class State {
   session(uid: number, id: string): { session: LuodSession; workload: Workload } {
     const session = this.orchestrator.session(id)
     const workload = this.#sessions.get(id)
-    if (session && workload && (uid === 0 || workload.uid === uid)) return { session, workload }
+    if (session?.direction === 'outgoing' && workload && (uid === 0 || workload.uid === uid))
+      return { session, workload }
     throw new LuoError('LUO_NOT_FOUND', `find the session ${id}: there is none`)
   }
 
@@ -285,8 +283,13 @@ export class State {
       this.#fileKeys.set(name, key)
     }
     if (!file) this.#fileKeys.delete(name)
-    const { kind, format, handler } = file ?? {}
-    const value = file && { session: session.id, token, kind, compatible: handler?.compatible, format }
+    const value = file && {
+      session: session.id,
+      token,
+      kind: file.about.kind,
+      compatible: file.handler.compatible,
+      format: file.about.format,
+    }
     return { type: 'file', key, value }
   }
 
@@ -312,7 +315,7 @@ export function stateOf(workload: Workload): wire.Workload['state'] {
 }
 
 export function formatsOf(session: LuodSession | undefined): string[] {
-  const formats = [...(session?.files.values() ?? [])].map(({ format }) => format)
+  const formats = [...(session?.files.values() ?? [])].map(({ about }) => about.format)
   return [...new Set(formats.filter((format) => format !== undefined))]
 }
 
@@ -328,10 +331,11 @@ export function checkFormats(session: LuodSession | undefined, accepts: readonly
 }
 
 export function describeFile(file: LuodFile): wire.File {
-  const { token, kind, format, handler, data } = file
+  const { token, handler } = file
+  const { kind, format, bytes } = file.about
   const described: wire.File = { token, kind, compatible: handler.compatible }
   if (format !== undefined) described.format = format
-  if (data.info.size > 0) described.bytes = String(data.info.size)
+  if (bytes > 0) described.bytes = String(bytes)
   return described
 }
 

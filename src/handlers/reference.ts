@@ -5,16 +5,11 @@
  * Refused, because a second holder would break them or because what they stand for belongs to one process: epoll,
  * signalfd, io_uring, character and block devices, and files that are none of the kinds known here.
  */
-import type { FileHandler } from '../core/handler.js'
-import { HandlerRegistry } from '../core/handler.js'
-import type { Fd } from '../sys/fd.js'
-import type { FileInfo, FileKind } from '../sys/file-info.js'
-
-/** A file and what is known of it: looked at once, when it arrives. */
-export interface HeldFile {
-  fd: Fd
-  info: FileInfo
-}
+import { type FileHandler, HandlerRegistry } from '../core/handler.js'
+import { LuoError } from '../errors.js'
+import type { FileKind } from '../sys/file-info.js'
+import type { HeldFile } from './held-file.js'
+import { FileSlots } from './slots.js'
 
 /** Kinds kept by reference, with their `compatible`. */
 export const REFERENCE_KINDS: Readonly<Partial<Record<FileKind, string>>> = {
@@ -38,26 +33,33 @@ export const REFERENCE_KINDS: Readonly<Partial<Record<FileKind, string>>> = {
 /** Kinds of which each inode is one object, so that it tells whether one is preserved already. */
 const IDENTIFIED_BY_INODE: ReadonlySet<FileKind> = new Set(['memfd', 'shmem', 'hugetlb', 'tcp', 'mptcp', 'udp', 'unix'])
 
-let unidentified = 0
-
-function referenceHandler(kind: FileKind, compatible: string): FileHandler<HeldFile, HeldFile> {
-  return {
+function referenceHandler(kind: FileKind, compatible: string, slots: FileSlots): FileHandler<HeldFile> {
+  const handler: FileHandler<HeldFile> = {
     compatible,
     canPreserve: ({ info }) => info.kind === kind,
-    preserve: ({ fd, info }) => ({ fd: fd.dup(), info }),
-    unpreserve: ({ fd }) => fd.close(),
-    retrieve: ({ fd, info }) => ({ fd: fd.dup(), info }),
-    discard: ({ fd }) => fd.close(),
-    finish: ({ fd }) => fd.close(),
-    // The other kinds may be preserved more than once by reference: each is one more descriptor, and harms nobody.
-    getId: ({ info }) => (IDENTIFIED_BY_INODE.has(kind) ? `${info.dev}:${info.ino}` : `#${++unidentified}`),
+    preserve: (file) => ({ data: slots.add(file) }),
+    unpreserve: ({ data }) => slots.drop(data),
+    retrieve: (data) => {
+      const file = slots.retrieve(data)
+      if (file.info.kind === kind) return file
+      file.fd.close()
+      throw new LuoError('EBADF', `retrieve a file of kind ${kind}: what came in is of kind ${file.info.kind}`)
+    },
+    finish: ({ data }) => slots.finish(data),
+  }
+  if (IDENTIFIED_BY_INODE.has(kind)) handler.getId = ({ info }) => `${info.dev}:${info.ino}`
+  return handler
+}
+
+export function registerReferenceHandlers(registry: HandlerRegistry<HeldFile>, slots: FileSlots): void {
+  for (const [kind, compatible] of Object.entries(REFERENCE_KINDS)) {
+    registry.register(referenceHandler(kind as FileKind, compatible, slots))
   }
 }
 
-export function referenceHandlers(): HandlerRegistry<HeldFile, HeldFile> {
-  const registry = new HandlerRegistry<HeldFile, HeldFile>()
-  for (const [kind, compatible] of Object.entries(REFERENCE_KINDS)) {
-    registry.register(referenceHandler(kind as FileKind, compatible))
-  }
+/** The handlers of a luod that hands nothing over. */
+export function referenceHandlers(): HandlerRegistry<HeldFile> {
+  const registry = new HandlerRegistry<HeldFile>()
+  registerReferenceHandlers(registry, new FileSlots())
   return registry
 }

@@ -49,6 +49,11 @@ export class Fd implements Disposable {
     return Fd.adopt(checked(`duplicate fd ${this.number}`, 'fcntl', this.number, F_DUPFD_CLOEXEC, 0))
   }
 
+  /** The same descriptor with a new owner; this object is closed then. */
+  move(): Fd {
+    return new Fd(this.release())
+  }
+
   /** Gives the number away; this object is closed then, the file is not. */
   release(): number {
     const number = this.number

@@ -72,7 +72,7 @@ function owned(number: number): Fd {
 
 function make(what: keyof typeof MAKERS, a = 0, b = 0, c = 0): number {
   const number = MAKERS[what][process.arch === 'x64' ? 0 : 1]
-  return checked(`make a ${what}`, 'syscall', number, a, b, c, 0)
+  return checked(`make a ${what}`, 'syscall', number, a, b, c, 0, 0)
 }
 
 const CLOCK_MONOTONIC = 1

@@ -4,7 +4,7 @@
  */
 import { fstatSync, readlinkSync, type Stats, statfsSync } from 'node:fs'
 import type { Fd } from './fd.js'
-import { checked, libc } from './ffi.js'
+import { checked, libc, SYS } from './ffi.js'
 import { getSeals } from './memfd.js'
 
 const SOL_SOCKET = 1
@@ -159,6 +159,21 @@ export function sameOpenFile(a: Fd, b: Fd): boolean {
   const right = fileInfo(b)
   const shared = left.link.startsWith('anon_inode:')
   return !shared && left.dev === right.dev && left.ino === right.ino && left.link === right.link
+}
+
+const KCMP_FILE = 0
+
+/**
+ * An order of open files: less than, equal to or greater than 0, the same for every descriptor of an open file for as
+ * long as it is open. kcmp(2) knows one. Undefined when they are two and kcmp may not be used (some containers).
+ */
+export function compareOpenFiles(a: Fd, b: Fd): number | undefined {
+  if (a.number === b.number) return 0
+  const order = libc('syscall', SYS.kcmp, process.pid, process.pid, KCMP_FILE, a.number, b.number)
+  if (order === 0) return 0
+  if (order === 1) return -1
+  if (order === 2) return 1
+  return sameOpenFile(a, b) ? 0 : undefined
 }
 
 /** `dev:ino`, which names a socket, a pipe or a file for as long as somebody has it open. */

@@ -11,14 +11,14 @@ import { checked, integer, SYS } from './ffi.js'
 /** ESRCH when there is no such process. */
 export function openPidfd(pid: number): Fd {
   integer(pid, 1, 2 ** 22, 'a process id')
-  return Fd.adopt(checked(`open process ${pid}`, 'syscall', SYS.pidfdOpen, pid, 0, 0, 0))
+  return Fd.adopt(checked(`open process ${pid}`, 'syscall', SYS.pidfdOpen, pid, 0, 0, 0, 0))
 }
 
 /** Sends a signal; false when the process has ended already. */
 export function signalPidfd(pidfd: Fd, signal: NodeJS.Signals | 0): boolean {
   const number = signal === 0 ? 0 : constants.signals[signal]
   try {
-    checked(`send ${signal} to a process`, 'syscall', SYS.pidfdSendSignal, pidfd.number, number, 0, 0)
+    checked(`send ${signal} to a process`, 'syscall', SYS.pidfdSendSignal, pidfd.number, number, 0, 0, 0)
     return true
   } catch (error) {
     if (isLuoError(error, 'ESRCH')) return false

@@ -37,7 +37,7 @@ const nobody = () => false
 
 beforeAll(async () => {
   // As if this were process 1.
-  checked('become a subreaper', 'syscall', SYS_PRCTL, PR_SET_CHILD_SUBREAPER, 1, 0, 0)
+  checked('become a subreaper', 'syscall', SYS_PRCTL, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
   await once(spawn('true', { stdio: 'ignore' }), 'exit')
   openAtStart = countOpenFds()
 })

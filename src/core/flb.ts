@@ -1,0 +1,180 @@
+/**
+ * File-lifecycle-bound state (FLB): something that several files share, and that lives for as long as any of them is
+ * preserved. It is preserved for the first file, and given back by whoever lets go last: `unpreserve` before the
+ * transition, `finish` after it.
+ *
+ * Whoever uses the object outside of these operations holds it, with `get` and `put`; the counts include such users,
+ * also the count that is handed over. A `retrieve` that fails has failed for good. `unpreserve` and `finish` must not
+ * fail; what they throw goes to whoever let go, after the count is right.
+ *
+ * The kernel (as read from its source) counts wrong when nobody has retrieved an FLB before its last file is finished:
+ * it reads the count that came in only with `retrieve`. Here it is known from the start.
+ */
+import { asLuoError, LuoError } from '../errors.js'
+
+/** The kernel's limit: one page of records. */
+export const MAX_FLBS = 63
+
+export interface KeptFlb<O = unknown> {
+  /** The one word that crosses the transition. */
+  data: bigint
+  object: O
+}
+
+export interface Flb<O = unknown> {
+  /** Name and version: "hugetlb-pool-v1". 1 to 47 bytes. */
+  readonly compatible: string
+  /** For the first file that depends on it. */
+  preserve(): KeptFlb<O>
+  /** At the last put before the transition. */
+  unpreserve(kept: KeptFlb<O>): void
+  /** On demand, once, in the next generation. */
+  retrieve(data: bigint): O
+  /** At the last put in the next generation. */
+  finish(kept: KeptFlb<O>): void
+}
+
+export interface FlbRecord {
+  compatible: string
+  data: bigint
+  count: bigint
+}
+
+interface Outgoing extends KeptFlb {
+  count: bigint
+}
+
+interface Incoming {
+  readonly data: bigint
+  count: bigint
+  /** What `retrieve` made of it, or why it cannot. */
+  retrieved?: { object: unknown } | { error: LuoError }
+}
+
+const OPERATIONS = ['preserve', 'unpreserve', 'retrieve', 'finish'] as const
+
+export class Flbs {
+  /** In order of registration. */
+  readonly #known = new Map<string, Flb>()
+  readonly #outgoing = new Map<Flb, Outgoing>()
+  readonly #incoming = new Map<string, Incoming>()
+  /** Whether the generation before handed over anything at all. */
+  #received = false
+
+  /** Again for the same object does nothing. EEXIST when another one has its name. */
+  register(flb: Flb): void {
+    const { compatible } = flb
+    const missing = OPERATIONS.filter((operation) => typeof flb[operation] !== 'function')
+    if (missing.length > 0) throw new LuoError('EINVAL', `register FLB ${compatible}: no ${missing.join(', ')}`)
+    const known = this.#known.get(compatible)
+    if (known === flb) return
+    if (known) throw new LuoError('EEXIST', `register FLB ${compatible}: another one has this name`)
+    if (this.#known.size >= MAX_FLBS) {
+      throw new LuoError('ENOSPC', `register FLB ${compatible}: ${MAX_FLBS} are there, and no more can be`)
+    }
+    this.#known.set(compatible, flb)
+  }
+
+  // --- outgoing -------------------------------------------------------------------------------------------------------
+
+  /** A file that depends on `flb` is being preserved. */
+  take(flb: Flb): void {
+    const known = this.#outgoing.get(flb)
+    if (known) known.count += 1n
+    else this.#outgoing.set(flb, { ...flb.preserve(), count: 1n })
+  }
+
+  /** The object that is to be handed over, held until `putOutgoing`. ENOENT when no file holds it. */
+  getOutgoing<O>(flb: Flb<O>): O {
+    const known = this.#outgoing.get(flb as Flb)
+    if (!known) throw new LuoError('ENOENT', `get outgoing FLB ${flb.compatible}: no preserved file holds it`)
+    known.count += 1n
+    return known.object as O
+  }
+
+  /** Undo of `take` and of `getOutgoing`. */
+  putOutgoing<O>(flb: Flb<O>): void {
+    const known = this.#outgoing.get(flb as Flb)
+    if (!known) throw new LuoError('LUO_WRONG_STATE', `put outgoing FLB ${flb.compatible}: nobody holds it`)
+    known.count -= 1n
+    if (known.count > 0n) return
+    this.#outgoing.delete(flb as Flb)
+    flb.unpreserve({ data: known.data, object: known.object as O })
+  }
+
+  /** What is handed over, in order of registration. */
+  records(): FlbRecord[] {
+    const records: FlbRecord[] = []
+    for (const [compatible, flb] of this.#known) {
+      const known = this.#outgoing.get(flb)
+      if (known) records.push({ compatible, data: known.data, count: known.count })
+    }
+    return records
+  }
+
+  // --- incoming -------------------------------------------------------------------------------------------------------
+
+  /** What the generation before handed over. */
+  receive(records: readonly FlbRecord[]): void {
+    this.#received = true
+    for (const { compatible, data, count } of records) this.#incoming.set(compatible, { data, count })
+  }
+
+  /** The object that came in, held until `putIncoming`. ENODATA: nothing came in, or it is finished. ENOENT: not this. */
+  getIncoming<O>(flb: Flb<O>): O {
+    const known = this.#incoming.get(flb.compatible)
+    if (known?.count === 0n || (!known && !this.#received)) {
+      throw new LuoError(
+        'ENODATA',
+        `get incoming FLB ${flb.compatible}: ${known ? 'it is finished' : 'nothing came in'}`,
+      )
+    }
+    if (!known) throw new LuoError('ENOENT', `get incoming FLB ${flb.compatible}: it did not come in`)
+    const object = this.#retrieve(flb as Flb, known)
+    known.count += 1n
+    return object as O
+  }
+
+  /** Undo of `getIncoming`, and a file that depends on it is finished. What did not come in is nobody's to give back. */
+  putIncoming<O>(flb: Flb<O>): void {
+    const known = this.#incoming.get(flb.compatible)
+    if (!known || known.count === 0n) return
+    if (known.count > 1n) {
+      known.count -= 1n
+      return
+    }
+    // Retrieved first, if nobody had: `finish` is for the object.
+    let object: unknown
+    try {
+      object = this.#retrieve(flb as Flb, known)
+    } catch {
+      // It has failed for good; there is nothing to finish.
+      known.count = 0n
+      return
+    }
+    known.count = 0n
+    flb.finish({ data: known.data, object: object as O })
+  }
+
+  #retrieve(flb: Flb, known: Incoming): unknown {
+    if (!known.retrieved) {
+      try {
+        known.retrieved = { object: flb.retrieve(known.data) }
+      } catch (error) {
+        known.retrieved = { error: asLuoError(error, 'EIO', `retrieve FLB ${flb.compatible}`) }
+      }
+    }
+    if ('error' in known.retrieved) throw known.retrieved.error
+    return known.retrieved.object
+  }
+
+  /** The counts, for tests and for people. */
+  counts(): { compatible: string; outgoing: bigint; incoming: bigint }[] {
+    const names = new Set([...this.#known.keys(), ...this.#incoming.keys()])
+    return [...names].map((compatible) => {
+      const flb = this.#known.get(compatible)
+      const outgoing = (flb && this.#outgoing.get(flb)?.count) ?? 0n
+      return { compatible, outgoing, incoming: this.#incoming.get(compatible)?.count ?? 0n }
+    })
+  }
+}
