@@ -171,21 +171,20 @@ export class FileSets<F, A> {
 
   // --- the end of a generation ----------------------------------------------------------------------------------------
 
-  /** Closes the references of this generation, and calls no handler: the files live on in what was handed over. */
-  abandon(outgoing: Iterable<OutgoingSession<F, A>>, incoming: Iterable<IncomingSession<F>>): void {
-    for (const { files } of outgoing) {
-      for (const { token, file } of files.values()) {
-        this.#quietly(`close token ${token}`, () => this.#access.close(file))
-      }
+  /** Closes the references, and calls no handler: the files live on in what was handed over. */
+  abandon(session: OutgoingSession<F, A>): void {
+    for (const preserved of session.files.values()) {
+      this.#forget(preserved)
+      this.#quietly(`close token ${preserved.token}`, () => this.#access.close(preserved.file))
     }
-    for (const { files } of incoming) {
-      for (const { token, retrieved } of files.values()) {
-        if (retrieved && 'file' in retrieved) {
-          this.#quietly(`close token ${token}`, () => this.#access.close(retrieved.file))
-        }
-      }
-    }
-    this.#count = 0
+    this.#count -= session.files.size
+    session.files.clear()
+  }
+
+  /** Finishes all files whatever their handlers say: nobody will ever come for them. */
+  drop(session: IncomingSession<F>): void {
+    for (const incoming of [...session.files.values()].reverse()) this.#finishOne(incoming)
+    session.files.clear()
   }
 
   // --- identity -------------------------------------------------------------------------------------------------------

@@ -266,9 +266,19 @@ export class Orchestrator<F, A> {
     return writeState(this.#liveupdateNumber + 1n, this.#outgoing.values(), this.#registry.flbs)
   }
 
-  /** This generation is over: its references are closed, no handler is called, and nothing more can be done with it. */
-  end(): void {
-    this.#fileSets.abandon(this.#outgoing.values(), this.#incoming.values())
+  /**
+   * This generation is over, and nothing more can be done with it. What came in and was not finished is: nobody will
+   * come for it. Outgoing sessions are released, unless they were handed over: then their references are closed and no
+   * handler is called.
+   */
+  end(options: { handedOver: boolean }): void {
+    if (options.handedOver) this.#mustBe('frozen', 'end')
+    else if (this.#phase === 'frozen') this.unfreezeAll()
+    for (const session of [...this.#outgoing.values()].reverse()) {
+      if (options.handedOver) this.#fileSets.abandon(session)
+      else this.release(session)
+    }
+    for (const session of [...this.#incoming.values()].reverse()) this.#fileSets.drop(session)
     this.#sessions.clear()
     this.#outgoing.clear()
     this.#incoming.clear()
