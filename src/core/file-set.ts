@@ -30,7 +30,7 @@ export class FileSets<F, A> {
   readonly #access: FileAccess<F>
   readonly #onDefect: (error: unknown, action: string) => void
   /** Where each open file is, of handlers that do not tell files apart themselves. */
-  readonly #openFiles: FileIdentities<F, Place>
+  #openFiles: FileIdentities<F, Place>
   /** The same by handler and its own identity. */
   readonly #ids = new Map<string, Place>()
   #count = 0
@@ -171,11 +171,17 @@ export class FileSets<F, A> {
 
   // --- the end of a generation ----------------------------------------------------------------------------------------
 
+  /** Which files are preserved is of no interest any more; the files themselves may have been moved elsewhere. */
+  forgetIdentities(): void {
+    this.#openFiles = new FileIdentities(this.#access)
+    this.#ids.clear()
+    this.#identified.clear()
+  }
+
   /** Closes the references, and calls no handler: the files live on in what was handed over. */
   abandon(session: OutgoingSession<F, A>): void {
-    for (const preserved of session.files.values()) {
-      this.#forget(preserved)
-      this.#quietly(`close token ${preserved.token}`, () => this.#access.close(preserved.file))
+    for (const { token, file } of session.files.values()) {
+      this.#quietly(`close token ${token}`, () => this.#access.close(file))
     }
     this.#count -= session.files.size
     session.files.clear()

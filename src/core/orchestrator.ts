@@ -272,8 +272,10 @@ export class Orchestrator<F, A> {
    * handler is called.
    */
   end(options: { handedOver: boolean }): void {
-    if (options.handedOver) this.#mustBe('frozen', 'end')
-    else if (this.#phase === 'frozen') this.unfreezeAll()
+    if (options.handedOver) {
+      this.#mustBe('frozen', 'end')
+      this.#fileSets.forgetIdentities()
+    } else if (this.#phase === 'frozen') this.unfreezeAll()
     for (const session of [...this.#outgoing.values()].reverse()) {
       if (options.handedOver) this.#fileSets.abandon(session)
       else this.release(session)
