@@ -3,7 +3,7 @@
  * writes; text from other processes is cleaned of control characters, so that a reason cannot drive a terminal.
  */
 import { LUO_CODES, type LuoCode, LuoError } from '../errors.js'
-import type { Phase, Workload } from '../protocol/types.js'
+import type { Methods, Phase, Workload } from '../protocol/types.js'
 import { formatDuration } from './durations.js'
 
 export function formatBytes(bytes: number): string {
@@ -71,6 +71,21 @@ export function workloadDetails(workload: Workload): string[] {
     if (rows.length > 0) lines.push(...table(['TOKEN', 'KIND', 'SIZE', 'FORMAT'], rows).map((line) => `    ${line}`))
   }
   return lines
+}
+
+/** What each user has of what is limited, then the limits that nothing is counted for. */
+export function usageLines({ limits, usage }: Pick<Methods['Status']['output'], 'limits' | 'usage'>): string[] {
+  const shown = (name: string, value: number) => (name === 'bytes' ? formatBytes(value) : String(value))
+  const users = usage.flatMap(({ uid, ...counts }) => [
+    `  user ${uid}`,
+    ...Object.entries(counts).map(([name, has]) => {
+      const limit = limits[name]
+      return `    ${name} ${shown(name, has)}${limit === undefined ? '' : ` of ${shown(name, limit)}`}`
+    }),
+  ])
+  const counted = new Set(usage.flatMap((counts) => Object.keys(counts)))
+  const others = Object.entries(limits).filter(([name]) => !counted.has(name))
+  return [...users, ...others.map(([name, limit]) => `  limit ${clean(name)}: ${limit}`)]
 }
 
 /** What is going on while a phase lasts, and whose turn it is. */

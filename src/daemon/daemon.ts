@@ -10,12 +10,13 @@ import type { Fd } from '../sys/fd.js'
 import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
 import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
-import { filesPerUser, LIMITS } from './limits.js'
 import type { Logger } from './log.js'
 import { memberHandlers } from './rpc-member.js'
 import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
 import { supervisorHandlers } from './rpc-supervisor.js'
 import { type LuodOrchestrator, State } from './state.js'
+import { Usage } from './usage.js'
+import type { UserLimits } from './user-limits.js'
 
 /** Between the end of one client and the coming of the next, such as the steps of a script. */
 const IDLE_GRACE_MS = 500
@@ -25,6 +26,7 @@ export interface DaemonOptions {
   version: string
   /** The limit on open files, for `Status`. */
   nofile: number
+  limits: UserLimits
   log: Logger
   /** Called once when nothing is left to do: no workload, no state, no connection. */
   onIdle?: () => void
@@ -37,7 +39,7 @@ export class Daemon {
   readonly #onIdle: (() => void) | undefined
   #idleTimer: NodeJS.Timeout | undefined
 
-  constructor({ listener, version, nofile, log, onIdle }: DaemonOptions) {
+  constructor({ listener, version, nofile, limits, log, onIdle }: DaemonOptions) {
     this.#records = createMemfd('luod-records')
     this.#onIdle = onIdle
     const records = Records.create(storageOf(this.#records))
@@ -47,10 +49,8 @@ export class Daemon {
       files: heldFiles,
       onDefect: (error, action) => log('error', `${action}: ${String(error)}`),
     })
-    this.#state = new State(orchestrator, records, {
-      log,
-      filesPerUser: filesPerUser(nofile),
-    })
+    const usage = new Usage(limits)
+    this.#state = new State(orchestrator, records, { log, usage })
     this.#state.onWorkloadEnded = () => this.#watchIdle()
     const answers = new Answers()
     const facts = {
@@ -62,7 +62,7 @@ export class Daemon {
     this.#server = new Server({
       listener,
       version,
-      maxConnections: LIMITS.connections,
+      maxConnections: limits.connections,
       handlers: {
         ...memberHandlers(this.#state, answers),
         ...supervisorHandlers(this.#state, answers),
@@ -76,7 +76,10 @@ export class Daemon {
         const level = error.code === 'ECONNRESET' ? 'info' : 'warning'
         log(level, `pid ${pid} of uid ${uid}: ${error.message} (${error.code})`)
       },
-      onConnections: () => this.#watchIdle(),
+      onConnections: (_, { uid, by }) => {
+        usage.change(uid, 'connections', by)
+        this.#watchIdle()
+      },
     })
     this.#watchIdle()
   }

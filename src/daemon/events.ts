@@ -1,7 +1,6 @@
 /** What happens to workloads, for whoever watches: each user sees their own, root sees all. */
-import { LuoError } from '../errors.js'
 import type { Methods } from '../protocol/types.js'
-import { LIMITS } from './limits.js'
+import type { Usage } from './usage.js'
 
 export type WatchEvent = Methods['Watch']['output']
 
@@ -13,15 +12,20 @@ interface Watcher {
 
 export class Events {
   readonly #watchers = new Set<Watcher>()
+  readonly #usage: Usage
+
+  constructor(usage: Usage) {
+    this.#usage = usage
+  }
 
   /** Answers how to end it. LUO_LIMIT when this user has too many. */
   watch(watcher: Watcher): () => void {
-    const count = [...this.#watchers].filter(({ uid }) => uid === watcher.uid).length
-    if (count >= LIMITS.watchers) {
-      throw new LuoError('LUO_LIMIT', `watch: uid ${watcher.uid} has ${count} streams of events already`)
-    }
+    this.#usage.check(watcher.uid, 'watchers', 1, 'watch')
+    this.#usage.change(watcher.uid, 'watchers', 1)
     this.#watchers.add(watcher)
-    return () => this.#watchers.delete(watcher)
+    return () => {
+      if (this.#watchers.delete(watcher)) this.#usage.change(watcher.uid, 'watchers', -1)
+    }
   }
 
   emit(owner: number, event: WatchEvent): void {

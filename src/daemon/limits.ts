@@ -1,17 +1,12 @@
 /**
- * A limit on everything that a client controls. They are far above what a real workload needs; whoever reaches one gets
- * LUO_LIMIT (how many) or LUO_INVALID_PARAMETER (how long), and nothing else happens. `luoctl status` shows them.
+ * A limit on everything that a client controls: here those that nobody sets, and in `user-limits.ts` what one user may
+ * have. They are far above what a real workload needs; whoever reaches one gets LUO_LIMIT (how many) or
+ * LUO_INVALID_PARAMETER (how long), and nothing else happens. `luoctl status` shows them.
  */
 import { checkName } from '../core/names.js'
 import { LuoError } from '../errors.js'
 
 export const LIMITS = {
-  /** Of one user. */
-  connections: 256,
-  /** Of one user. */
-  workloads: 64,
-  /** Of one user; and no more than `filesPerUser`. */
-  files: 16_384,
   /** Formats that one version accepts. */
   accepts: 64,
   format_bytes: 128,
@@ -23,14 +18,9 @@ export const LIMITS = {
   deadline_ms: 3_600_000,
   /** Answers kept for repeated requests, of one user. */
   answers: 1_024,
-  /** Streams of events, of one user. */
-  watchers: 32,
+  /** Users that one answer of `Status` tells of. */
+  status_users: 1_024,
 } as const
-
-/** What one user may have of luod's open files: half, so that there is always room for others and for luod itself. */
-export function filesPerUser(nofile: number): number {
-  return Math.floor(nofile / 2)
-}
 
 export const DEFAULT_DEADLINE_MS = 10_000
 /** How long an old version may take, after it has let go, to give its word for it. */

@@ -6,6 +6,7 @@
  * Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already.
  */
 import { lstatSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import { totalmem } from 'node:os'
 import { parseArgs } from 'node:util'
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
@@ -16,13 +17,16 @@ import { connectUnix, listenUnix } from '../sys/unix.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
 import { Daemon } from './daemon.js'
 import { logger } from './log.js'
+import { parseLimits, userLimits } from './user-limits.js'
 
 const HELP = `luod: keeps the state of services while their code changes
 
-Usage: luod [--socket PATH] [--exit-when-idle] [--ready-fd N] [--verbose]
+Usage: luod [--socket PATH] [--limit NAME=N]... [--exit-when-idle] [--ready-fd N] [--verbose]
 
   --socket PATH      where to listen; else $LUO_SOCKET, else /run/luod/liveupdate.sock for root,
                      else $XDG_RUNTIME_DIR/luod/liveupdate.sock, else /tmp/luod-$UID/liveupdate.sock
+  --limit NAME=N     what one user may have: connections, workloads, sessions, files, bytes (of memory; 4GiB),
+                     watchers; luoctl status shows what holds, and what is used
   --exit-when-idle   end when the last workload and the last connection have ended
   --ready-fd N       write "ready" to this descriptor when clients can connect
   --verbose          also log what is not a problem
@@ -41,6 +45,7 @@ function parse() {
     return parseArgs({
       options: {
         socket: { type: 'string' },
+        limit: { type: 'string', multiple: true, default: [] },
         'exit-when-idle': { type: 'boolean', default: false },
         'ready-fd': { type: 'string' },
         verbose: { type: 'boolean', default: false },
@@ -86,8 +91,10 @@ function start(options: ReturnType<typeof parse>, version: string, log: ReturnTy
   // Files of clients are ours from the moment they arrive: nobody else may read them, whatever our umask was.
   process.umask(0o077)
   const path = socketPath(options.socket)
+  const { soft: nofile } = raiseNofile()
+  const machine = { nofile, shared: process.getuid?.() === 0, memory: totalmem() }
+  const limits = userLimits(parseLimits(options.limit), machine)
   prepareSocketDirectory(path)
-  const { soft } = raiseNofile()
   const listener = listenAlone(path)
   const end = (code: number) => {
     daemon.close()
@@ -97,7 +104,8 @@ function start(options: ReturnType<typeof parse>, version: string, log: ReturnTy
   const daemon = new Daemon({
     listener,
     version,
-    nofile: soft,
+    nofile,
+    limits,
     log,
     ...(options['exit-when-idle'] ? { onIdle: () => end(EXIT.OK) } : {}),
   })

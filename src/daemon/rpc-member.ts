@@ -85,8 +85,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
     Unpreserve: ({ input, peer }) => {
       const answer = answers.once(peer.uid, 'Unpreserve', input, () => {
         const { session } = state.session(peer.uid, input.session)
-        state.orchestrator.unpreserve(session, input.tokens)
-        state.forgetFiles(session, input.tokens)
+        state.unpreserve(session, input.tokens)
         return {}
       })
       return answer.then((output) => ({ output }))
@@ -161,18 +160,12 @@ function updateOf(workload: Workload, what: string, id?: string): Update {
 
 /** What is preserved is taken out of `fds`: the orchestrator owns it. */
 function preserve(state: State, session: LuodSession, files: readonly FileIn[], fds: Fd[]): void {
-  const held = state.filesOf(Number(session.scope))
-  const limit = Math.min(LIMITS.files, state.filesPerUser)
-  if (held + files.length > limit) {
-    throw new LuoError('LUO_LIMIT', `preserve ${files.length} files: ${held} are held for this user, of ${limit}`)
-  }
-  const preserved = state.orchestrator.preserve(
+  const preserved = state.preserve(
     session,
     files.map((file, index) => toPreserve(file, index, fds)),
   )
   const taken = new Set(preserved.map(({ file }) => file.fd))
   fds.splice(0, fds.length, ...fds.filter((fd) => !taken.has(fd)))
-  state.recordFiles(session, preserved)
 }
 
 function toPreserve(
@@ -262,8 +255,8 @@ function joinWithoutTicket(state: State, name: string, peer: Peer, accepts: read
   if (known?.session) checkFormats(known.session, accepts, 'the restarted version')
   const workload = state.ensure(peer.uid, name)
   const orphaned = workload.session?.custody === 'orphaned'
-  if (!orphaned) state.createSession(workload)
   try {
+    if (!orphaned) state.createSession(workload)
     const made = newMember(state, workload, peer, accepts, orphaned ? 'crash' : 'new')
     if (orphaned) Update.claim(state, workload, made.member)
     else workload.member = made.member

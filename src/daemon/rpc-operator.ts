@@ -7,6 +7,7 @@ import type { Answers } from './answers.js'
 import { checkCommand, checkNumber, checkText, checkWorkloadName, DEFAULT_DEADLINE_MS, LIMITS } from './limits.js'
 import { describeWorkload, type State, type Workload } from './state.js'
 import { Update } from './update.js'
+import type { Usage } from './usage.js'
 
 export interface DaemonFacts {
   version: string
@@ -86,11 +87,18 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
           connections: facts.connections(),
           nofile: facts.nofile,
           open_fds: countOpenFds(),
-          limits: { ...LIMITS, files: Math.min(LIMITS.files, state.filesPerUser) },
+          limits: { ...LIMITS, ...state.usage.limits },
+          usage: usageFor(state.usage, peer.uid),
         },
       }
     },
   }
+}
+
+/** What this user has; for root, what everybody has who has something. */
+function usageFor(usage: Usage, uid: number) {
+  const uids = uid === 0 ? [...usage.users()].sort((a, b) => a - b).slice(0, LIMITS.status_users) : [uid]
+  return uids.map((user) => ({ uid: user, ...usage.of(user) }))
 }
 
 function present(workload: Workload) {

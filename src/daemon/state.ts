@@ -6,16 +6,18 @@
  * nobody has claimed it in time. During an update neither side's end ends anything; `update.ts` decides.
  */
 import type { Change, Records } from '../abi/records.js'
+import type { FileToPreserve } from '../core/file-set.js'
 import type { Orchestrator } from '../core/orchestrator.js'
 import type { OutgoingSession, PreservedFile } from '../core/session.js'
 import { LuoError } from '../errors.js'
 import type { FileAbout, HeldFile } from '../handlers/held-file.js'
 import type * as wire from '../protocol/types.js'
 import { Events } from './events.js'
-import { LEFT_BEHIND_KEEP_MS, LIMITS } from './limits.js'
+import { LEFT_BEHIND_KEEP_MS } from './limits.js'
 import type { Logger } from './log.js'
 import type { Member } from './member.js'
 import type { Update } from './update.js'
+import type { Usage } from './usage.js'
 
 export type LuodOrchestrator = Orchestrator<HeldFile, FileAbout>
 export type LuodSession = OutgoingSession<HeldFile, FileAbout>
@@ -44,9 +46,12 @@ export interface Workload {
   expiry: { at: number; timer: NodeJS.Timeout } | undefined
 }
 
+const MEMORY_KINDS: ReadonlySet<string> = new Set(['memfd', 'shmem', 'hugetlb'])
+
 export class State {
   readonly orchestrator: LuodOrchestrator
-  readonly events = new Events()
+  readonly events: Events
+  readonly usage: Usage
   readonly log: Logger
   readonly #records: Records
   /** uid, NUL, name. */
@@ -57,12 +62,9 @@ export class State {
   /** Called whenever a workload has ended. */
   onWorkloadEnded: () => void = () => {}
 
-  /** Files that luod holds for one user at most. */
-  readonly filesPerUser: number
-
-  constructor(orchestrator: LuodOrchestrator, records: Records, options: { log: Logger; filesPerUser: number }) {
-    const { log, filesPerUser } = options
-    this.filesPerUser = filesPerUser
+  constructor(orchestrator: LuodOrchestrator, records: Records, { log, usage }: { log: Logger; usage: Usage }) {
+    this.usage = usage
+    this.events = new Events(usage)
     this.orchestrator = orchestrator
     this.#records = records
     this.log = log
@@ -99,10 +101,7 @@ export class State {
     const key = keyOf(uid, name)
     const known = this.#workloads.get(key)
     if (known) return known
-    const count = [...this.#workloads.values()].filter((workload) => workload.uid === uid).length
-    if (count >= LIMITS.workloads) {
-      throw new LuoError('LUO_LIMIT', `start the workload ${name}: uid ${uid} has ${count} workloads already`)
-    }
+    this.usage.check(uid, 'workloads', 1, `start the workload ${name}`)
     const workload: Workload = {
       id: String(this.#nextWorkload++),
       uid,
@@ -116,16 +115,8 @@ export class State {
       expiry: undefined,
     }
     this.#workloads.set(key, workload)
+    this.usage.change(uid, 'workloads', 1)
     return workload
-  }
-
-  /** How many files are held for a user. */
-  filesOf(uid: number): number {
-    let count = 0
-    for (const workload of this.#workloads.values()) {
-      if (workload.uid === uid) count += workload.session?.files.size ?? 0
-    }
-    return count
   }
 
   addMember(workload: Workload, member: Member): void {
@@ -150,7 +141,9 @@ export class State {
   // --- sessions -----------------------------------------------------------------------------------------------------
 
   createSession(workload: Workload): LuodSession {
+    this.usage.check(workload.uid, 'sessions', 1, `create the session ${workload.name}`)
     const session = this.orchestrator.createSession(String(workload.uid), workload.name)
+    this.usage.change(workload.uid, 'sessions', 1)
     this.#sessions.set(session.id, workload)
     workload.session = session
     workload.generation = 0
@@ -162,8 +155,11 @@ export class State {
     const { session } = workload
     if (!session) return
     this.#stopExpiry(workload)
-    const changes = [...session.files.keys()].map((token) => this.#fileChange(session, token, undefined))
+    const files = [...session.files.values()]
+    const changes = files.map(({ token }) => this.#fileChange(session, token, undefined))
     this.orchestrator.release(session)
+    this.#countFiles(workload.uid, files, -1)
+    this.usage.change(workload.uid, 'sessions', -1)
     this.#sessions.delete(session.id)
     workload.session = undefined
     this.#record([...changes, { type: 'session', key: session.id, value: undefined }])
@@ -209,6 +205,39 @@ export class State {
     workload.expiry = undefined
   }
 
+  // --- files --------------------------------------------------------------------------------------------------------
+
+  /** All of them or none; LUO_LIMIT when the session's user would have too many, or too much. */
+  preserve(session: LuodSession, files: readonly FileToPreserve<HeldFile, FileAbout>[]): LuodFile[] {
+    const uid = Number(session.scope)
+    const bytes = memoryOf(files)
+    this.usage.check(uid, 'files', files.length, `preserve ${files.length} files`)
+    this.usage.check(uid, 'bytes', bytes, `preserve ${files.length} files of ${bytes} bytes`)
+    const preserved = this.orchestrator.preserve(session, files)
+    try {
+      this.#record(preserved.map((file) => this.#fileChange(session, file.token, file)))
+    } catch (error) {
+      // What is not recorded is not held.
+      const tokens = preserved.map(({ token }) => token)
+      this.orchestrator.unpreserve(session, tokens)
+      throw error
+    }
+    this.#countFiles(uid, preserved, 1)
+    return preserved
+  }
+
+  unpreserve(session: LuodSession, tokens: readonly string[]): void {
+    const files = [...new Set(tokens)].flatMap((token) => session.files.get(token) ?? [])
+    this.orchestrator.unpreserve(session, tokens)
+    this.#countFiles(Number(session.scope), files, -1)
+    this.#record(files.map(({ token }) => this.#fileChange(session, token, undefined)))
+  }
+
+  #countFiles(uid: number, files: readonly LuodFile[], sign: 1 | -1): void {
+    this.usage.change(uid, 'files', sign * files.length)
+    this.usage.change(uid, 'bytes', sign * memoryOf(files))
+  }
+
   // --- members ------------------------------------------------------------------------------------------------------
 
   /** Forgets a member; its session is somebody else's matter. */
@@ -235,6 +264,7 @@ export class State {
       return
     }
     if (!this.#workloads.delete(keyOf(workload.uid, workload.name))) return
+    this.usage.change(workload.uid, 'workloads', -1)
     this.#record([{ type: 'workload', key: workload.id, value: undefined }])
     this.onWorkloadEnded()
   }
@@ -262,14 +292,6 @@ export class State {
     const updateValue = update && { id: update.id, phase: update.phase, successor: update.successor?.pid }
     if (updateValue || this.#records.get('update', id)) changes.push({ type: 'update', key: id, value: updateValue })
     this.#record([...changes, ...more])
-  }
-
-  recordFiles(session: LuodSession, files: readonly LuodFile[]): void {
-    this.#record(files.map((file) => this.#fileChange(session, file.token, file)))
-  }
-
-  forgetFiles(session: LuodSession, tokens: readonly string[]): void {
-    this.#record(tokens.map((token) => this.#fileChange(session, token, undefined)))
   }
 
   readonly #fileKeys = new Map<string, string>()
@@ -300,6 +322,11 @@ export class State {
   tell(workload: Workload, event: string, more: { pid?: number; update?: string; detail?: string } = {}): void {
     this.events.emit(workload.uid, { event, workload: workload.name, ...more })
   }
+}
+
+/** Bytes of memory that cannot be freed while these files are held. */
+function memoryOf(files: readonly { about: FileAbout }[]): number {
+  return files.reduce((sum, { about }) => sum + (MEMORY_KINDS.has(about.kind) ? about.bytes : 0), 0)
 }
 
 function keyOf(uid: number, name: string): string {

@@ -46,6 +46,9 @@ type Phase (
   code: ?string
 )
 
+# What a user has of what is limited. bytes: of memory files, as they were when they were preserved.
+type Usage (uid: int, connections: int, workloads: int, sessions: int, files: int, bytes: int, watchers: int)
+
 # --- a workload -------------------------------------------------------------------------------------------------
 
 # Become the running instance of a workload, or with a ticket (one fd) the successor in its update, or the claimant of
@@ -116,8 +119,9 @@ method Watch(workload: ?string) -> (
 # luod's durable records, as one read-only file.
 method Inspect() -> (fds: int, records_fd: int)
 
+# limits: of one user, and of one message. usage: what this user has of them; for root, everybody's.
 method Status() -> (pid: int, version: string, uid: int, workloads: int, sessions: int, files: int, connections: int,
-  nofile: int, open_fds: int, limits: [string]int)
+  nofile: int, open_fds: int, limits: [string]int, usage: []Usage)
 
 # code: the stable code of docs/errors.md; message says what was attempted, with which value, and what to do.
 error Failed (code: string, message: string)

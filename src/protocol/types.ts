@@ -60,6 +60,16 @@ export interface Phase {
   code?: string
 }
 
+export interface Usage {
+  uid: number
+  connections: number
+  workloads: number
+  sessions: number
+  files: number
+  bytes: number
+  watchers: number
+}
+
 export interface Methods {
   Join: {
     input: {
@@ -272,6 +282,7 @@ export interface Methods {
       nofile: number
       open_fds: number
       limits: Record<string, number>
+      usage: Usage[]
     }
   }
 }

@@ -66,8 +66,8 @@ export interface ServerOptions {
   onDefect(error: unknown, method: string): void
   /** A connection that broke the rules or was refused. */
   onRefused(error: LuoError, peer: Credentials): void
-  /** The number of connections has changed. */
-  onConnections?(count: number): void
+  /** The number of connections has changed: by one, of this user. */
+  onConnections?(count: number, change: { uid: number; by: 1 | -1 }): void
 }
 
 export class Server {
@@ -168,17 +168,21 @@ export class Server {
         for (const { fds } of waiting.splice(0)) closeAll(fds)
         if (error) this.#options.onRefused(error, credentials)
         for (const run of disconnects.splice(0)) run()
-        this.#options.onConnections?.(this.#connections.size)
+        this.#options.onConnections?.(this.#connections.size, { uid, by: -1 })
       },
       lastWords: encodeError,
     })
     this.#connections.add(connection)
     const count = (this.#perUser.get(uid) ?? 0) + 1
     this.#perUser.set(uid, count)
-    this.#options.onConnections?.(this.#connections.size)
+    this.#options.onConnections?.(this.#connections.size, { uid, by: 1 })
     if (count > this.#options.maxConnections) {
       const limit = this.#options.maxConnections
-      const error = new LuoError('LUO_LIMIT', `uid ${uid} has ${count} connections, and ${limit} are allowed`)
+      const error = new LuoError(
+        'LUO_LIMIT',
+        `connect: uid ${uid} has ${count - 1} of ${limit} connections; close some, or start luod with ` +
+          '--limit connections=N',
+      )
       connection.send(encodeError(error))
       connection.close()
       this.#options.onRefused(error, credentials)
