@@ -7,6 +7,8 @@ import type { Memory, MemoryOptions } from './types.js'
 
 /** Below this an ArrayBuffer makes no difference to V8's garbage collector. */
 const LARGE_BYTES = 32 * 2 ** 20
+/** The parts that are made beforehand of memory too large for one ArrayBuffer. */
+const WINDOW_BYTES = 2 ** 31
 /** What a collection takes, in the background, with some room. */
 const COLLECT_MS = 30
 
@@ -41,9 +43,10 @@ export class PreservedMemory implements Memory {
    * when the garbage collection that it causes is over.
    */
   static async reserve({ size, max = size }: MemoryOptions): Promise<Mapping | undefined> {
-    if (size < LARGE_BYTES || size > MAX_BUFFER_BYTES) return undefined
+    if (size < LARGE_BYTES) return undefined
     const mapping = Mapping.reserve({ length: size, reserve: Math.max(size, max) })
-    void mapping.buffer
+    if (size <= MAX_BUFFER_BYTES) void mapping.buffer
+    else for (let at = 0; at < size; at += WINDOW_BYTES) mapping.window(at, Math.min(WINDOW_BYTES, size - at))
     await new Promise((resolve) => setTimeout(resolve, COLLECT_MS))
     return mapping
   }

@@ -34,6 +34,10 @@ export interface Memory {
   readonly size: number
   /** All of it. The same object for the life of the memory, but for `grow`. More than 4 GiB: use `window`. */
   readonly buffer: ArrayBuffer
+  /**
+   * A part of it, 4 GiB at most. A new window costs a garbage collection; of memory of more than 4 GiB a successor has
+   * those of 2 GiB, each at a multiple of 2 GiB, before anybody waits for it.
+   */
   window(offset: number, length: number): ArrayBuffer
   /** Makes it longer, up to `max`; answers the new buffer. Buffers handed out before have length 0 then. */
   grow(size: number): ArrayBuffer

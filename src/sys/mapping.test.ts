@@ -490,6 +490,23 @@ test('addresses that were reserved keep their buffer when the file comes, and th
   fd.close()
 })
 
+test('pages moved aside by a switch are given back, all of them, while the mapping goes on', async () => {
+  const length = 40 * 2 ** 20 + PAGE_BYTES
+  fd = createMemfd('aside', { size: length })
+  const mapping = Mapping.map(fd, { length, mode: 'shared' })
+  const bytes = new Uint8Array(mapping.buffer)
+  for (let at = 0; at < length; at += PAGE_BYTES) bytes[at] = 1
+  const mapped = () => readFileSync('/proc/self/maps', 'utf8').match(/memfd:aside/g)?.length
+  mapping.makePrivate()
+  mapping.makeShared()
+  expect(mapped()).toBe(3)
+  await vi.waitFor(() => expect(mapped()).toBe(1), { timeout: 10_000 })
+  expect(bytes.every((byte, at) => byte === (at % PAGE_BYTES === 0 ? 1 : 0))).toBe(true)
+  mapping.unmap()
+  expect(mapped()).toBe(undefined)
+  fd.close()
+})
+
 test('scratch memory is whole pages, all zero, and is refused in no size', () => {
   file(1)
   const { address, buffer } = scratch(5_000)
