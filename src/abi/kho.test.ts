@@ -1,0 +1,172 @@
+import { describe, expect, test } from 'vitest'
+import { isLuoError } from '../errors.js'
+import { type Allocation, HandoverMemory, type MemoryLimits } from './handover-memory.js'
+import { encodeKho, type ImageReader, readImage, writeImage } from './kho.js'
+import { decodeLuo, encodeLuo, type LuoState } from './luo.js'
+
+const PAGE = 4096
+
+const codeOf = (run: () => unknown): unknown => {
+  try {
+    run()
+    return undefined
+  } catch (error) {
+    return isLuoError(error) ? error.code : error
+  }
+}
+
+/** Counts what is read of it. */
+class Bytes implements ImageReader {
+  readonly bytes: Uint8Array
+  readonly size: number
+  read_ = 0
+  constructor(bytes: Uint8Array, size = bytes.length) {
+    this.bytes = bytes
+    this.size = size
+  }
+
+  read(offset: number, length: number): Uint8Array {
+    const part = new Uint8Array(this.bytes.subarray(offset, offset + length))
+    this.read_ += part.length
+    return part
+  }
+}
+
+function toBytes({ size, pieces }: { size: bigint; pieces: Iterable<Allocation> }): Buffer {
+  const bytes = Buffer.alloc(Number(size))
+  for (const piece of pieces) bytes.set(piece.bytes, Number(piece.address))
+  return bytes
+}
+
+const STATE: LuoState = {
+  liveupdateNumber: 7n,
+  sessions: [
+    {
+      name: 'web',
+      files: [
+        { compatible: 'memfd-v2', data: 0x1000n, token: '1' },
+        { compatible: 'x', data: 0n, token: '18446744073709551615' },
+      ],
+    },
+    { name: 'empty', files: [] },
+  ],
+  flbs: [{ compatible: 'f', data: 3n, count: 1n }],
+}
+
+function sample(): { memory: HandoverMemory; luo: bigint; image: Buffer } {
+  const memory = new HandoverMemory()
+  memory.allocate(Buffer.from('contents of a file'))
+  memory.free(memory.allocate(new Uint8Array(3 * PAGE)))
+  const luo = encodeLuo(memory, STATE)
+  return { memory, luo, image: toBytes(writeImage(memory, { luo })) }
+}
+
+describe('an image', () => {
+  test('is read as it was written, and reading changes nothing', () => {
+    const { memory, luo, image } = sample()
+    const before = Buffer.from(image)
+    const read = readImage(new Bytes(image))
+    expect([...read.memory.entries()]).toEqual([...memory.entries()])
+    expect(read.luo).toBe(luo)
+    expect(decodeLuo(read.memory, read.luo)).toEqual(STATE)
+    read.memory.write(0x1000n, Buffer.from('other'))
+    expect(image).toEqual(before)
+  })
+
+  test('is the header, the allocations, the map and the tree, of the documented bytes', () => {
+    const memory = new HandoverMemory()
+    const luo = memory.allocate(Buffer.alloc(32, 0xaa))
+    const image = toBytes(writeImage(memory, { luo }))
+    const tree = encodeKho({ memoryMap: 0x2000n, subtrees: new Map([['LUO', { address: 0x1000n, size: 32n }]]) })
+    const entry = Buffer.concat([
+      Buffer.from('00100000000000002000000000000000', 'hex'),
+      // CRC-32 of 32 bytes of 0xaa, by another implementation than zlib's.
+      Buffer.from(crcOf(Buffer.alloc(32, 0xaa)), 'hex'),
+      Buffer.alloc(4),
+    ])
+    const map = Buffer.concat([Buffer.from(`0100000000000000${crcOf(entry)}00000000`, 'hex'), entry])
+    const rest = Buffer.concat([
+      Buffer.from('0030000000000000', 'hex'),
+      Buffer.from([tree.length, 0, 0, 0, 0, 0, 0, 0]),
+      Buffer.from('0040000000000000', 'hex'),
+      Buffer.from(crcOf(tree), 'hex'),
+      Buffer.alloc(20),
+    ])
+    const header = Buffer.concat([Buffer.from('luod-kho'), Buffer.from(`01000000${crcOf(rest)}`, 'hex'), rest])
+    expect(image.length).toBe(4 * PAGE)
+    expect(image.subarray(0, PAGE)).toEqual(Buffer.concat([header], PAGE))
+    expect(image.subarray(0x1000, 0x2000)).toEqual(Buffer.concat([Buffer.alloc(32, 0xaa)], PAGE))
+    expect(image.subarray(0x2000, 0x3000)).toEqual(Buffer.concat([map], PAGE))
+    expect(image.subarray(0x3000)).toEqual(Buffer.concat([tree], PAGE))
+  })
+
+  test('that was written in part is none', () => {
+    const { memory, luo } = sample()
+    const { size, pieces } = writeImage(memory, { luo })
+    const all = [...pieces]
+    for (let written = 0; written < all.length; written++) {
+      const image = toBytes({ size, pieces: all.slice(0, written) })
+      expect(codeOf(() => readImage(new Bytes(image)))).toBe('LUO_RECORDS')
+    }
+  })
+
+  test('of another version is LUO_RECORDS_VERSION, of another kind or none LUO_RECORDS', () => {
+    const { image } = sample()
+    const changed = (at: number, ...bytes: number[]) => {
+      const other = Buffer.from(image)
+      other.set(bytes, at)
+      return () => readImage(new Bytes(other))
+    }
+    expect(codeOf(changed(8, 2))).toBe('LUO_RECORDS_VERSION')
+    expect(codeOf(changed(8, 0))).toBe('LUO_RECORDS_VERSION')
+    expect(codeOf(changed(0, 0x4c))).toBe('LUO_RECORDS')
+    expect(codeOf(() => readImage(new Bytes(new Uint8Array(0))))).toBe('LUO_RECORDS')
+  })
+
+  test('with any bit of what counts changed is refused', () => {
+    const { memory, luo, image } = sample()
+    for (const { address, bytes } of writeImage(memory, { luo }).pieces) {
+      for (let at = 0; at < bytes.length; at += 37) {
+        const other = Buffer.from(image)
+        const position = Number(address) + at
+        other.writeUInt8(other.readUInt8(position) ^ (1 << (at % 8)), position)
+        expect(codeOf(() => readImage(new Bytes(other)))).toMatch(/^LUO_RECORDS(_VERSION)?$/)
+      }
+    }
+  })
+
+  test('that is cut off is LUO_RECORDS, also when the file claims its whole size', () => {
+    const { image } = sample()
+    // Behind it is only what fills the last page.
+    const end = image.lastIndexOf('blob-size')
+    for (let length = 0; length < end; length += 511) {
+      const part = image.subarray(0, length)
+      expect(codeOf(() => readImage(new Bytes(part)))).toBe('LUO_RECORDS')
+      expect(codeOf(() => readImage(new Bytes(part, image.length)))).toBe('LUO_RECORDS')
+    }
+  })
+
+  test('over a limit is LUO_RECORDS before its allocations are read', () => {
+    const { memory, image } = sample()
+    for (const limits of [{ bytes: memory.bytes - 1 }, { allocations: memory.allocations - 1 }]) {
+      const reader = new Bytes(image)
+      expect(codeOf(() => readImage(reader, limits))).toBe('LUO_RECORDS')
+      expect(reader.read_).toBeLessThan(1000)
+    }
+    expect(readImage(new Bytes(image), memory as Pick<MemoryLimits, 'bytes' | 'allocations'>).memory.bytes).toBe(
+      memory.bytes,
+    )
+  })
+})
+
+/** CRC-32 (IEEE 802.3), bit by bit, as little-endian hex. */
+function crcOf(bytes: Uint8Array): string {
+  let crc = 0xffffffff
+  for (const byte of bytes) {
+    crc ^= byte
+    for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0xedb88320 : crc >>> 1
+  }
+  const out = Buffer.alloc(4)
+  out.writeUInt32LE((crc ^ 0xffffffff) >>> 0)
+  return out.toString('hex')
+}
