@@ -4,6 +4,7 @@ const ALLOWED = {
   abi: [],
   core: ['abi'],
   handlers: ['core', 'sys', 'abi'],
+  backends: ['handlers', 'core', 'sys', 'abi'],
   protocol: ['abi'],
   wire: ['protocol', 'sys'],
   client: ['wire', 'protocol', 'sys', 'abi'],

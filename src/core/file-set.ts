@@ -3,14 +3,12 @@
  * forward, undoing and finishing go backward. A step that fails undoes what came before it; a step that must not fail
  * and does is reported as a defect, and the others are done all the same.
  */
+import { MAX_FILES_PER_SESSION } from '../abi/luo.js'
 import { asLuoError, LuoError } from '../errors.js'
 import type { Finishing, HandlerRegistry } from './handler.js'
 import { type FileAccess, FileIdentities } from './identity.js'
 import { checkToken } from './names.js'
 import type { IncomingFile, IncomingSession, OutgoingSession, PreservedFile } from './session.js'
-
-/** 10,000 blocks of 63 records each. */
-export const MAX_FILES_PER_SESSION = 630_000
 
 export interface FileToPreserve<F, A> {
   /** A u64 in decimal. */

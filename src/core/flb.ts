@@ -10,10 +10,8 @@
  * The kernel (as read from its source) counts wrong when nobody has retrieved an FLB before its last file is finished:
  * it reads the count that came in only with `retrieve`. Here it is known from the start.
  */
+import { type LuoFlb, MAX_FLBS } from '../abi/luo.js'
 import { asLuoError, LuoError } from '../errors.js'
-
-/** The kernel's limit: one page of records. */
-export const MAX_FLBS = 63
 
 export interface KeptFlb<O = unknown> {
   /** The one word that crosses the transition. */
@@ -32,12 +30,6 @@ export interface Flb<O = unknown> {
   retrieve(data: bigint): O
   /** At the last put in the next generation. */
   finish(kept: KeptFlb<O>): void
-}
-
-export interface FlbRecord {
-  compatible: string
-  data: bigint
-  count: bigint
 }
 
 interface Outgoing extends KeptFlb {
@@ -103,8 +95,8 @@ export class Flbs {
   }
 
   /** What is handed over, in order of registration. */
-  records(): FlbRecord[] {
-    const records: FlbRecord[] = []
+  records(): LuoFlb[] {
+    const records: LuoFlb[] = []
     for (const [compatible, flb] of this.#known) {
       const known = this.#outgoing.get(flb)
       if (known) records.push({ compatible, data: known.data, count: known.count })
@@ -115,7 +107,7 @@ export class Flbs {
   // --- incoming -------------------------------------------------------------------------------------------------------
 
   /** What the generation before handed over. */
-  receive(records: readonly FlbRecord[]): void {
+  receive(records: readonly LuoFlb[]): void {
     this.#received = true
     for (const { compatible, data, count } of records) this.#incoming.set(compatible, { data, count })
   }

@@ -6,9 +6,9 @@
  * An operation refuses by throwing a LuoError with an errno name. `unpreserve`, `unfreeze` and `finish` must not fail:
  * what they throw is a defect, it is reported, and everything else is still let go of.
  */
+import { encodeName } from '../abi/bytes.js'
 import { type ErrnoName, LuoError } from '../errors.js'
 import { type Flb, Flbs } from './flb.js'
-import { nameBytes } from './names.js'
 
 /** Bytes of a `compatible` string, as in the kernel's records: 48 with the NUL. */
 export const MAX_COMPATIBLE_BYTES = 47
@@ -126,7 +126,7 @@ export class HandlerRegistry<F> {
 }
 
 function checkCompatible(compatible: string, what: string): void {
-  const bytes = nameBytes(compatible)
+  const bytes = encodeName(compatible).length
   if (bytes >= 1 && bytes <= MAX_COMPATIBLE_BYTES && !compatible.includes('\0')) return
   throw new LuoError('EINVAL', `register ${what} "${compatible}": 1 to ${MAX_COMPATIBLE_BYTES} bytes, no NUL`)
 }

@@ -1,17 +1,14 @@
-/** Names and tokens: what is good. Names are bytes for the kernel; see `abi` for how they become text. */
+/** Names and tokens: what is good. Names are bytes for the kernel; `abi/bytes.ts` says how they are text here. */
+import { encodeName } from '../abi/bytes.js'
 import { LuoError } from '../errors.js'
 
 /** The kernel's limit: 64 bytes with the NUL. */
 export const MAX_NAME_BYTES = 63
 const MAX_TOKEN = 2n ** 64n - 1n
 
-export function nameBytes(name: string): number {
-  return new TextEncoder().encode(name).length
-}
-
 /** EINVAL when it is empty, too long, or has a NUL in it. */
 export function checkName(name: string): string {
-  const bytes = nameBytes(name)
+  const bytes = encodeName(name).length
   if (bytes >= 1 && bytes <= MAX_NAME_BYTES && !name.includes('\0')) return name
   throw new LuoError('EINVAL', `the name ${JSON.stringify(name)} has ${bytes} bytes: 1 to ${MAX_NAME_BYTES}, no NUL`)
 }

@@ -17,7 +17,7 @@
  * before they call.
  */
 
-import type { LuoState } from '../abi/luo.js'
+import { type LuoState, MAX_SESSIONS } from '../abi/luo.js'
 import { LuoError } from '../errors.js'
 import { FileSets, type FileToPreserve } from './file-set.js'
 import type { HandlerRegistry } from './handler.js'
@@ -25,9 +25,6 @@ import type { FileAccess } from './identity.js'
 import { checkName, checkToken } from './names.js'
 import { type IncomingSession, move, type OutgoingSession, type PreservedFile, type Session } from './session.js'
 import { readState, writeState } from './transition.js'
-
-/** 10,000 blocks of 51 records each. */
-export const MAX_SESSIONS = 510_000
 
 export interface OrchestratorOptions<F> {
   registry: HandlerRegistry<F>

@@ -1,0 +1,292 @@
+/**
+ * One generation of the userspace backend: a device, the sessions made through it, and its end, an emulated kexec. What
+ * is handed over is real: a sealed image with a KHO tree and the kernel's records in it, and beside it the descriptors
+ * of the files that are kept by reference.
+ *
+ *     Generation.begin → open → sessions … → kexec ──Handover──→ Generation.begin → open → …
+ *
+ * `kexec` freezes first. What fails before the image is whole leaves everything as it was. What came in is read when the
+ * device is first opened; if that fails, every open is EIO, `failure` says why, and what came in is left as it is.
+ */
+
+import { HandoverMemory } from '../abi/handover-memory.js'
+import { readImage, writeImage } from '../abi/kho.js'
+import { decodeLuo, encodeLuo, freeLuo } from '../abi/luo.js'
+import { HandlerRegistry } from '../core/handler.js'
+import { Orchestrator } from '../core/orchestrator.js'
+import type { Session } from '../core/session.js'
+import { asLuoError, LuoError } from '../errors.js'
+import { type FileAbout, type HeldFile, heldFiles } from '../handlers/held-file.js'
+import { FileSlots, type SlottedFile } from '../handlers/slots.js'
+import { closeAll, type Fd } from '../sys/fd.js'
+import { fileInfo } from '../sys/file-info.js'
+import { addSeals, createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
+
+/** What one generation hands to the next. Owned by whoever has it. */
+export interface Handover {
+  /** A sealed memory file; `luoctl inspect` reads it. */
+  image: Fd
+  files: readonly SlottedFile[]
+}
+
+export function closeHandover({ image, files }: Handover): void {
+  image.close()
+  closeAll(files.map(({ fd }) => fd))
+}
+
+/** What file handlers are built with. */
+export interface HandlerContext {
+  registry: HandlerRegistry<HeldFile>
+  /** For files that are kept by reference. */
+  slots: FileSlots
+  /** What is handed over: a handler allocates here what crosses by value, and its `data` is the address. */
+  memory: HandoverMemory
+  /** What was handed over, for `retrieve` and `finish`. Empty when nothing came in. */
+  received(): HandoverMemory
+}
+
+export interface GenerationOptions {
+  /** Registers the handlers and FLBs of this generation. */
+  register(context: HandlerContext): void
+  /** From the generation before; this one owns it, once it has begun. */
+  handover?: Handover
+  /** False: live update is switched off, and there is no device. Default true. */
+  enabled?: boolean
+  /** An operation that must not fail has failed. */
+  onDefect?: (error: unknown, action: string) => void
+}
+
+export class Generation {
+  readonly #enabled: boolean
+  readonly #orchestrator: Orchestrator<HeldFile, FileAbout>
+  readonly #slots: FileSlots
+  readonly #memory = new HandoverMemory()
+  /** What came in, for as long as this generation lasts. */
+  readonly #image: Fd | undefined
+  #received = new HandoverMemory()
+  /** Set when the device is first opened. */
+  #deserialized: { failure?: LuoError } | undefined
+  #device: Device | undefined
+  #ended = false
+
+  /** Throws, and `handover` stays the caller's, when a handler cannot be registered. */
+  static begin(options: GenerationOptions): Generation {
+    return new Generation(options)
+  }
+
+  private constructor({ register, handover, enabled = true, onDefect }: GenerationOptions) {
+    this.#enabled = enabled
+    const registry = new HandlerRegistry<HeldFile>({ enabled })
+    this.#slots = new FileSlots(handover?.files)
+    const received = () => this.#received
+    if (enabled) register({ registry, slots: this.#slots, memory: this.#memory, received })
+    this.#orchestrator = new Orchestrator({ registry, files: heldFiles, ...(onDefect ? { onDefect } : {}) })
+    this.#image = handover?.image
+  }
+
+  /** How many transitions there were before; known once the device has been opened. */
+  get liveupdateNumber(): bigint {
+    return this.#orchestrator.liveupdateNumber
+  }
+
+  /** Why every open is EIO. */
+  get failure(): LuoError | undefined {
+    return this.#deserialized?.failure
+  }
+
+  /** What came in, to look at: a copy, owned by the caller. */
+  image(): Fd | undefined {
+    return this.#image?.dup()
+  }
+
+  /**
+   * The device, for one opener at a time: EBUSY. ENOENT when live update is switched off. EIO when what came in cannot
+   * be used.
+   */
+  open(): Device {
+    this.#mustLast('open the device')
+    if (!this.#enabled) throw new LuoError('ENOENT', 'open the device: live update is switched off, and there is none')
+    this.#deserialized ??= this.#deserialize()
+    const { failure } = this.#deserialized
+    if (failure) {
+      const why = `${failure.message} (${failure.code})`
+      throw new LuoError('EIO', `open the device: what was handed over cannot be used: ${why}`, { cause: failure })
+    }
+    if (this.#device) throw new LuoError('EBUSY', 'open the device: somebody has it open')
+    this.#device = new Device(this.#orchestrator, () => {
+      this.#device = undefined
+    })
+    return this.#device
+  }
+
+  /**
+   * Hands everything over and ends this generation: open devices and sessions are of no use afterwards. What a handler's
+   * `freeze` throws, or that there is no memory for the image, is thrown, and nothing has changed.
+   */
+  kexec(): Handover {
+    this.#mustLast('kexec')
+    if (!this.#enabled) throw new LuoError('EOPNOTSUPP', 'kexec: live update is switched off')
+    // What nobody has looked at is handed over by nobody: as in the kernel, only what is outgoing crosses.
+    this.#orchestrator.freezeAll()
+    let luo = 0n
+    let image: Fd
+    try {
+      luo = encodeLuo(this.#memory, this.#orchestrator.serialize())
+      image = seal(this.#memory, luo)
+    } catch (error) {
+      if (luo !== 0n) freeLuo(this.#memory, luo)
+      this.#orchestrator.unfreezeAll()
+      throw error
+    }
+    const files = this.#slots.take()
+    this.#end({ handedOver: true })
+    return { image, files }
+  }
+
+  /** The end without a next generation: everything is let go of. */
+  close(): void {
+    if (!this.#ended) this.#end({ handedOver: false })
+  }
+
+  #end(options: { handedOver: boolean }): void {
+    this.#ended = true
+    this.#orchestrator.end(options)
+    this.#slots.close()
+    this.#image?.close()
+  }
+
+  #deserialize(): { failure?: LuoError } {
+    if (!this.#image) return {}
+    try {
+      const image = this.#image
+      const { memory, luo } = readImage({
+        size: fileSize(image),
+        read: (offset, length) => {
+          const bytes = new Uint8Array(length)
+          return bytes.subarray(0, readAt(image, bytes, offset))
+        },
+      })
+      const state = decodeLuo(memory, luo)
+      this.#received = memory
+      this.#orchestrator.receive(state)
+      // The records have done their work; what they point to is freed by the handlers.
+      freeLuo(memory, luo)
+      return {}
+    } catch (error) {
+      return { failure: asLuoError(error, 'EIO', 'read what was handed over') }
+    }
+  }
+
+  #mustLast(action: string): void {
+    if (this.#ended) throw new LuoError('LUO_WRONG_STATE', `${action}: this generation has ended`)
+  }
+}
+
+/** The image in a memory file that nobody can change any more. */
+function seal(memory: HandoverMemory, luo: bigint): Fd {
+  const { size, pieces } = writeImage(memory, { luo })
+  const fd = createMemfd('luo-kho')
+  try {
+    truncate(fd, Number(size))
+    for (const { address, bytes } of pieces) writeAt(fd, bytes, Number(address))
+    addSeals(fd, ['write', 'shrink', 'grow', 'seal'])
+    return fd
+  } catch (error) {
+    fd.close()
+    throw error
+  }
+}
+
+/** An open device: the only way to sessions. Closing it leaves them as they are. */
+export class Device implements Disposable {
+  readonly #orchestrator: Orchestrator<HeldFile, FileAbout>
+  readonly #onClose: () => void
+  #closed = false
+
+  constructor(orchestrator: Orchestrator<HeldFile, FileAbout>, onClose: () => void) {
+    this.#orchestrator = orchestrator
+    this.#onClose = onClose
+  }
+
+  createSession(name: string): DeviceSession {
+    this.#mustBeOpen()
+    return new DeviceSession(this.#orchestrator, this.#orchestrator.createSession('', name))
+  }
+
+  retrieveSession(name: string): DeviceSession {
+    this.#mustBeOpen()
+    return new DeviceSession(this.#orchestrator, this.#orchestrator.retrieveSession('', name))
+  }
+
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#onClose()
+  }
+
+  [Symbol.dispose](): void {
+    this.close()
+  }
+
+  #mustBeOpen(): void {
+    if (this.#closed) throw new LuoError('EBADF', 'use the device: it was closed')
+  }
+}
+
+/** What a session's descriptor is to its holder. `close` is the close of its last copy. */
+export class DeviceSession implements Disposable {
+  readonly #orchestrator: Orchestrator<HeldFile, FileAbout>
+  readonly #session: Session<HeldFile, FileAbout>
+  #closed = false
+
+  constructor(orchestrator: Orchestrator<HeldFile, FileAbout>, session: Session<HeldFile, FileAbout>) {
+    this.#orchestrator = orchestrator
+    this.#session = session
+  }
+
+  get name(): string {
+    return this.#session.name
+  }
+
+  get direction(): 'outgoing' | 'incoming' {
+    return this.#session.direction
+  }
+
+  /** `token`: a u64 in decimal. `fd` stays the caller's. */
+  preserve(token: string, fd: Fd): void {
+    const session = this.#open()
+    const own = fd.dup()
+    try {
+      const info = fileInfo(own)
+      const about = { kind: info.kind, format: undefined, bytes: info.size }
+      this.#orchestrator.preserve(session, [{ token, file: { fd: own, info }, about }])
+    } catch (error) {
+      own.close()
+      throw error
+    }
+  }
+
+  /** Owned by the caller; the same open file each time. */
+  retrieve(token: string): Fd {
+    return this.#orchestrator.retrieve(this.#open(), token).fd
+  }
+
+  finish(): void {
+    this.#orchestrator.finish(this.#open())
+  }
+
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#orchestrator.release(this.#session)
+  }
+
+  [Symbol.dispose](): void {
+    this.close()
+  }
+
+  #open(): Session<HeldFile, FileAbout> {
+    if (!this.#closed) return this.#session
+    throw new LuoError('EBADF', `use session ${this.#session.name}: it was closed`)
+  }
+}
