@@ -35,9 +35,11 @@ const SIGNATURES = {
   epoll_create1: 'int epoll_create1(int flags)',
   epoll_ctl: 'int epoll_ctl(int epoll, int operation, int fd, uint8_t *event)',
   epoll_wait: 'int epoll_wait(int epoll, uint8_t *events, int count, int timeout)',
-  syscall: 'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e)',
+  syscall: 'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f)',
   getrlimit: 'int getrlimit(int resource, uint64_t *limits)',
   setrlimit: 'int setrlimit(int resource, const uint64_t *limits)',
+  ioctl: 'int ioctl(int fd, uint64_t request, int64_t argument)',
+  prctl: 'int prctl(int option, uint64_t a, uint64_t b, uint64_t c, uint64_t d)',
   waitpid: 'int waitpid(int pid, int *status, int flags)',
 } as const
 
@@ -68,6 +70,9 @@ function load() {
   const libc = loaded.load(null)
   const calls = new Map<Call, (...args: Argument[]) => number | bigint>()
   for (const [name, signature] of Object.entries(SIGNATURES)) calls.set(name as Call, libc.func(signature))
+  const all = libc.func(SIGNATURES.syscall)
+  // A system call has six arguments for the machine, whatever it uses.
+  calls.set('syscall', (number, a = 0, b = 0, c = 0, d = 0, e = 0, f = 0) => all(number, a, b, c, d, e, f))
   library = { koffi: loaded, calls }
   return library
 }
@@ -82,6 +87,11 @@ export function libc(call: Call, ...args: Argument[]): number {
 const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name as ErrnoName]))
 ERRNO_NAMES.set(constants.errno.EAGAIN, 'EAGAIN')
 ERRNO_NAMES.set(constants.errno.EOPNOTSUPP, 'EOPNOTSUPP')
+
+/** The number of an errno. */
+export function errnoNumber(name: ErrnoName): number {
+  return (constants.errno as Record<string, number>)[name] ?? constants.errno.EIO
+}
 
 /** The name of the last call's errno. */
 export function errno(): ErrnoName {
@@ -111,4 +121,4 @@ export function integer(value: number, low: number, high: number, what: string):
 }
 
 /** Numbers of system calls that libc may not wrap; those of pidfds are the same on every architecture. */
-export const SYS = { pidfdSendSignal: 424, pidfdOpen: 434, kcmp: process.arch === 'arm64' ? 272 : 312 } as const
+export const SYS = { pidfdSendSignal: 424, pidfdOpen: 434, kcmp: process.arch === 'arm64' ? 272 : 312 , pidfdGetfd: 438, seccomp: process.arch === 'arm64' ? 277 : 317, execve: process.arch === 'arm64' ? 221 : 59, exitGroup: process.arch === 'arm64' ? 94 : 231, processVmReadv: process.arch === 'arm64' ? 270 : 310, processVmWritev: process.arch === 'arm64' ? 271 : 311} as const

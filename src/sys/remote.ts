@@ -1,0 +1,77 @@
+/**
+ * Memory and files of another process: of one's own descendants without privileges, also where Yama lets only ancestors
+ * look. What is read is a copy; the process may change its memory at any time.
+ */
+import { LuoError } from '../errors.js'
+import { Fd } from './fd.js'
+import { checked, errno, failure, integer, libc, SYS } from './ffi.js'
+import { scratch } from './mapping.js'
+
+/** struct iovec twice, then the data. */
+const DATA_AT = 64
+const MAX_BYTES = 64 * 1024
+const PAGE = 4096n
+const MAX_ADDRESS = 2n ** 56n
+
+let area: { address: number; bytes: Uint8Array; view: DataView } | undefined
+
+function memory() {
+  if (!area) {
+    const { address, buffer } = scratch(DATA_AT + MAX_BYTES)
+    area = { address, bytes: new Uint8Array(buffer), view: new DataView(buffer) }
+  }
+  return area
+}
+
+/** Exactly `length` bytes; EFAULT when not all of them are there, ESRCH when the process is gone. */
+export function readRemote(pid: number, address: bigint, length: number): Uint8Array {
+  transfer('processVmReadv', pid, address, length)
+  return memory().bytes.slice(DATA_AT, DATA_AT + length)
+}
+
+/** All of `bytes`, or EFAULT; a part may be written then. */
+export function writeRemote(pid: number, address: bigint, bytes: Uint8Array): void {
+  integer(bytes.length, 0, MAX_BYTES, 'the length of what is written to another process')
+  memory().bytes.set(bytes, DATA_AT)
+  transfer('processVmWritev', pid, address, bytes.length)
+}
+
+/** Bytes up to a NUL. ENAMETOOLONG when there is none in the first `limit` bytes. */
+export function readRemoteString(pid: number, address: bigint, limit: number): Buffer {
+  const parts: Uint8Array[] = []
+  let at = address
+  for (let left = limit; left > 0; ) {
+    // Up to the end of the page: the next one may not be there, and need not be.
+    const piece = Math.min(left, Number(PAGE - (at % PAGE)))
+    const bytes = readRemote(pid, at, piece)
+    const end = bytes.indexOf(0)
+    parts.push(end === -1 ? bytes : bytes.subarray(0, end))
+    if (end !== -1) return Buffer.concat(parts)
+    at += BigInt(piece)
+    left -= piece
+  }
+  throw new LuoError('ENAMETOOLONG', `read a string of process ${pid}: it has more than ${limit} bytes`)
+}
+
+/** A copy of another process's descriptor. EBADF when it has none of this number. */
+export function fdOfProcess(pidfd: Fd, number: number): Fd {
+  if (number < 0) throw new LuoError('EBADF', `take descriptor ${number} of a process: there is none`)
+  return Fd.adopt(
+    checked(`take descriptor ${number} of a process`, 'syscall', SYS.pidfdGetfd, pidfd.number, number, 0, 0, 0),
+  )
+}
+
+function transfer(call: 'processVmReadv' | 'processVmWritev', pid: number, address: bigint, length: number): void {
+  integer(length, 0, MAX_BYTES, 'the length of what is read or written of another process')
+  if (address < 0n || address >= MAX_ADDRESS) throw new LuoError('EFAULT', `address 0x${address.toString(16)} of ${pid}`)
+  if (length === 0) return
+  const { address: own, view } = memory()
+  view.setBigUint64(0, BigInt(own + DATA_AT), true)
+  view.setBigUint64(8, BigInt(length), true)
+  view.setBigUint64(16, address, true)
+  view.setBigUint64(24, BigInt(length), true)
+  const done = libc('syscall', SYS[call], pid, own, 1, own + 16, 1, 0)
+  if (done === length) return
+  if (done >= 0) throw new LuoError('EFAULT', `${length} bytes at 0x${address.toString(16)} of process ${pid}`)
+  throw failure(`reach the memory of process ${pid}`, errno())
+}
