@@ -5,10 +5,12 @@
  */
 import { MAX_FILES_PER_SESSION } from '../abi/luo.js'
 import { asLuoError, LuoError } from '../errors.js'
-import type { Finishing, HandlerRegistry } from './handler.js'
-import { type FileAccess, FileIdentities } from './identity.js'
+import type { Flb } from './flb.js'
+import type { FileHandler, Finishing, HandlerRegistry } from './handler.js'
+import { HeldFiles, type Holder, holderOf } from './held-files.js'
+import type { FileAccess } from './identity.js'
 import { checkToken } from './names.js'
-import type { IncomingFile, IncomingSession, OutgoingSession, PreservedFile } from './session.js'
+import type { IncomingFile, IncomingSession, OutgoingSession, PreservedFile, Retrieved } from './session.js'
 
 export interface FileToPreserve<F, A> {
   /** A u64 in decimal. */
@@ -18,26 +20,18 @@ export interface FileToPreserve<F, A> {
   about: A
 }
 
-interface Place {
-  session: string
-  token: string
-}
-
 export class FileSets<F, A> {
   readonly #registry: HandlerRegistry<F>
   readonly #access: FileAccess<F>
   readonly #onDefect: (error: unknown, action: string) => void
-  /** Where each open file is, of handlers that do not tell files apart themselves. */
-  #openFiles: FileIdentities<F, Place>
-  /** The same by handler and its own identity. */
-  readonly #ids = new Map<string, Place>()
+  #held: HeldFiles<F>
   #count = 0
 
   constructor(registry: HandlerRegistry<F>, access: FileAccess<F>, onDefect: (error: unknown, action: string) => void) {
     this.#registry = registry
     this.#access = access
     this.#onDefect = onDefect
-    this.#openFiles = new FileIdentities(access)
+    this.#held = new HeldFiles(access)
   }
 
   /** Files in outgoing sessions. */
@@ -53,13 +47,7 @@ export class FileSets<F, A> {
     if (session.files.size >= MAX_FILES_PER_SESSION) {
       throw new LuoError('ENOSPC', `${action}: it has ${session.files.size} files, and no more can be recorded`)
     }
-    const handler = this.#registry.find(file)
-    if (!handler) throw new LuoError('ENOENT', `${action}: there is no handler for this kind of file`)
-    const id = handler.getId && `${handler.compatible} ${handler.getId(file)}`
-    const other = id === undefined ? this.#openFiles.get(file) : this.#ids.get(id)
-    if (other) {
-      throw new LuoError('EBUSY', `${action}: it is preserved already, at token ${other.token} of ${other.session}`)
-    }
+    const { handler, holder } = attempt(action, () => this.#take(session, token, file))
     const flbs = this.#registry.flbsOf(handler)
     let taken = 0
     try {
@@ -67,18 +55,30 @@ export class FileSets<F, A> {
         this.#registry.flbs.take(flb)
         taken += 1
       }
-      const kept = handler.preserve(file)
-      const preserved = { token, handler, file, about, kept: { data: kept.data, private: kept.private } }
+      const { data, private: own } = handler.preserve(file)
+      const preserved = { token, handler, file, about, kept: { data, private: own }, flbs, holder }
       session.files.set(token, preserved)
-      this.#identify(handler.getId ? id : undefined, file, { session: session.name, token })
       this.#count += 1
       return preserved
     } catch (error) {
-      for (const flb of flbs.slice(0, taken).reverse()) {
-        this.#quietly(`give back FLB ${flb.compatible}`, () => this.#registry.flbs.putOutgoing(flb))
-      }
+      this.#giveBack(flbs.slice(0, taken))
+      this.#quietly(`forget token ${token}`, () => this.#held.remove(holder))
       throw asLuoError(error, 'EIO', action)
     }
+  }
+
+  /** ENOENT when no handler takes the file, EBUSY when somebody has it. */
+  #take({ name }: OutgoingSession<F, A>, token: string, file: F): { handler: FileHandler<F>; holder: Holder<F> } {
+    const handler = this.#registry.find(file)
+    if (!handler) throw new LuoError('ENOENT', `preserve token ${token}: there is no handler for this kind of file`)
+    const holder = holderOf(name, token, handler, file)
+    const [other] = this.#held.get(holder)
+    if (other) {
+      const place = `token ${other.token} of session ${other.session}`
+      throw new LuoError('EBUSY', `preserve token ${token} in session ${name}: the file is at ${place} already`)
+    }
+    this.#held.add(holder)
+    return { handler, holder }
   }
 
   unpreserve(session: OutgoingSession<F, A>, preserved: PreservedFile<F, A>): void {
@@ -88,12 +88,16 @@ export class FileSets<F, A> {
 
   /** Undo of `preserve`: the file is the caller's again. */
   undo(session: OutgoingSession<F, A>, preserved: PreservedFile<F, A>): void {
-    const { token, handler, file, kept } = preserved
+    const { token, handler, file, kept, flbs, holder } = preserved
     session.files.delete(token)
     this.#count -= 1
-    this.#forget(preserved)
+    this.#quietly(`forget token ${token}`, () => this.#held.remove(holder))
     this.#quietly(`unpreserve token ${token}`, () => handler.unpreserve(kept, file))
-    for (const flb of [...this.#registry.flbsOf(handler)].reverse()) {
+    this.#giveBack(flbs)
+  }
+
+  #giveBack(flbs: readonly Flb[]): void {
+    for (const flb of [...flbs].reverse()) {
       this.#quietly(`give back FLB ${flb.compatible}`, () => this.#registry.flbs.putOutgoing(flb))
     }
   }
@@ -131,24 +135,33 @@ export class FileSets<F, A> {
 
   /** A reference to the file, owned by the caller: built at the first call, the same open file at each further one. */
   retrieve(session: IncomingSession<F>, incoming: IncomingFile<F>): F {
-    const { token, handler, data } = incoming
-    if (!incoming.retrieved) {
-      try {
-        incoming.retrieved = { file: handler.retrieve(data) }
-        this.#identifyIncoming(session, incoming)
-      } catch (error) {
-        incoming.retrieved = { error: asLuoError(error, 'EIO', `retrieve token ${token} of session ${session.name}`) }
-      }
-    }
+    incoming.retrieved ??= this.#build(session, incoming)
     if ('error' in incoming.retrieved) throw incoming.retrieved.error
     return this.#access.duplicate(incoming.retrieved.file)
+  }
+
+  #build({ name }: IncomingSession<F>, { token, handler, data }: IncomingFile<F>): Retrieved<F> {
+    try {
+      const file = handler.retrieve(data)
+      try {
+        const holder = holderOf(name, token, handler, file)
+        this.#held.add(holder)
+        return { file, holder }
+      } catch (error) {
+        this.#quietly(`close token ${token}`, () => this.#access.close(file))
+        throw error
+      }
+    } catch (error) {
+      return { error: asLuoError(error, 'EIO', `retrieve token ${token} of session ${name}`) }
+    }
   }
 
   /** All files of the session, or none: EBUSY when one refuses. In reverse order of preservation. */
   finish(session: IncomingSession<F>): void {
     for (const incoming of session.files.values()) {
       const { token, handler } = incoming
-      if (!handler.canFinish || handler.canFinish(finishing(incoming))) continue
+      const action = `finish token ${token} of session ${session.name}`
+      if (attempt(action, () => handler.canFinish?.(finishing(incoming)) ?? true)) continue
       throw new LuoError('EBUSY', `finish session ${session.name}: the file at token ${token} cannot be finished yet`)
     }
     for (const incoming of [...session.files.values()].reverse()) this.#finishOne(incoming)
@@ -156,24 +169,25 @@ export class FileSets<F, A> {
   }
 
   #finishOne(incoming: IncomingFile<F>): void {
-    const { token, handler } = incoming
+    const { token, handler, retrieved } = incoming
     const done = finishing(incoming)
-    if (done.file !== undefined) this.#forgetIncoming(incoming)
+    if (retrieved && 'file' in retrieved) {
+      this.#quietly(`forget token ${token}`, () => this.#held.remove(retrieved.holder))
+    }
     this.#quietly(`finish token ${token}`, () => handler.finish(done))
     for (const flb of [...this.#registry.flbsOf(handler)].reverse()) {
       this.#quietly(`finish FLB ${flb.compatible}`, () => this.#registry.flbs.putIncoming(flb))
     }
-    const { file } = done
-    if (file !== undefined) this.#quietly(`close token ${token}`, () => this.#access.close(file))
+    if (retrieved && 'file' in retrieved) {
+      this.#quietly(`close token ${token}`, () => this.#access.close(retrieved.file))
+    }
   }
 
   // --- the end of a generation ----------------------------------------------------------------------------------------
 
   /** Which files are preserved is of no interest any more; the files themselves may have been moved elsewhere. */
   forgetIdentities(): void {
-    this.#openFiles = new FileIdentities(this.#access)
-    this.#ids.clear()
-    this.#identified.clear()
+    this.#held = new HeldFiles(this.#access)
   }
 
   /** Closes the references, and calls no handler: the files live on in what was handed over. */
@@ -191,44 +205,21 @@ export class FileSets<F, A> {
     session.files.clear()
   }
 
-  // --- identity -------------------------------------------------------------------------------------------------------
-
-  #identify(id: string | undefined, file: F, place: Place): void {
-    if (id === undefined) this.#openFiles.add(file, place)
-    else this.#ids.set(id, place)
-  }
-
-  #forget({ handler, file }: Pick<PreservedFile<F, A>, 'handler' | 'file'>): void {
-    if (handler.getId) this.#ids.delete(`${handler.compatible} ${handler.getId(file)}`)
-    else this.#openFiles.delete(file)
-  }
-
-  /** A file that came back is preserved until it is finished. It may be one that was preserved again before it came. */
-  #identifyIncoming(session: IncomingSession<F>, incoming: IncomingFile<F>): void {
-    const { handler, token, retrieved } = incoming
-    if (!retrieved || !('file' in retrieved)) return
-    const { file } = retrieved
-    const id = handler.getId && `${handler.compatible} ${handler.getId(file)}`
-    if (id === undefined ? this.#openFiles.get(file) : this.#ids.has(id)) return
-    this.#identify(id, file, { session: session.name, token })
-    this.#identified.add(incoming)
-  }
-
-  readonly #identified = new Set<IncomingFile<F>>()
-
-  #forgetIncoming(incoming: IncomingFile<F>): void {
-    const { handler, retrieved } = incoming
-    if (this.#identified.delete(incoming) && retrieved && 'file' in retrieved) {
-      this.#forget({ handler, file: retrieved.file })
-    }
-  }
-
   #quietly(action: string, run: () => void): void {
     try {
       run()
     } catch (error) {
       this.#onDefect(error, action)
     }
+  }
+}
+
+/** What a handler throws in place of an answer, as a LuoError. */
+function attempt<T>(action: string, run: () => T): T {
+  try {
+    return run()
+  } catch (error) {
+    throw asLuoError(error, 'EIO', action)
   }
 }
 

@@ -106,8 +106,13 @@ export class Flbs {
 
   // --- incoming -------------------------------------------------------------------------------------------------------
 
-  /** What the generation before handed over. */
+  /** What the generation before handed over, once. EEXIST, and nothing has come in, when one is there twice. */
   receive(records: readonly LuoFlb[]): void {
+    const names = new Set<string>()
+    for (const { compatible } of records) {
+      if (names.has(compatible)) throw new LuoError('EEXIST', `receive FLB ${compatible}: it was handed over twice`)
+      names.add(compatible)
+    }
     this.#received = true
     for (const { compatible, data, count } of records) this.#incoming.set(compatible, { data, count })
   }

@@ -23,7 +23,15 @@ import { FileSets, type FileToPreserve } from './file-set.js'
 import type { HandlerRegistry } from './handler.js'
 import type { FileAccess } from './identity.js'
 import { checkName, checkToken } from './names.js'
-import { type IncomingSession, move, type OutgoingSession, type PreservedFile, type Session } from './session.js'
+import {
+  type Custody,
+  type CustodyMove,
+  type IncomingSession,
+  move,
+  type OutgoingSession,
+  type PreservedFile,
+  type Session,
+} from './session.js'
 import { readState, writeState } from './transition.js'
 
 export interface OrchestratorOptions<F> {
@@ -45,6 +53,7 @@ export class Orchestrator<F, A> {
   readonly #incoming = new Map<string, IncomingSession<F>>()
   #nextId = 1n
   #phase: Phase = 'open'
+  #received = false
   #liveupdateNumber = 0n
 
   constructor({ registry, files, onDefect }: OrchestratorOptions<F>) {
@@ -137,6 +146,7 @@ export class Orchestrator<F, A> {
 
   /** New references to files of an outgoing session, in any custody, owned by the caller; all of them or none. */
   reference(session: Session<F, A>, tokens: readonly string[]): { file: F; preserved: PreservedFile<F, A> }[] {
+    this.#mustBeThere(session, 'get files')
     const outgoing = outgoingOnly(session, 'get files')
     const wanted = tokens.map((token) => fileOf(outgoing, token, 'get'))
     const done: { file: F; preserved: PreservedFile<F, A> }[] = []
@@ -156,7 +166,6 @@ export class Orchestrator<F, A> {
    * ENOENT for a token that is not there; what the handler threw, once and for all.
    */
   retrieve(session: Session<F, A>, token: string): F {
-    this.#mustBeOpen(`retrieve token ${token}`)
     const incoming = this.#retrieved(session, 'retrieve')
     const file = incoming.files.get(checkToken(token))
     if (file) return this.#fileSets.retrieve(incoming, file)
@@ -165,7 +174,6 @@ export class Orchestrator<F, A> {
 
   /** Lets go of all files, those that nobody retrieved included. EBUSY, and nothing changes, when a handler refuses. */
   finish(session: Session<F, A>): void {
-    this.#mustBeOpen(`finish session ${session.name}`)
     const incoming = this.#retrieved(session, 'finish')
     this.#fileSets.finish(incoming)
     incoming.finished = true
@@ -199,8 +207,7 @@ export class Orchestrator<F, A> {
 
   /** The sessions belong to luod from here on. A handler that refuses leaves everything as it was. */
   freeze(sessions: readonly OutgoingSession<F, A>[]): void {
-    this.#mustBeOpen('freeze sessions')
-    const next = sessions.map((session) => move(session, 'freeze'))
+    const next = sessions.map((session) => this.#move(session, 'freeze'))
     this.#fileSets.freeze(sessions)
     setCustody(sessions, next)
   }
@@ -217,20 +224,20 @@ export class Orchestrator<F, A> {
 
   /** No holder is left; luod keeps it. */
   orphan(session: OutgoingSession<F, A>): void {
-    const next = move(session, 'orphan')
+    const next = this.#move(session, 'orphan')
     if (session.custody === 'frozen') this.#fileSets.unfreeze(session)
     session.custody = next
   }
 
   /** Somebody came for an orphan: it is frozen until they have committed. */
   claim(session: OutgoingSession<F, A>): void {
-    const next = move(session, 'claim')
+    const next = this.#move(session, 'claim')
     this.#fileSets.freeze([session])
     session.custody = next
   }
 
   #thaw(sessions: readonly OutgoingSession<F, A>[], change: 'unfreeze' | 'commit'): void {
-    const next = sessions.map((session) => move(session, change))
+    const next = sessions.map((session) => this.#move(session, change))
     for (const session of [...sessions].reverse()) this.#fileSets.unfreeze(session)
     setCustody(sessions, next)
   }
@@ -257,7 +264,7 @@ export class Orchestrator<F, A> {
     this.#phase = 'open'
   }
 
-  /** What the next generation is to know. Only while frozen. */
+  /** What the next generation is to know: names, and no scopes. Only while frozen. */
   serialize(): LuoState {
     this.#mustBe('frozen', 'serialize')
     return writeState(this.#liveupdateNumber + 1n, this.#outgoing.values(), this.#registry.flbs)
@@ -286,16 +293,20 @@ export class Orchestrator<F, A> {
 
   /**
    * Takes what the generation before handed over, before anything else is done. ENOENT when there is no handler for a
-   * file, EINVAL for a bad name or token, EEXIST when one is there twice; then nothing has come in.
+   * file, EINVAL for a bad name or token, EEXIST when one is there twice, or an FLB; then nothing has come in.
    */
   receive(state: LuoState, scope = ''): void {
-    if (this.#sessions.size > 0) throw new LuoError('LUO_WRONG_STATE', 'receive: this generation has sessions already')
+    this.#mustBeOpen('receive')
+    if (this.#received || this.#sessions.size > 0) {
+      throw new LuoError('LUO_WRONG_STATE', 'receive: only once, before this generation has sessions')
+    }
     const sessions = readState(state, scope, this.#registry, () => String(this.#nextId++))
+    this.#registry.flbs.receive(state.flbs)
+    this.#received = true
     for (const session of sessions) {
       this.#sessions.set(session.id, session)
       this.#incoming.set(keyOf(scope, session.name), session)
     }
-    this.#registry.flbs.receive(state.flbs)
     this.#liveupdateNumber = state.liveupdateNumber
   }
 
@@ -311,14 +322,29 @@ export class Orchestrator<F, A> {
     this.#mustBe('open', action)
   }
 
+  /** A session that was released is nobody's, whoever still knows it. */
+  #mustBeThere(session: Session<F, A>, action: string): void {
+    if (this.#sessions.get(session.id) === session) return
+    throw new LuoError('LUO_WRONG_STATE', `${action} in session ${session.name}: it has ended`)
+  }
+
+  #move(session: OutgoingSession<F, A>, change: CustodyMove): Custody {
+    this.#mustBeOpen(`${change} session ${session.name}`)
+    this.#mustBeThere(session, change)
+    return move(session, change)
+  }
+
   #held(session: Session<F, A>, action: string): OutgoingSession<F, A> {
     this.#mustBeOpen(`${action} in session ${session.name}`)
+    this.#mustBeThere(session, action)
     const outgoing = outgoingOnly(session, action)
     if (outgoing.custody === 'held') return outgoing
     throw new LuoError('EBUSY', `${action} in session ${session.name}: it is ${outgoing.custody}`)
   }
 
   #retrieved(session: Session<F, A>, action: string): IncomingSession<F> {
+    this.#mustBeOpen(`${action} in session ${session.name}`)
+    this.#mustBeThere(session, action)
     if (session.direction === 'incoming' && session.retrieved) return session
     const why = session.direction === 'outgoing' ? 'it is outgoing' : 'nobody has retrieved it'
     throw new LuoError('EINVAL', `${action} in session ${session.name}: ${why}`)

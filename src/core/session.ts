@@ -10,7 +10,9 @@
  * LUO_WRONG_STATE. The kernel's sessions are always held.
  */
 import { LuoError } from '../errors.js'
+import type { Flb } from './flb.js'
 import type { FileHandler, Kept } from './handler.js'
+import type { Holder } from './held-files.js'
 
 export type Custody = 'held' | 'frozen' | 'orphaned'
 export type CustodyMove = 'freeze' | 'unfreeze' | 'commit' | 'orphan' | 'claim'
@@ -30,14 +32,20 @@ export interface PreservedFile<F, A> {
   readonly file: F
   readonly about: A
   readonly kept: Kept
+  /** Those that were taken for it, also if its handler has got more since. */
+  readonly flbs: readonly Flb[]
+  readonly holder: Holder<F>
 }
+
+/** What `retrieve` made of a file (owned by the orchestrator), or why it cannot. */
+export type Retrieved<F> = { file: F; holder: Holder<F> } | { error: LuoError }
 
 export interface IncomingFile<F> {
   readonly token: string
   readonly handler: FileHandler<F>
   readonly data: bigint
-  /** What `retrieve` made of it (owned by the orchestrator), or why it cannot. */
-  retrieved?: { file: F } | { error: LuoError }
+  /** Undefined: nobody has asked for it yet. */
+  retrieved?: Retrieved<F>
 }
 
 interface SessionBase {
