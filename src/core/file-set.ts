@@ -54,7 +54,7 @@ export class FileSets<F, A> {
       throw new LuoError('ENOSPC', `${action}: it has ${session.files.size} files, and no more can be recorded`)
     }
     const handler = this.#registry.find(file)
-    if (!handler) throw new LuoError('ENOENT', `${action}: there is no handler for this kind of file`)
+    if (!handler) throw new LuoError('ENOENT', `${action}: ${this.#registry.reasonFor(file)}`)
     const id = handler.getId && `${handler.compatible} ${handler.getId(file)}`
     const other = id === undefined ? this.#openFiles.get(file) : this.#ids.get(id)
     if (other) {
