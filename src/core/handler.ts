@@ -59,24 +59,17 @@ export interface FileHandler<F> {
 const REQUIRED = ['canPreserve', 'preserve', 'unpreserve', 'retrieve', 'finish'] as const
 const OPTIONAL = ['freeze', 'unfreeze', 'canFinish', 'getId'] as const
 
-export interface RegistryOptions<F> {
-  /** False: live update is switched off, and nothing can be registered. */
-  enabled?: boolean
-  /** Why no handler takes a file of this kind, for the message of ENOENT; undefined when nothing is known of it. */
-  reasonFor?: (file: F) => string | undefined
-}
-
 /** The handlers and FLBs of one generation. */
 export class HandlerRegistry<F> {
   readonly flbs: Flbs
   readonly #enabled: boolean
-  readonly #reasonFor: (file: F) => string | undefined
+  #reasonFor: (file: F) => string | undefined = () => undefined
   readonly #handlers = new Map<string, FileHandler<F>>()
   readonly #dependencies = new Map<FileHandler<F>, Flb[]>()
 
-  constructor(options: RegistryOptions<F> = {}) {
+  /** `enabled: false`: live update is switched off, and nothing can be registered. */
+  constructor(options: { enabled?: boolean } = {}) {
     this.#enabled = options.enabled ?? true
-    this.#reasonFor = options.reasonFor ?? (() => undefined)
     this.flbs = new Flbs()
   }
 
@@ -117,6 +110,11 @@ export class HandlerRegistry<F> {
   find(file: F): FileHandler<F> | undefined {
     for (const handler of this.#handlers.values()) if (handler.canPreserve(file)) return handler
     return undefined
+  }
+
+  /** `reasonFor`: why no handler takes a file of its kind, for the message of ENOENT; undefined when it knows nothing. */
+  explainRefusals(reasonFor: (file: F) => string | undefined): void {
+    this.#reasonFor = reasonFor
   }
 
   /** Why `find` has nothing for this file. */

@@ -47,20 +47,16 @@ export function registerReferenceHandlers(
   for (const kind of Object.keys(KEPT_KINDS)) {
     registry.register(referenceHandler(kind as KeptFileKind, slots, isOwn))
   }
-}
-
-/** For a registry: why none of these handlers takes a file. */
-export function refusal({ isOwn = nobodys }: ReferenceOptions = {}): (file: HeldFile) => string | undefined {
-  return (file) => {
+  registry.explainRefusals((file) => {
     const { kind } = file.info
     if (kind === 'unix' && isOwn(file)) return REFUSED_KINDS.luod.reason
     return kind in REFUSED_KINDS ? REFUSED_KINDS[kind as keyof typeof REFUSED_KINDS].reason : undefined
-  }
+  })
 }
 
 /** The handlers of a luod that hands nothing over. */
 export function referenceHandlers(options: ReferenceOptions = {}): HandlerRegistry<HeldFile> {
-  const registry = new HandlerRegistry<HeldFile>({ reasonFor: refusal(options) })
+  const registry = new HandlerRegistry<HeldFile>()
   registerReferenceHandlers(registry, new FileSlots(), options)
   return registry
 }

@@ -2,12 +2,11 @@
  * The two ways over which every property is proven. In both, whoever had the files closes all of them once they are
  * preserved, so that only what luod holds keeps them; and luod has let go of everything when the proof looks.
  */
-import type { LuoState } from '../../src/abi/luo.js'
-import { HandlerRegistry } from '../../src/core/handler.js'
+import { Generation, type Handover } from '../../src/backends/generation.js'
+import type { HandlerRegistry } from '../../src/core/handler.js'
 import { Orchestrator } from '../../src/core/orchestrator.js'
 import { type FileAbout, type HeldFile, heldFiles } from '../../src/handlers/held-file.js'
 import { referenceHandlers, registerReferenceHandlers } from '../../src/handlers/reference.js'
-import { FileSlots, type SlottedFile } from '../../src/handlers/slots.js'
 import { closeAll, type Fd } from '../../src/sys/fd.js'
 import { fileInfo } from '../../src/sys/file-info.js'
 
@@ -19,13 +18,15 @@ export type Cross = <const T extends readonly Fd[]>(
 
 export type TestOrchestrator = Orchestrator<HeldFile, FileAbout>
 
+function onDefect(error: unknown, action: string): never {
+  throw new Error(`defect: ${action}: ${String(error)}`)
+}
+
 export function orchestratorOf(registry: HandlerRegistry<HeldFile>): TestOrchestrator {
   return new Orchestrator({
     registry,
     files: heldFiles,
-    onDefect: (error, action) => {
-      throw new Error(`defect: ${action}: ${String(error)}`)
-    },
+    onDefect,
   })
 }
 
@@ -35,19 +36,14 @@ export function fileToPreserve(token: string, fd: Fd) {
   return { token, file, about: { kind: file.info.kind, format: undefined, bytes: file.info.size } }
 }
 
-function preserveAll(orchestrator: TestOrchestrator, files: readonly Fd[]) {
+function update(files: readonly Fd[], meanwhile = () => {}): Fd[] {
+  const orchestrator = orchestratorOf(referenceHandlers())
   const session = orchestrator.createSession('0', 'web')
   orchestrator.preserve(
     session,
     files.map((fd, index) => fileToPreserve(String(index), fd)),
   )
   closeAll(files)
-  return session
-}
-
-function update(files: readonly Fd[], meanwhile = () => {}): Fd[] {
-  const orchestrator = orchestratorOf(referenceHandlers())
-  const session = preserveAll(orchestrator, files)
   orchestrator.freeze([session])
   meanwhile()
   const back = orchestrator.reference(
@@ -60,29 +56,31 @@ function update(files: readonly Fd[], meanwhile = () => {}): Fd[] {
 }
 
 function emulatedKexec(files: readonly Fd[], meanwhile = () => {}): Fd[] {
-  const generation = (received: SlottedFile[]) => {
-    const slots = new FileSlots(received)
-    const registry = new HandlerRegistry<HeldFile>()
-    registerReferenceHandlers(registry, slots)
-    return { slots, orchestrator: orchestratorOf(registry) }
-  }
-  const before = generation([])
-  preserveAll(before.orchestrator, files)
-  before.orchestrator.freezeAll()
-  const state: LuoState = before.orchestrator.serialize()
-  const received = before.slots.take()
-  before.orchestrator.end({ handedOver: true })
+  const begin = (handover?: Handover) =>
+    Generation.begin({
+      register: ({ registry, slots }) => registerReferenceHandlers(registry, slots),
+      onDefect,
+      ...(handover ? { handover } : {}),
+    })
+  const before = begin()
+  const outgoing = before.open().createSession('web')
+  files.forEach((fd, index) => {
+    outgoing.preserve(String(index), fd)
+  })
+  closeAll(files)
+  const handover = before.kexec()
   meanwhile()
-  const { orchestrator } = generation(received)
-  orchestrator.receive(state)
-  const session = orchestrator.retrieveSession('', 'web')
-  const back = files.map((_, index) => orchestrator.retrieve(session, String(index)).fd)
-  orchestrator.finish(session)
-  orchestrator.release(session)
+  const after = begin(handover)
+  const session = after.open().retrieveSession('web')
+  const back = files.map((_, index) => session.retrieve(String(index)))
+  session.finish()
+  session.close()
+  after.close()
   return back
 }
 
-export const CROSSINGS: [string, Cross][] = [
-  ['an update', update as Cross],
-  ['an emulated kexec', emulatedKexec as Cross],
+/** With the number of descriptors that are open meanwhile beside the files: the image that is handed over. */
+export const CROSSINGS: [string, Cross, number][] = [
+  ['an update', update as Cross, 0],
+  ['an emulated kexec', emulatedKexec as Cross, 1],
 ]
