@@ -143,6 +143,9 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
   look('inspect', "luod's durable records, of the running luod or from a file", '[file]', async (context, file) =>
     (await import('./inspect.js')).inspectCommand(context, file),
   )
+  look('kinds', 'which kinds of files are kept, and what of them crosses what', undefined, async (context) =>
+    (await import('./kinds.js')).kindsCommand(context),
+  )
   look('doctor', 'whether this machine is fit, and what to do', undefined, async (context) =>
     (await import('./doctor.js')).doctorCommand(context),
   )
