@@ -9,7 +9,7 @@ const ALLOWED = {
   wire: ['protocol', 'sys'],
   client: ['wire', 'protocol', 'sys', 'abi'],
   daemon: ['wire', 'protocol', 'handlers', 'core', 'sys', 'abi'],
-  cli: ['client', 'wire', 'protocol', 'sys', 'abi'],
+  cli: ['client', 'wire', 'protocol', 'sys', 'abi', 'handlers/kinds'],
   testing: ['cli', 'client', 'wire', 'protocol', 'sys'],
   demo: [],
 }
@@ -19,7 +19,7 @@ const rules = Object.entries(ALLOWED).map(([folder, others]) => ({
   comment: `src/${folder} may import ${['errors', folder, ...others].join(', ')}`,
   severity: 'error',
   from: { path: `^src/${folder}/`, pathNot: '\\.test\\.ts$' },
-  to: { path: '^src/', pathNot: `^src/(errors\\.ts$|(${[folder, ...others].join('|')})/)` },
+  to: { path: '^src/', pathNot: `^src/(errors\\.ts$|(${[folder, ...others].join('|')})(/|\\.ts$))` },
 }))
 
 module.exports = {

@@ -9,6 +9,7 @@ import { LuoError } from '../errors.js'
 
 /** The unit of memory in all of the kernel's formats. */
 export const PAGE_BYTES = 4096
+const MAX_U32 = 2 ** 32 - 1
 const MAX_U64 = 2n ** 64n - 1n
 /** Added to a byte of 0x80 or more that is not UTF-8. */
 const ESCAPE = 0xdc00
@@ -164,4 +165,9 @@ export function parseU64(text: string, what: string): bigint {
 export function checkU64(value: bigint, what: string): bigint {
   if (value >= 0n && value <= MAX_U64) return value
   throw new LuoError('EINVAL', `${what} is not a u64`)
+}
+
+export function checkU32(value: number, what: string): number {
+  if (Number.isInteger(value) && value >= 0 && value <= MAX_U32) return value
+  throw new LuoError('EINVAL', `${what}: ${value} is not a u32`)
 }

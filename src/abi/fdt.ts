@@ -77,7 +77,8 @@ export function decodeFdt(bytes: Uint8Array): FdtNode {
   const compatible = header.u32BigEndian(24)
   if (version < VERSION || compatible > VERSION) throw unknownVersion('a device tree', version, VERSION)
   const total = header.u32BigEndian(4)
-  if (total > bytes.length || total > MAX_FDT_BYTES) throw header.damaged(`its size is ${total}`)
+  if (total > bytes.length) throw header.damaged(`it has ${total} bytes, and ${bytes.length} are there`)
+  if (total > MAX_FDT_BYTES) throw header.damaged(`it has ${total} bytes, and ${MAX_FDT_BYTES} is the most`)
   const whole = new ByteReader(bytes.subarray(0, total), header.what)
   const part = (offsetAt: number, sizeAt: number) =>
     whole.part(header.u32BigEndian(offsetAt), header.u32BigEndian(sizeAt))

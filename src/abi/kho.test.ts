@@ -1,10 +1,13 @@
+import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { isLuoError } from '../errors.js'
-import { type Allocation, HandoverMemory, type MemoryLimits } from './handover-memory.js'
-import { encodeKho, type ImageReader, readImage, writeImage } from './kho.js'
-import { decodeLuo, encodeLuo, type LuoState } from './luo.js'
+import { encodeFdt, fdtNode } from './fdt.js'
+import { type Allocation, HandoverMemory } from './handover-memory.js'
+import { decodeKho, encodeKho, type ImageReader, readImage, writeImage } from './kho.js'
+import { decodeLuo, decodeLuoSer, encodeLuo, type LuoState } from './luo.js'
 
 const PAGE = 4096
+const GOLDEN = new URL('../../test/golden/', import.meta.url)
 
 const codeOf = (run: () => unknown): unknown => {
   try {
@@ -19,7 +22,7 @@ const codeOf = (run: () => unknown): unknown => {
 class Bytes implements ImageReader {
   readonly bytes: Uint8Array
   readonly size: number
-  read_ = 0
+  readBytes = 0
   constructor(bytes: Uint8Array, size = bytes.length) {
     this.bytes = bytes
     this.size = size
@@ -27,7 +30,7 @@ class Bytes implements ImageReader {
 
   read(offset: number, length: number): Uint8Array {
     const part = new Uint8Array(this.bytes.subarray(offset, offset + length))
-    this.read_ += part.length
+    this.readBytes += part.length
     return part
   }
 }
@@ -151,11 +154,80 @@ describe('an image', () => {
     for (const limits of [{ bytes: memory.bytes - 1 }, { allocations: memory.allocations - 1 }]) {
       const reader = new Bytes(image)
       expect(codeOf(() => readImage(reader, limits))).toBe('LUO_RECORDS')
-      expect(reader.read_).toBeLessThan(1000)
+      expect(reader.readBytes).toBeLessThan(1000)
     }
-    expect(readImage(new Bytes(image), memory as Pick<MemoryLimits, 'bytes' | 'allocations'>).memory.bytes).toBe(
-      memory.bytes,
+    const { bytes, allocations } = memory
+    expect(readImage(new Bytes(image), { bytes, allocations }).memory.bytes).toBe(bytes)
+  })
+})
+
+describe('the KHO tree', () => {
+  const kho = { memoryMap: 0x2000n, subtrees: new Map([['LUO', { address: 2n ** 64n - 1n, size: 32n }]]) }
+  const u64 = (value: number) => Uint8Array.of(value, 0, 0, 0, 0, 0, 0, 0)
+  const root = (compatible: string, ...more: [string, Uint8Array][]) =>
+    fdtNode([['compatible', Buffer.from(compatible)], ...more])
+
+  test('is read as it was written, its u64 little-endian', () => {
+    const bytes = encodeKho(kho)
+    expect(decodeKho(bytes)).toEqual(kho)
+    expect(Buffer.from(bytes).includes(Buffer.from('0000000300000008', 'hex'))).toBe(true)
+    expect(Buffer.from(bytes).includes(Buffer.from('0020000000000000', 'hex'))).toBe(true)
+  })
+
+  test('of a kernel after a kexec names LUO and what else it handed over', () => {
+    expect(decodeKho(readFileSync(new URL('kho-in.bin', GOLDEN)))).toEqual({
+      memoryMap: 0x575000n,
+      subtrees: new Map([
+        ['LUO', { address: 0xd95000n, size: 32n }],
+        ['kexec-metadata', { address: 0x57d000n, size: 73n }],
+      ]),
+    })
+  })
+
+  test('goes with a luo_ser, which says nothing any more once its memory is freed', () => {
+    const ser = readFileSync(new URL('luo-ser.bin', GOLDEN))
+    expect(decodeLuoSer(ser)).toEqual({ liveupdateNumber: 1n, sessions: 0n, flbs: 0xa45000n })
+    const freed = readFileSync(new URL('luo-ser-freed.bin', GOLDEN))
+    expect(codeOf(() => decodeLuoSer(freed))).toMatch(/^LUO_RECORDS/)
+  })
+
+  test('of another version is LUO_RECORDS_VERSION', () => {
+    for (const compatible of ['kho-v3\0', 'kho-v5\0', 'kho-v\0', 'kho-v40\0']) {
+      expect(codeOf(() => decodeKho(encodeFdt(root(compatible))))).toBe('LUO_RECORDS_VERSION')
+    }
+  })
+
+  test('may have properties that are not known', () => {
+    const tree = root('kho-v4\0', ['preserved-memory-map', u64(1)], ['more', u64(2)])
+    tree.children.set(
+      'x',
+      fdtNode([
+        ['preserved-data', u64(3)],
+        ['blob-size', u64(4)],
+        ['more', u64(5)],
+      ]),
     )
+    const expected = { memoryMap: 1n, subtrees: new Map([['x', { address: 3n, size: 4n }]]) }
+    expect(decodeKho(encodeFdt(tree))).toEqual(expected)
+  })
+
+  test('without what must be there is LUO_RECORDS', () => {
+    const map: [string, Uint8Array] = ['preserved-memory-map', u64(1)]
+    const trees = [
+      fdtNode([map]),
+      root('kho-v4', map),
+      root('', map),
+      root('linux,dummy\0', map),
+      root('kho-v4\0'),
+      root('kho-v4\0', ['preserved-memory-map', new Uint8Array(4)]),
+      { ...root('kho-v4\0', map), children: new Map([['LUO', fdtNode([['preserved-data', u64(1)]])]]) },
+      { ...root('kho-v4\0', map), children: new Map([['LUO', fdtNode([['blob-size', u64(1)]])]]) },
+    ]
+    for (const tree of trees) expect(codeOf(() => decodeKho(encodeFdt(tree)))).toBe('LUO_RECORDS')
+  })
+
+  test('with an address that is no u64 is EINVAL', () => {
+    expect(codeOf(() => encodeKho({ ...kho, memoryMap: 2n ** 64n }))).toBe('EINVAL')
   })
 })
 

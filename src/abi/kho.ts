@@ -25,7 +25,7 @@ import { LUO_SER_BYTES } from './luo.js'
 export const KHO_COMPATIBLE = 'kho-v4'
 export const LUO_SUBTREE = 'LUO'
 export const IMAGE_MAGIC = 'luod-kho'
-const IMAGE_VERSION = 1
+export const IMAGE_VERSION = 1
 const HEADER_BYTES = 64
 const CHECKED_FROM = 16
 const MAP_HEADER_BYTES = 16

@@ -9,7 +9,7 @@
  * Damage is LUO_RECORDS and changes nothing. Reading takes no longer than the memory is large.
  */
 import { LuoError } from '../errors.js'
-import { ByteReader, checkU64, damaged, hex, PAGE_BYTES, viewOf } from './bytes.js'
+import { ByteReader, checkU32, checkU64, damaged, hex, PAGE_BYTES, viewOf } from './bytes.js'
 import type { HandoverMemory } from './handover-memory.js'
 import { type ReadableMemory, visit } from './luo.js'
 
@@ -22,7 +22,6 @@ const DIRTY = 1n << PAGE_NUMBER_BITS
 const UP_TO_DATE = 2n << PAGE_NUMBER_BITS
 /** The memory of the list came from the kernel's vmalloc. */
 const VMALLOC_FLAGS = 1
-const MAX_PAGES = 2 ** 32 - 1
 
 /** A piece of the contents. */
 export interface MemfdFolio {
@@ -47,7 +46,6 @@ export interface MemfdState {
 export function encodeMemfd(memory: HandoverMemory, state: MemfdState): bigint {
   return memory.transaction((allocate) => {
     const pages = encodeFolios(state.folios).map(allocate)
-    if (pages.length > MAX_PAGES) throw new LuoError('EFBIG', `preserve ${state.folios.length} folios: too many`)
     let chunk = 0n
     const last = Math.floor((pages.length - 1) / PAGES_PER_CHUNK) * PAGES_PER_CHUNK
     for (let from = last; from >= 0; from -= PAGES_PER_CHUNK) {
@@ -63,8 +61,8 @@ export function encodeMemfd(memory: HandoverMemory, state: MemfdState): bigint {
     const view = viewOf(bytes)
     view.setBigUint64(0, checkU64(state.position, 'the position of a memfd'), true)
     view.setBigUint64(8, checkU64(state.size, 'the size of a memfd'), true)
-    view.setUint32(16, state.seals, true)
-    view.setUint32(20, state.flags, true)
+    view.setUint32(16, checkU32(state.seals, 'the seals of a memfd'), true)
+    view.setUint32(20, checkU32(state.flags, 'the flags of a memfd'), true)
     view.setBigUint64(24, BigInt(state.folios.length), true)
     view.setBigUint64(32, chunk, true)
     view.setUint32(40, pages.length, true)

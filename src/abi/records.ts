@@ -31,7 +31,7 @@ export interface RecordStorage {
   resize(size: number): void
 }
 
-const MAGIC = 'LUODREC\0'
+export const RECORDS_MAGIC = 'LUODREC\0'
 const HEADER_BYTES = 64
 const VERSION_AT = 8
 const RANGE_AT = 16
@@ -63,7 +63,7 @@ export class Records {
   static create(storage: RecordStorage): Records {
     storage.resize(GROW_BYTES)
     const header = new Uint8Array(HEADER_BYTES)
-    header.set(Buffer.from(MAGIC, 'latin1'))
+    header.set(Buffer.from(RECORDS_MAGIC, 'latin1'))
     const view = new DataView(header.buffer)
     view.setUint32(VERSION_AT, RECORDS_VERSION, true)
     view.setUint32(RANGE_AT, HEADER_BYTES / UNIT, true)
@@ -160,7 +160,7 @@ export function decodeRecords(bytes: Uint8Array): { version: number; entries: En
 
 function decode(bytes: Uint8Array): { entries: Entries; start: number; end: number } {
   const damaged = (why: string) => new LuoError('LUO_RECORDS', `read records of ${bytes.length} bytes: ${why}`)
-  if (bytes.length < HEADER_BYTES || Buffer.from(bytes.subarray(0, 8)).toString('latin1') !== MAGIC) {
+  if (bytes.length < HEADER_BYTES || Buffer.from(bytes.subarray(0, 8)).toString('latin1') !== RECORDS_MAGIC) {
     throw damaged('they do not begin as records do')
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)

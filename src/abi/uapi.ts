@@ -14,7 +14,7 @@
  * numbers of files here are those of the calling process, not of this one.
  */
 import { LuoError } from '../errors.js'
-import { ByteReader, decodeName, parseU64, putName, viewOf } from './bytes.js'
+import { ByteReader, checkU32, decodeName, parseU64, putName, viewOf } from './bytes.js'
 import { SESSION_NAME_BYTES } from './luo.js'
 
 export type IoctlName = 'createSession' | 'retrieveSession' | 'preserveFd' | 'retrieveFd' | 'finish' | 'getName'
@@ -50,9 +50,6 @@ export interface IoctlValues {
 
 const TYPE = 0xba
 const NUMBER_MASK = 0xff
-const MAX_U32 = 2 ** 32 - 1
-const MIN_S32 = -(2 ** 31)
-const MAX_S32 = 2 ** 31 - 1
 /** Offset and bytes; a field is at the same place in every struct that has it. */
 const FIELDS = {
   size: [0, 4],
@@ -113,9 +110,9 @@ export function encodeIoctl(call: Ioctl, values: Partial<IoctlValues>): Uint8Arr
   const view = viewOf(bytes)
   const { size = call.bytes, fd = 0, reserved = 0, token = '0', name = '' } = values
   const put: Record<Field, () => void> = {
-    size: () => view.setUint32(FIELDS.size[0], inRange('size', size, 0, MAX_U32), true),
-    fd: () => view.setInt32(FIELDS.fd[0], inRange('fd', fd, MIN_S32, MAX_S32), true),
-    reserved: () => view.setUint32(FIELDS.reserved[0], inRange('reserved', reserved, 0, MAX_U32), true),
+    size: () => view.setUint32(FIELDS.size[0], checkU32(size, 'the size'), true),
+    fd: () => view.setInt32(FIELDS.fd[0], checkS32(fd, 'the fd'), true),
+    reserved: () => view.setUint32(FIELDS.reserved[0], checkU32(reserved, 'the reserved field'), true),
     token: () => view.setBigUint64(FIELDS.token[0], parseU64(token, 'the token'), true),
     name: () => putName(bytes, ...FIELDS.name, name),
   }
@@ -152,9 +149,9 @@ function ioctl(
   return { name, target, direction, command: (TYPE << 8) | number, fields, bytes, minimumBytes: bytes }
 }
 
-function inRange(field: Field, value: number, low: number, high: number): number {
-  if (Number.isInteger(value) && value >= low && value <= high) return value
-  throw new LuoError('EINVAL', `write ${field} ${value}: it is no integer from ${low} to ${high}`)
+function checkS32(value: number, what: string): number {
+  if ((value | 0) === value) return value
+  throw new LuoError('EINVAL', `${what}: ${value} is not an s32`)
 }
 
 function hexOf(command: number): string {

@@ -70,7 +70,7 @@ export class FileSets<F, A> {
   /** ENOENT when no handler takes the file, EBUSY when somebody has it. */
   #take({ name }: OutgoingSession<F, A>, token: string, file: F): { handler: FileHandler<F>; holder: Holder<F> } {
     const handler = this.#registry.find(file)
-    if (!handler) throw new LuoError('ENOENT', `preserve token ${token}: there is no handler for this kind of file`)
+    if (!handler) throw new LuoError('ENOENT', `preserve token ${token}: ${this.#registry.reasonFor(file)}`)
     const holder = holderOf(name, token, handler, file)
     const [other] = this.#held.get(holder)
     if (other) {

@@ -63,6 +63,7 @@ const OPTIONAL = ['freeze', 'unfreeze', 'canFinish', 'getId'] as const
 export class HandlerRegistry<F> {
   readonly flbs: Flbs
   readonly #enabled: boolean
+  #reasonFor: (file: F) => string | undefined = () => undefined
   readonly #handlers = new Map<string, FileHandler<F>>()
   readonly #dependencies = new Map<FileHandler<F>, Flb[]>()
 
@@ -109,6 +110,16 @@ export class HandlerRegistry<F> {
   find(file: F): FileHandler<F> | undefined {
     for (const handler of this.#handlers.values()) if (handler.canPreserve(file)) return handler
     return undefined
+  }
+
+  /** `reasonFor`: why no handler takes a file of its kind, for the message of ENOENT; undefined when it knows nothing. */
+  explainRefusals(reasonFor: (file: F) => string | undefined): void {
+    this.#reasonFor = reasonFor
+  }
+
+  /** Why `find` has nothing for this file. */
+  reasonFor(file: F): string {
+    return this.#reasonFor(file) ?? 'there is no handler for this kind of file'
   }
 
   get(compatible: string): FileHandler<F> | undefined {

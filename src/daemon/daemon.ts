@@ -8,6 +8,7 @@ import { heldFiles } from '../handlers/held-file.js'
 import { referenceHandlers } from '../handlers/reference.js'
 import type { Fd } from '../sys/fd.js'
 import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
+import { madeHere } from '../sys/unix.js'
 import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
 import type { Logger } from './log.js'
@@ -45,7 +46,7 @@ export class Daemon {
     const records = Records.create(storageOf(this.#records))
     records.transaction([{ type: 'meta', key: '0', value: { version, pid: process.pid, started_at: Date.now() } }])
     const orchestrator: LuodOrchestrator = new Orchestrator({
-      registry: referenceHandlers(),
+      registry: referenceHandlers({ isOwn: ({ fd }) => madeHere(fd) }),
       files: heldFiles,
       onDefect: (error, action) => log('error', `${action}: ${String(error)}`),
     })

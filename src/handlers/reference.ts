@@ -1,42 +1,30 @@
 /**
  * File handlers that keep a file by reference: luod holds a descriptor of the same open file. That is enough for every
- * change of code on a running kernel, for every kind whose state is in the open file itself.
- *
- * Refused, because a second holder would break them or because what they stand for belongs to one process: epoll,
- * signalfd, io_uring, character and block devices, and files that are none of the kinds known here.
+ * change of code on a running kernel, for every kind whose state is in the open file itself. Which kinds these are, and
+ * why the others are refused, says the table in kinds.ts.
  */
 import { type FileHandler, HandlerRegistry } from '../core/handler.js'
 import { LuoError } from '../errors.js'
-import type { FileKind } from '../sys/file-info.js'
 import type { HeldFile } from './held-file.js'
+import { KEPT_KINDS, type KeptFileKind, type KeptKind, REFUSED_KINDS } from './kinds.js'
 import { FileSlots } from './slots.js'
 
-/** Kinds kept by reference, with their `compatible`. */
-export const REFERENCE_KINDS: Readonly<Partial<Record<FileKind, string>>> = {
-  memfd: 'memfd-ref-v1',
-  shmem: 'shmem-ref-v1',
-  hugetlb: 'hugetlb-ref-v1',
-  tcp: 'tcp-ref-v1',
-  mptcp: 'mptcp-ref-v1',
-  udp: 'udp-ref-v1',
-  unix: 'unix-ref-v1',
-  pipe: 'pipe-ref-v1',
-  fifo: 'fifo-ref-v1',
-  file: 'file-ref-v1',
-  directory: 'directory-ref-v1',
-  eventfd: 'eventfd-ref-v1',
-  timerfd: 'timerfd-ref-v1',
-  inotify: 'inotify-ref-v1',
-  pidfd: 'pidfd-ref-v1',
+export interface ReferenceOptions {
+  /** Whether a file is one of luod's own: a session descriptor, a connection to luod. Asked of Unix sockets only. */
+  isOwn?: (file: HeldFile) => boolean
 }
 
-/** Kinds of which each inode is one object, so that it tells whether one is preserved already. */
-const IDENTIFIED_BY_INODE: ReadonlySet<FileKind> = new Set(['memfd', 'shmem', 'hugetlb', 'tcp', 'mptcp', 'udp', 'unix'])
+const nobodys = () => false
 
-function referenceHandler(kind: FileKind, compatible: string, slots: FileSlots): FileHandler<HeldFile> {
+function referenceHandler(
+  kind: KeptFileKind,
+  slots: FileSlots,
+  isOwn: (file: HeldFile) => boolean,
+): FileHandler<HeldFile> {
+  const { compatible, identity }: KeptKind = KEPT_KINDS[kind]
   const handler: FileHandler<HeldFile> = {
     compatible,
-    canPreserve: ({ info }) => info.kind === kind,
+    canPreserve: (file) => file.info.kind === kind && !(kind === 'unix' && isOwn(file)),
     preserve: (file) => ({ data: slots.add(file) }),
     unpreserve: ({ data }) => slots.drop(data),
     retrieve: (data) => {
@@ -47,19 +35,28 @@ function referenceHandler(kind: FileKind, compatible: string, slots: FileSlots):
     },
     finish: ({ data }) => slots.finish(data),
   }
-  if (IDENTIFIED_BY_INODE.has(kind)) handler.getId = ({ info }) => `${info.dev}:${info.ino}`
+  if (identity === 'inode') handler.getId = ({ info }) => `${info.dev}:${info.ino}`
   return handler
 }
 
-export function registerReferenceHandlers(registry: HandlerRegistry<HeldFile>, slots: FileSlots): void {
-  for (const [kind, compatible] of Object.entries(REFERENCE_KINDS)) {
-    registry.register(referenceHandler(kind as FileKind, compatible, slots))
+export function registerReferenceHandlers(
+  registry: HandlerRegistry<HeldFile>,
+  slots: FileSlots,
+  { isOwn = nobodys }: ReferenceOptions = {},
+): void {
+  for (const kind of Object.keys(KEPT_KINDS)) {
+    registry.register(referenceHandler(kind as KeptFileKind, slots, isOwn))
   }
+  registry.explainRefusals((file) => {
+    const { kind } = file.info
+    if (kind === 'unix' && isOwn(file)) return REFUSED_KINDS.luod.reason
+    return kind in REFUSED_KINDS ? REFUSED_KINDS[kind as keyof typeof REFUSED_KINDS].reason : undefined
+  })
 }
 
 /** The handlers of a luod that hands nothing over. */
-export function referenceHandlers(): HandlerRegistry<HeldFile> {
+export function referenceHandlers(options: ReferenceOptions = {}): HandlerRegistry<HeldFile> {
   const registry = new HandlerRegistry<HeldFile>()
-  registerReferenceHandlers(registry, new FileSlots())
+  registerReferenceHandlers(registry, new FileSlots(), options)
   return registry
 }

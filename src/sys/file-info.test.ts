@@ -167,6 +167,21 @@ describe('the kind', () => {
     expect(kindOf(open(join(folder, 'link')))).toBe('character')
   })
 
+  test('of both sides of a pseudo-terminal', () => {
+    const TIOCSPTLCK = 0x40045431
+    const TIOCGPTN = 0x80045430
+    const ioctl = process.arch === 'x64' ? 16 : 29
+    const O_NOCTTY = 0o400
+    const master = owned(openSync('/dev/ptmx', 2 | O_NOCTTY))
+    checked('unlock', 'syscall', ioctl, master.number, TIOCSPTLCK, memory.address, 0, 0)
+    checked('ask the number', 'syscall', ioctl, master.number, TIOCGPTN, memory.address, 0, 0)
+    const [number] = new Uint32Array(memory.buffer, 0, 1)
+    const slave = owned(openSync(`/dev/pts/${number}`, 2 | O_NOCTTY))
+    new Uint32Array(memory.buffer, 0, 1).fill(0)
+    expect([master, slave].map(kindOf)).toEqual(['pty-master', 'pty-slave'])
+    expect(kindOf(open('/dev/zero'))).toBe('character')
+  })
+
   test('of a pipe is pipe at both ends, and of one with a name fifo', () => {
     expect(pipe().map(kindOf)).toEqual(['pipe', 'pipe'])
     const path = join(folder, 'pipe:[1]')

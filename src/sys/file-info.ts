@@ -20,6 +20,10 @@ const IPPROTO_MPTCP = 262
 const F_DUPFD_QUERY = 1027
 const TMPFS_MAGIC = 0x01021994
 const HUGETLBFS_MAGIC = 0x958458f6
+/** Character devices of pseudo-terminals (Documentation/admin-guide/devices.txt): /dev/ptmx, and eight majors of slaves. */
+const PTMX_MAJOR = 5
+const PTMX_MINOR = 2
+const PTY_SLAVE_MAJORS = { first: 136, last: 143 }
 
 export type FileKind =
   | 'memfd'
@@ -34,6 +38,8 @@ export type FileKind =
   | 'fifo'
   | 'file'
   | 'directory'
+  | 'pty-master'
+  | 'pty-slave'
   | 'character'
   | 'block'
   | 'eventfd'
@@ -83,7 +89,7 @@ function kindOf(fd: Fd, stat: Stats, link: string): FileKind {
   if (stat.isSocket()) return socketKind(fd)
   if (stat.isFIFO()) return link.startsWith('pipe:') ? 'pipe' : 'fifo'
   if (stat.isDirectory()) return 'directory'
-  if (stat.isCharacterDevice()) return 'character'
+  if (stat.isCharacterDevice()) return characterKind(stat.rdev)
   if (stat.isBlockDevice()) return 'block'
   // A file at the root of somebody's own mount may have such a path too.
   if (link.startsWith('/memfd:') && unlinkedMemory(fd, stat)) {
@@ -93,6 +99,15 @@ function kindOf(fd: Fd, stat: Stats, link: string): FileKind {
   if (link.startsWith('pidfd:')) return 'pidfd'
   if (stat.isFile()) return unlinkedMemory(fd, stat) && filesystem(fd) === TMPFS_MAGIC ? 'shmem' : 'file'
   return 'anonymous'
+}
+
+/** `rdev` as glibc's makedev packs it: minor 0-7, major 8-19, and the rest of the minor above. */
+function characterKind(rdev: number): FileKind {
+  const major = (rdev >>> 8) & 0xfff
+  const minor = (rdev & 0xff) | ((rdev >>> 12) & 0xfff00)
+  if (major === PTMX_MAJOR && minor === PTMX_MINOR) return 'pty-master'
+  const slave = major >= PTY_SLAVE_MAJORS.first && major <= PTY_SLAVE_MAJORS.last
+  return slave ? 'pty-slave' : 'character'
 }
 
 /** Linux writes most of them in brackets, inotify without. */

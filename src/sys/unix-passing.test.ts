@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { isLuoError } from '../errors.js'
-import { closeAll, countOpenFds, type Fd } from './fd.js'
+import { closeAll, countOpenFds, Fd } from './fd.js'
+import { checked } from './ffi.js'
 import { sameOpenFile } from './file-info.js'
 import { nofileLimit, raiseNofile } from './limits.js'
 import { createMemfd, readAt, writeAt } from './memfd.js'
@@ -17,6 +18,7 @@ import {
   listenUnix,
   MAX_FDS_PER_MESSAGE,
   MAX_SOCKET_PATH_BYTES,
+  madeHere,
   peerCredentials,
   peerPidfd,
   type Received,
@@ -451,6 +453,16 @@ describe('who connected', () => {
     }
   })
 
+  test('and whether that was this process, wherever a copy comes from', () => {
+    const path = join(folder, 'made-here')
+    const listener = own(listenUnix(path))
+    const client = own(connectUnix(path))
+    for (const fd of [listener, client, ...own(socketPair())]) expect(madeHere(fd)).toBe(true)
+    // Neither bound to anybody nor made by anybody: of no process.
+    const alone = own(Fd.adopt(checked('open a socket', 'socket', 1, 1 | O_CLOEXEC, 0)))
+    expect(madeHere(alone)).toBe(false)
+  })
+
   test('is the process that did, and it can be told when that has ended', async () => {
     const path = join(folder, 'child')
     const listener = own(listenUnix(path))
@@ -465,6 +477,7 @@ describe('who connected', () => {
       { timeout: 5_000 },
     )
     expect(peerCredentials(server).pid).toBe(child.pid)
+    expect(madeHere(server)).toBe(false)
     const pidfd = own(peerPidfd(server) as Fd)
     expect(pidfdOwner(pidfd)?.pid).toBe(child.pid)
     send(server, bytes('end'))

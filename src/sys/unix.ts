@@ -13,6 +13,7 @@ import { LuoError } from '../errors.js'
 import { closeAll, Fd } from './fd.js'
 import { checked, errno, failure, integer, libc } from './ffi.js'
 import { scratch } from './mapping.js'
+import { pidfdOwner } from './pidfd.js'
 
 const AF_UNIX = 1
 const SOCK_STREAM = 1
@@ -237,6 +238,17 @@ export function peerPidfd(socket: Fd): Fd | undefined {
   const value = new Uint8Array(4)
   const result = libc('getsockopt', socket.number, SOL_SOCKET, SO_PEERPIDFD, value, sizeOf(4))
   return result === -1 ? undefined : Fd.adopt(new DataView(value.buffer).getInt32(0, true))
+}
+
+/**
+ * Whether the other end of this Unix socket is this process's, or the socket itself is: the kernel names as its peer
+ * who made the pair, and who listened. That is so wherever a copy of it comes from.
+ */
+export function madeHere(socket: Fd): boolean {
+  if (peerCredentials(socket).pid !== process.pid) return false
+  // The number of a process that has ended may be ours by now: its pidfd names no process any more.
+  using pidfd = peerPidfd(socket)
+  return pidfd === undefined || pidfdOwner(pidfd)?.pid === process.pid
 }
 
 function sizeOf(bytes: number): Uint32Array {

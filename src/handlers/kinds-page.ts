@@ -1,0 +1,62 @@
+/** docs/kinds.md, made from the table of kinds by `npm run generate`. A test compares. */
+import { type Crossing, KEPT_KINDS, type KeptKind, REFUSED_KINDS } from './kinds.js'
+
+const HEAD = `# Kinds of files
+
+Made from \`src/handlers/kinds.ts\` by \`npm run generate\`; \`luoctl kinds\` prints the same. Every property below is proven by
+a test, over an update and over an emulated kexec (\`test/kinds\`).
+
+luod keeps a file **by reference**: it holds another descriptor of the same open file. Whoever gives a file away may close
+all of theirs; the kernel keeps the file and all of its state for as long as luod holds it. What comes back is the same
+open file, close-on-exec. The kind is what the kernel says of the file, never its name.
+
+Preserving the same thing twice, in whatever session, is \`EBUSY\`. The same thing is the same inode where that is one
+object however often it was opened, and the same open file for the other kinds.
+
+What is not of the file but of the process is not kept: close-on-exec, locks of fcntl(F_SETLK), mappings, asynchronous
+notification (F_SETOWN) and epoll registrations.
+`
+
+export function kindsPage(): string {
+  const kept: [string, KeptKind][] = Object.entries(KEPT_KINDS)
+  const rows = kept.map(([kind, { what, compatible, identity }]) => [kind, what, `\`${compatible}\``, identity])
+  const parts = [
+    HEAD,
+    '## Kept\n',
+    ...table(['kind', 'what it is', 'compatible', 'the same is the same'], rows),
+    '\n## What crosses\n',
+    ...table(
+      ['kind', 'an update', 'an emulated kexec', 'a kexec, by the kernel'],
+      groupByCrossing(kept).map(([kinds, crosses]) => [kinds, crosses.update, crosses.emulatedKexec, crosses.kexec]),
+    ),
+    '\n## Properties\n',
+    ...table(
+      ['kind', 'property', 'what is found again'],
+      kept.flatMap(([kind, { properties }]) => Object.entries(properties).map(([id, text]) => [kind, id, text])),
+    ),
+    '\n## Refused\n',
+    'With `ENOENT`, and with the reason in the message.\n',
+    ...table(
+      ['kind', 'what it is', 'reason'],
+      Object.entries(REFUSED_KINDS).map(([kind, { what, reason }]) => [kind, what, reason]),
+    ),
+    '\nA [plug-in](plugins.md) can keep kinds that are refused here, and keep others in another way.',
+  ]
+  return `${parts.join('\n')}\n`
+}
+
+/** Kinds of which the same crosses, in one row. */
+function groupByCrossing(kinds: readonly [string, KeptKind][]): [string, Crossing][] {
+  const groups = new Map<string, { kinds: string[]; crosses: Crossing }>()
+  for (const [kind, { crosses }] of kinds) {
+    const key = JSON.stringify(crosses)
+    const group = groups.get(key) ?? { kinds: [], crosses }
+    group.kinds.push(kind)
+    groups.set(key, group)
+  }
+  return [...groups.values()].map((group) => [group.kinds.join(', '), group.crosses])
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  return [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`)
+}
