@@ -9,7 +9,7 @@
  */
 import { constants } from 'node:os'
 import { Fd } from '../sys/fd.js'
-import { koffi, libc, errno, SYS } from '../sys/ffi.js'
+import { errno, koffi, libc, SYS } from '../sys/ffi.js'
 import { scratch } from '../sys/mapping.js'
 
 const LISTENER_SOCKET = 3
@@ -81,7 +81,8 @@ function main(): void {
   const defaultAction = area.words(SIG_DFL, 0, 0, 0)
   const emptySet = area.words(0)
 
-  for (let signal = 1; signal <= LAST_SIGNAL; signal++) libc('syscall', RT_SIGACTION, signal, defaultAction, 0, SIGSET_BYTES)
+  for (let signal = 1; signal <= LAST_SIGNAL; signal++)
+    libc('syscall', RT_SIGACTION, signal, defaultAction, 0, SIGSET_BYTES)
   libc('syscall', RT_SIGPROCMASK, SIG_SETMASK, emptySet, 0, SIGSET_BYTES)
   // The runtime has set close-on-exec on them.
   for (const number of [0, 1, 2]) libc('fcntl', number, F_SETFD, 0)

@@ -12,6 +12,13 @@ export interface SlottedFile {
   fd: Fd
 }
 
+/** Slots of addresses are apart from those that are counted. */
+const BY_ADDRESS = 1n << 63n
+
+export function slotOf(address: bigint): bigint {
+  return address | BY_ADDRESS
+}
+
 export class FileSlots {
   readonly #outgoing = new Map<bigint, HeldFile>()
   readonly #incoming = new Map<bigint, Fd>()
@@ -22,9 +29,11 @@ export class FileSlots {
     for (const { slot, fd } of received) this.#incoming.set(slot, fd)
   }
 
-  /** The file stays the caller's, until the slot is dropped or taken along. */
-  add(file: HeldFile): bigint {
-    const slot = this.#next++
+  /**
+   * The file stays the caller's, until the slot is dropped or taken along. A handler whose `data` is an address has its
+   * slot by that address (`slotOf`).
+   */
+  add(file: HeldFile, slot: bigint = this.#next++): bigint {
     this.#outgoing.set(slot, file)
     return slot
   }

@@ -38,6 +38,8 @@ const SIGNATURES = {
   syscall: 'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f)',
   getrlimit: 'int getrlimit(int resource, uint64_t *limits)',
   setrlimit: 'int setrlimit(int resource, const uint64_t *limits)',
+  fallocate: 'int fallocate(int fd, int mode, int64_t offset, int64_t length)',
+  lseek: 'int64_t lseek(int fd, int64_t offset, int whence)',
   ioctl: 'int ioctl(int fd, uint64_t request, int64_t argument)',
   prctl: 'int prctl(int option, uint64_t a, uint64_t b, uint64_t c, uint64_t d)',
   waitpid: 'int waitpid(int pid, int *status, int flags)',
@@ -121,4 +123,14 @@ export function integer(value: number, low: number, high: number, what: string):
 }
 
 /** Numbers of system calls that libc may not wrap; those of pidfds are the same on every architecture. */
-export const SYS = { pidfdSendSignal: 424, pidfdOpen: 434, kcmp: process.arch === 'arm64' ? 272 : 312 , pidfdGetfd: 438, seccomp: process.arch === 'arm64' ? 277 : 317, execve: process.arch === 'arm64' ? 221 : 59, exitGroup: process.arch === 'arm64' ? 94 : 231, processVmReadv: process.arch === 'arm64' ? 270 : 310, processVmWritev: process.arch === 'arm64' ? 271 : 311} as const
+export const SYS = {
+  pidfdSendSignal: 424,
+  pidfdOpen: 434,
+  kcmp: process.arch === 'arm64' ? 272 : 312,
+  pidfdGetfd: 438,
+  seccomp: process.arch === 'arm64' ? 277 : 317,
+  execve: process.arch === 'arm64' ? 221 : 59,
+  exitGroup: process.arch === 'arm64' ? 94 : 231,
+  processVmReadv: process.arch === 'arm64' ? 270 : 310,
+  processVmWritev: process.arch === 'arm64' ? 271 : 311,
+} as const

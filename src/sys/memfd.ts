@@ -51,6 +51,29 @@ export function addSeals(fd: Fd, seals: readonly Seal[]): void {
   checked(`add the seals ${seals.join(', ')}`, 'fcntl', fd.number, F_ADD_SEALS, bits)
 }
 
+/** The seals as the kernel has them, those included that have no name here. */
+export function sealBits(fd: Fd): number {
+  return checked('read the seals', 'fcntl', fd.number, F_GET_SEALS, 0)
+}
+
+/** Memory for every page of the file up to `size` bytes, also for its holes. ENOSPC or ENOMEM when there is none. */
+export function allocate(fd: Fd, size: number): void {
+  integer(size, 1, MAX_OFFSET, 'the size of a file')
+  checked(`allocate ${size} bytes`, 'fallocate', fd.number, 0, 0, size)
+}
+
+const SEEK_SET = 0
+const SEEK_CUR = 1
+
+export function position(fd: Fd): number {
+  return checked('read the position of a file', 'lseek', fd.number, 0, SEEK_CUR)
+}
+
+export function setPosition(fd: Fd, offset: number): void {
+  integer(offset, 0, MAX_OFFSET, 'an offset')
+  checked(`go to ${offset}`, 'lseek', fd.number, offset, SEEK_SET)
+}
+
 export function fileSize(fd: Fd): number {
   return fstatSync(fd.number).size
 }

@@ -63,7 +63,8 @@ export function fdOfProcess(pidfd: Fd, number: number): Fd {
 
 function transfer(call: 'processVmReadv' | 'processVmWritev', pid: number, address: bigint, length: number): void {
   integer(length, 0, MAX_BYTES, 'the length of what is read or written of another process')
-  if (address < 0n || address >= MAX_ADDRESS) throw new LuoError('EFAULT', `address 0x${address.toString(16)} of ${pid}`)
+  if (address < 0n || address >= MAX_ADDRESS)
+    throw new LuoError('EFAULT', `address 0x${address.toString(16)} of ${pid}`)
   if (length === 0) return
   const { address: own, view } = memory()
   view.setBigUint64(0, BigInt(own + DATA_AT), true)

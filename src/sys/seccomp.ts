@@ -188,7 +188,8 @@ function assemble(program: readonly Instruction[]): Uint8Array {
   const bytes = new Uint8Array(program.length * INSTRUCTION_BYTES)
   const view = new DataView(bytes.buffer)
   program.forEach(([code, jumpTrue, jumpFalse, k], index) => {
-    if (jumpTrue > 255 || jumpFalse > 255) throw new LuoError('EINVAL', 'build a filter: a rule is too long to be jumped over')
+    if (jumpTrue > 255 || jumpFalse > 255)
+      throw new LuoError('EINVAL', 'build a filter: a rule is too long to be jumped over')
     const at = index * INSTRUCTION_BYTES
     view.setUint16(at, code, true)
     view.setUint8(at + 2, jumpTrue)
