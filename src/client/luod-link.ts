@@ -108,22 +108,17 @@ export class LuodLink {
     if (tokens.length > 0) await this.call('Unpreserve', { id: randomUUID(), session, tokens: [...tokens] })
   }
 
-  /** The files of these tokens, owned by the caller. */
-  async retrieve(session: string, tokens: readonly string[]): Promise<Map<string, Fd>> {
-    const found = new Map<string, Fd>()
-    try {
-      for (let at = 0; at < tokens.length; at += MAX_FDS) {
-        const part = tokens.slice(at, at + MAX_FDS)
-        const { parameters, fds } = await this.call('Retrieve', { session, tokens: part })
-        for (const { token, fd } of parameters.files) {
-          const file = fds[fd]
-          if (file) found.set(token, file)
-        }
+  /** Adds the session's files from `offset` on, in the order in which they were preserved, to those in `found`. */
+  async retrieveFrom(session: string, offset: number, found: Map<string, Fd>): Promise<void> {
+    for (let at = offset, total = offset + 1; at < total; ) {
+      const { parameters, fds } = await this.call('Retrieve', { session, offset: at })
+      if (fds.length === 0) return
+      for (const { token, fd } of parameters.files) {
+        const file = fds[fd]
+        if (file) found.set(token, file)
       }
-      return found
-    } catch (error) {
-      for (const fd of found.values()) fd.close()
-      throw error
+      total = parameters.total
+      at += fds.length
     }
   }
 

@@ -32,17 +32,17 @@ export class Resources {
   /** Waits until the old version has let go, and takes what there is. */
   async claim(member: string): Promise<void> {
     const { parameters, fds: first } = await this.#link.call('Claim', { id: randomUUID(), member })
-    const tokens = parameters.files.map(({ token }) => token)
-    const fds = await this.#link.retrieve(this.#session, tokens.slice(first.length))
+    const fds = new Map<string, Fd>()
     first.forEach((fd, index) => {
-      fds.set(tokens[index] ?? '', fd)
+      fds.set(parameters.files[index]?.token ?? '', fd)
     })
-    const manifestFd = fds.get(MANIFEST_TOKEN)
-    fds.delete(MANIFEST_TOKEN)
     try {
+      if (first.length < parameters.total) await this.#link.retrieveFrom(this.#session, first.length, fds)
+      const manifestFd = fds.get(MANIFEST_TOKEN)
       // Without a manifest nothing was ever preserved by name.
       const { manifest, resources } = manifestFd ? Manifest.open(manifestFd) : { manifest: undefined, resources: [] }
       this.#manifest = manifest
+      fds.delete(MANIFEST_TOKEN)
       for (const resource of resources) {
         const fd = fds.get(resource.token)
         if (!fd) continue
