@@ -84,7 +84,7 @@ async function status(socket: string) {
 }
 
 async function sessions(socket: string) {
-  const client = await VarlinkClient.connect(socket)
+  const client = await connect(socket)
   try {
     return (await client.call('Sessions', {})).parameters.sessions
   } finally {
