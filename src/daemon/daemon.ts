@@ -11,12 +11,12 @@ import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.j
 import { madeHere } from '../sys/unix.js'
 import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
+import type { LuodOrchestrator } from './holding.js'
 import type { Logger } from './log.js'
 import { memberHandlers } from './rpc-member.js'
 import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
 import { sessionHandlers } from './rpc-session.js'
 import { supervisorHandlers } from './rpc-supervisor.js'
-import type { LuodOrchestrator } from './sessions.js'
 import { State } from './state.js'
 import { Usage } from './usage.js'
 import type { UserLimits } from './user-limits.js'
@@ -107,7 +107,7 @@ export class Daemon {
   }
 
   #idle(): boolean {
-    return this.#state.workloadCount === 0 && this.#state.sessions.count === 0 && this.#server.connections === 0
+    return this.#state.workloadCount === 0 && this.#state.sessions.index.size === 0 && this.#server.connections === 0
   }
 }
 

@@ -1,7 +1,7 @@
 /** What luod knows, as the protocol says it. */
 import { LuoError } from '../errors.js'
 import type * as wire from '../protocol/types.js'
-import { type Holding, handedOn, type LuodFile, ownHolding } from './sessions.js'
+import { type Holding, handedOn, type LuodFile, ownHolding } from './holding.js'
 import type { Workload } from './state.js'
 
 export function stateOf(workload: Workload): wire.Workload['state'] {

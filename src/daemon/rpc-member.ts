@@ -6,10 +6,10 @@ import { openPidfd } from '../sys/pidfd.js'
 import type { Call, Handlers, Peer } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { checkFormats } from './describe.js'
+import { ownHolding } from './holding.js'
 import { checkAccepts, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
 import { Member, type MemberOptions } from './member.js'
 import { preserve } from './rpc-session.js'
-import { ownHolding } from './sessions.js'
 import type { State, Workload } from './state.js'
 import { Update } from './update.js'
 
@@ -58,7 +58,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         .once(peer.uid, 'Claim', input, () => updateOf(workload, 'claim').waitForState(member))
         .then((output) => {
           const tokens = output.files.map(({ token }) => token)
-          const files = state.sessions.reference(state.sessions.get(peer.uid, output.session), tokens)
+          const files = state.sessions.files.reference(state.sessions.index.get(peer.uid, output.session), tokens)
           return { output, fds: files.map(({ fd }) => fd) }
         })
     },

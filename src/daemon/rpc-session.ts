@@ -12,8 +12,8 @@ import { fileInfo } from '../sys/file-info.js'
 import type { Answer, Call, Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { describeFile, describeSession } from './describe.js'
+import type { Holding } from './holding.js'
 import { checkNumber, checkOneOf, checkText, LIMITS } from './limits.js'
-import type { Holding } from './sessions.js'
 import type { State } from './state.js'
 
 type SessionMethods =
@@ -27,7 +27,7 @@ type SessionMethods =
   | 'Retrieve'
 
 export function sessionHandlers(state: State, answers: Answers): Pick<Handlers, SessionMethods> {
-  const { sessions } = state
+  const { index, files: sessionFiles } = state.sessions
   return {
     CreateSession: (call) => givingOut(answers, 'CreateSession', call, (give) => create(state, call, give)),
 
@@ -41,12 +41,12 @@ export function sessionHandlers(state: State, answers: Answers): Pick<Handlers, 
         .then((output) => ({ output })),
 
     Sessions: ({ input, peer }) => {
-      const { holdings, total } = sessions.page(peer.uid, input)
+      const { holdings, total } = index.page(peer.uid, input)
       return { output: { sessions: holdings.map(describeSession), total } }
     },
 
     Files: ({ input: { session, ...request }, peer }) => {
-      const holding = sessions.get(peer.uid, session)
+      const holding = index.get(peer.uid, session)
       const files = holding.files.page(request).map(describeFile)
       return { output: { files, total: holding.session.files.size } }
     },
@@ -54,7 +54,7 @@ export function sessionHandlers(state: State, answers: Answers): Pick<Handlers, 
     Preserve: ({ input, peer, fds }) =>
       answers
         .once(peer.uid, 'Preserve', input, () => {
-          preserve(state, sessions.get(peer.uid, input.session), input.files, fds)
+          preserve(state, index.get(peer.uid, input.session), input.files, fds)
           return {}
         })
         .then((output) => ({ output })),
@@ -62,20 +62,20 @@ export function sessionHandlers(state: State, answers: Answers): Pick<Handlers, 
     Unpreserve: ({ input, peer }) =>
       answers
         .once(peer.uid, 'Unpreserve', input, () => {
-          sessions.unpreserve(sessions.get(peer.uid, input.session), input.tokens)
+          sessionFiles.unpreserve(index.get(peer.uid, input.session), input.tokens)
           return {}
         })
         .then((output) => ({ output })),
 
     Retrieve: ({ input: { session, tokens, offset }, peer }) => {
       checkOneOf({ tokens, offset })
-      const holding = sessions.get(peer.uid, session)
+      const holding = index.get(peer.uid, session)
       const { files } = holding.session
       const wanted = tokens ?? holding.files.page({ offset: offset ?? 0, limit: MAX_FDS }).map(({ token }) => token)
       if (wanted.length > MAX_FDS) {
         throw new LuoError('LUO_INVALID_PARAMETER', `tokens has ${wanted.length}: ${MAX_FDS} files go in a message`)
       }
-      const found = sessions.reference(holding, wanted)
+      const found = sessionFiles.reference(holding, wanted)
       const described = found.map(({ file: { token, about } }, index) => {
         const out: FileOut = { token, fd: index, kind: about.kind }
         if (about.format !== undefined) out.format = about.format
@@ -88,7 +88,7 @@ export function sessionHandlers(state: State, answers: Answers): Pick<Handlers, 
 
 /** Files that came with a request. What is preserved is taken out of `fds`: the orchestrator owns it. */
 export function preserve({ sessions }: State, holding: Holding, files: readonly FileIn[], fds: Fd[]): void {
-  const preserved = sessions.preserve(holding, filesToPreserve(files, fds))
+  const preserved = sessions.files.preserve(holding, filesToPreserve(files, fds))
   const taken = new Set(preserved.map(({ file }) => file.fd))
   fds.splice(0, fds.length, ...fds.filter((fd) => !taken.has(fd)))
 }
@@ -165,7 +165,7 @@ function adopt(state: State, { input, peer, fds }: Call<'AdoptSession'>, give: (
 
 function named({ sessions }: State, uid: number, { session, name }: { session?: string; name?: string }): Holding {
   checkOneOf({ session, name })
-  return session === undefined ? sessions.named(uid, name ?? '') : sessions.get(uid, session)
+  return session === undefined ? sessions.index.named(uid, name ?? '') : sessions.index.get(uid, session)
 }
 
 /** By hand. Of a workload that waits for a restart, all of it ends. */

@@ -12,59 +12,26 @@
  * Everything is recorded before the call returns.
  */
 import type { Change } from '../abi/records.js'
-import type { FileToPreserve } from '../core/file-set.js'
-import type { Orchestrator } from '../core/orchestrator.js'
-import type { OutgoingSession, PreservedFile } from '../core/session.js'
 import { LuoError } from '../errors.js'
-import type { FileAbout, HeldFile } from '../handlers/held-file.js'
-import { MAX_FILES_PAGE, MAX_SESSIONS_PAGE } from '../protocol/interface.js'
+import { MAX_FILES_PAGE } from '../protocol/interface.js'
 import type { Fd } from '../sys/fd.js'
-import { type Lifetime, Lifetimes } from './lifetime.js'
+import {
+  frozenOf,
+  type Holding,
+  handedOn,
+  isOwn,
+  type LuodOrchestrator,
+  type LuodSession,
+  ownHolding,
+} from './holding.js'
+import { Lifetimes } from './lifetime.js'
 import { LIMITS } from './limits.js'
 import { Listing } from './listing.js'
 import type { Member } from './member.js'
+import { SessionFiles } from './session-files.js'
+import { SessionIndex } from './session-index.js'
 import type { Workload } from './state.js'
 import type { Usage } from './usage.js'
-
-export type LuodOrchestrator = Orchestrator<HeldFile, FileAbout>
-export type LuodSession = OutgoingSession<HeldFile, FileAbout>
-export type LuodFile = PreservedFile<HeldFile, FileAbout>
-
-/** A session, and who has it. */
-export interface Holding {
-  readonly session: LuodSession
-  readonly uid: number
-  /** All that is of the same user. */
-  readonly user: User
-  readonly workload: Workload | undefined
-  readonly createdAt: number
-  readonly files: Listing<LuodFile>
-  /** Of all its files, when they were preserved. */
-  bytes: number
-  /** How long it waits when nobody holds it any more. */
-  readonly keepMs: number
-  /** Who holds it: descriptors, and for which member of the workload each was given out. */
-  readonly holds: Map<Lifetime, Member | undefined>
-  /** The successor that made it and has not committed: if it fails, it was never there. */
-  madeBy: Member | undefined
-  /** In an update: the successor, until it has adopted it. */
-  heir: Member | undefined
-  /** The member that an update handed it to and that has not adopted it: it ends with this member. */
-  keeper: Member | undefined
-  /** Until when it waits, orphaned, and what ends it then. */
-  expiry: { at: number; timer: NodeJS.Timeout } | undefined
-}
-
-interface User {
-  readonly sessions: Map<string, Holding>
-  readonly names: Map<string, Holding>
-  readonly listing: Listing<Holding>
-}
-
-function newUser(): User {
-  const sessions = new Map<string, Holding>()
-  return { sessions, names: new Map(), listing: new Listing(sessions, MAX_SESSIONS_PAGE) }
-}
 
 export interface SessionsOptions {
   orchestrator: LuodOrchestrator
@@ -79,58 +46,15 @@ export interface SessionsOptions {
 
 export class Sessions {
   readonly lifetimes = new Lifetimes()
+  readonly index = new SessionIndex()
+  readonly files: SessionFiles
   readonly #options: SessionsOptions
   readonly #orchestrator: LuodOrchestrator
-  readonly #users = new Map<number, User>()
-  readonly #all = new Map<string, Holding>()
-  readonly #listing = new Listing(this.#all, MAX_SESSIONS_PAGE)
-  readonly #fileKeys = new Map<string, string>()
-  #nextFile = 1n
 
   constructor(options: SessionsOptions) {
     this.#options = options
     this.#orchestrator = options.orchestrator
-  }
-
-  // --- finding ------------------------------------------------------------------------------------------------------
-
-  get count(): number {
-    return this.#all.size
-  }
-
-  /** By id, of this user; for root of anybody. LUO_NOT_FOUND otherwise. */
-  get(uid: number, id: string): Holding {
-    const holding = this.#all.get(id)
-    if (holding && (uid === 0 || holding.uid === uid)) return holding
-    throw new LuoError('LUO_NOT_FOUND', `find the session ${id}: there is none`)
-  }
-
-  /** By name: the user's own; root also finds the only one of that name. */
-  named(uid: number, name: string): Holding {
-    const own = this.#users.get(uid)?.names.get(name)
-    if (own) return own
-    const found = uid === 0 ? [...this.#users.values()].flatMap(({ names }) => names.get(name) ?? []) : []
-    const [other] = found
-    if (other && found.length === 1) return other
-    const why = found.length > 1 ? `${found.length} users have one` : 'there is none'
-    throw new LuoError('LUO_NOT_FOUND', `find the session ${name}: ${why}`)
-  }
-
-  /** The one that `file` is a descriptor of. */
-  ofDescriptor(uid: number, file: Fd, pid: number): Holding {
-    const lifetime = this.lifetimes.find(file)
-    const holding = lifetime && this.#all.get(lifetime.session)
-    if (!holding || (uid !== 0 && holding.uid !== uid)) {
-      throw new LuoError('LUO_NOT_FOUND', 'find the session of this file: it is no descriptor of a session that lives')
-    }
-    lifetime.pid = pid
-    return holding
-  }
-
-  page(uid: number, request: { offset?: number; limit?: number }): { holdings: Holding[]; total: number } {
-    if (uid === 0) return { holdings: this.#listing.page(request), total: this.#all.size }
-    const user = this.#users.get(uid)
-    return user ? { holdings: user.listing.page(request), total: user.sessions.size } : { holdings: [], total: 0 }
+    this.files = new SessionFiles(options)
   }
 
   // --- the life of a session ----------------------------------------------------------------------------------------
@@ -147,11 +71,9 @@ export class Sessions {
       )
     }
     const session = this.#orchestrator.createSession(String(uid), name)
-    const user = this.#users.get(uid) ?? newUser()
     const holding: Holding = {
       session,
       uid,
-      user,
       workload,
       createdAt: Date.now(),
       files: new Listing(session.files, MAX_FILES_PAGE),
@@ -163,20 +85,15 @@ export class Sessions {
       keeper: undefined,
       expiry: undefined,
     }
-    this.#users.set(uid, user)
-    this.#options.usage.change(uid, 'sessions', 1)
     try {
       this.record([holding])
     } catch (error) {
       this.#orchestrator.release(session)
       throw error
     }
-    this.#all.set(session.id, holding)
-    user.sessions.set(session.id, holding)
-    user.names.set(name, holding)
+    this.#options.usage.change(uid, 'sessions', 1)
+    this.index.add(holding)
     workload?.sessions.add(holding)
-    this.#listing.changed()
-    user.listing.changed()
     return holding
   }
 
@@ -192,6 +109,17 @@ export class Sessions {
     })
     holding.holds.set(lifetime, member)
     return fd
+  }
+
+  /** The one that `file` is a descriptor of. */
+  ofDescriptor(uid: number, file: Fd, pid: number): Holding {
+    const lifetime = this.lifetimes.find(file)
+    if (!lifetime) {
+      throw new LuoError('LUO_NOT_FOUND', 'find the session of this file: it is no descriptor of a session that lives')
+    }
+    const holding = this.index.get(uid, lifetime.session)
+    lifetime.pid = pid
+    return holding
   }
 
   /** For whoever asks for it by its name: an orphan for everybody, what an update handed over for its member. */
@@ -224,24 +152,16 @@ export class Sessions {
 
   /** The end of a session, in any custody. Answers how many files were let go of. */
   release(holding: Holding): number {
-    const { session, uid, user, workload } = holding
-    const files = [...session.files.values()]
-    const changes = files.map(({ token }) => this.#fileChange(session, token, undefined))
+    const { session, uid, workload } = holding
     this.#letGo(holding)
-    this.#orchestrator.release(session)
-    this.#count(holding, files, -1)
+    const { changes, count } = this.files.releaseAll(holding)
     this.#options.usage.change(uid, 'sessions', -1)
-    this.#all.delete(session.id)
-    user.sessions.delete(session.id)
-    user.names.delete(session.name)
-    if (user.sessions.size === 0) this.#users.delete(uid)
+    this.index.remove(holding)
     workload?.sessions.delete(holding)
     if (workload?.session === session) workload.session = undefined
-    this.#listing.changed()
-    user.listing.changed()
     this.#options.record([...changes, { type: 'session', key: session.id, value: undefined }])
     this.#options.onReleased()
-    return files.length
+    return count
   }
 
   /** Nobody holds it any more. */
@@ -373,50 +293,6 @@ export class Sessions {
     }
   }
 
-  // --- files --------------------------------------------------------------------------------------------------------
-
-  /** All or none; LUO_LIMIT when the user would have too many, or too much. Answers what is luod's from here on. */
-  preserve(holding: Holding, files: readonly FileToPreserve<HeldFile, FileAbout>[]): LuodFile[] {
-    const { session, uid } = holding
-    const { usage } = this.#options
-    const memory = memoryOf(files)
-    usage.check(uid, 'files', files.length, `preserve ${files.length} files`)
-    usage.check(uid, 'bytes', memory, `preserve ${files.length} files of ${memory} bytes`)
-    const preserved = this.#orchestrator.preserve(session, files)
-    try {
-      this.#options.record(preserved.map((file) => this.#fileChange(session, file.token, file)))
-    } catch (error) {
-      // What is not recorded is not held.
-      const tokens = preserved.map(({ token }) => token)
-      this.#orchestrator.unpreserve(session, tokens)
-      throw error
-    }
-    this.#count(holding, preserved, 1)
-    return preserved
-  }
-
-  /** All or none. */
-  unpreserve(holding: Holding, tokens: readonly string[]): void {
-    const { session } = holding
-    const files = [...new Set(tokens)].flatMap((token) => session.files.get(token) ?? [])
-    this.#orchestrator.unpreserve(session, tokens)
-    this.#count(holding, files, -1)
-    this.#options.record(files.map(({ token }) => this.#fileChange(session, token, undefined)))
-  }
-
-  #count(holding: Holding, files: readonly LuodFile[], sign: 1 | -1): void {
-    const { usage } = this.#options
-    holding.files.changed()
-    holding.bytes += sign * bytesOf(files)
-    usage.change(holding.uid, 'files', sign * files.length)
-    usage.change(holding.uid, 'bytes', sign * memoryOf(files))
-  }
-
-  /** New references to files, in the order of the tokens, owned by the caller. ENOENT for a token that is not there. */
-  reference({ session }: Holding, tokens: readonly string[]): { fd: Fd; file: LuodFile }[] {
-    return this.#orchestrator.reference(session, tokens).map(({ file: { fd }, preserved: file }) => ({ fd, file }))
-  }
-
   // --- records ------------------------------------------------------------------------------------------------------
 
   record(holdings: Iterable<Holding>): void {
@@ -429,59 +305,12 @@ export class Sessions {
     return { type: 'session', key: id, value }
   }
 
-  #fileChange(session: LuodSession, token: string, file: LuodFile | undefined): Change {
-    const name = `${session.id} ${token}`
-    let key = this.#fileKeys.get(name)
-    if (key === undefined) {
-      key = String(this.#nextFile++)
-      this.#fileKeys.set(name, key)
-    }
-    if (!file) this.#fileKeys.delete(name)
-    const value = file && {
-      session: session.id,
-      token,
-      kind: file.about.kind,
-      compatible: file.handler.compatible,
-      format: file.about.format,
-    }
-    return { type: 'file', key, value }
-  }
-
   /** luod ends: nothing is told or recorded any more. */
   close(): void {
-    for (const holding of this.#all.values()) {
+    for (const holding of this.index.all()) {
       this.#letGo(holding)
       this.#orchestrator.release(holding.session)
     }
     this.lifetimes.close()
   }
-}
-
-/** Whether it is the one that a workload's members hold. */
-function isOwn({ session, workload }: Holding): boolean {
-  return workload?.session === session
-}
-
-/** What the next version gets: all but what it has made itself. Its own session is the first. */
-export function handedOn(workload: Workload): Holding[] {
-  return [...workload.sessions].filter(({ madeBy }) => madeBy === undefined)
-}
-
-export function ownHolding(workload: Workload | undefined): Holding | undefined {
-  return workload && [...workload.sessions].find(isOwn)
-}
-
-function frozenOf(workload: Workload): Holding[] {
-  return [...workload.sessions].filter(({ session }) => session.custody === 'frozen')
-}
-
-const MEMORY_KINDS: ReadonlySet<string> = new Set(['memfd', 'shmem', 'hugetlb'])
-
-/** Bytes of memory that cannot be freed while these files are held. */
-function memoryOf(files: readonly { about: FileAbout }[]): number {
-  return bytesOf(files.filter(({ about }) => MEMORY_KINDS.has(about.kind)))
-}
-
-function bytesOf(files: readonly { about: FileAbout }[]): number {
-  return files.reduce((sum, { about }) => sum + about.bytes, 0)
 }
