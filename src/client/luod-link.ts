@@ -22,9 +22,9 @@ export class LuodLink {
   #events: VarlinkClient | undefined
   #busy = 0
 
-  /** LUO_NO_DAEMON when nobody answers at `path`. */
-  static async connect(path: string, workload: string): Promise<LuodLink> {
-    return new LuodLink(await connect(path, workload))
+  /** LUO_NO_DAEMON when nobody answers at `path`. `action`: what for. */
+  static async connect(path: string, action: string): Promise<LuodLink> {
+    return new LuodLink(await connect(path, action))
   }
 
   private constructor(control: VarlinkClient) {
@@ -66,7 +66,7 @@ export class LuodLink {
     member: string,
     onEvent: (event: MemberEvent) => void,
   ): Promise<void> {
-    const events = await connect(path, workload)
+    const events = await connect(path, `join the workload ${workload}`)
     this.#events = events
     const stream = events.stream('Subscribe', { member })[Symbol.asyncIterator]()
     const first = await stream.next()
@@ -108,6 +108,11 @@ export class LuodLink {
     if (tokens.length > 0) await this.call('Unpreserve', { id: randomUUID(), session, tokens: [...tokens] })
   }
 
+  /** The end of a session, whoever holds it. */
+  async release(session: string): Promise<void> {
+    await this.call('ReleaseSession', { id: randomUUID(), session, force: true })
+  }
+
   /** Adds the session's files from `offset` on, in the order in which they were preserved, to those in `found`. */
   async retrieveFrom(session: string, offset: number, found: Map<string, Fd>): Promise<void> {
     for (let at = offset, total = offset + 1; at < total; ) {
@@ -135,11 +140,11 @@ function describe(files: readonly FileToHand[]): { described: FileIn[]; fds: Fd[
   }
 }
 
-async function connect(path: string, workload: string): Promise<VarlinkClient> {
+async function connect(path: string, action: string): Promise<VarlinkClient> {
   try {
     return await VarlinkClient.connect(path)
   } catch (error) {
     if (!isLuoError(error, 'ENOENT') && !isLuoError(error, 'ECONNREFUSED')) throw error
-    throw new LuoError('LUO_NO_DAEMON', `join the workload ${workload}: nobody listens at ${path}`, { cause: error })
+    throw new LuoError('LUO_NO_DAEMON', `${action}: nobody listens at ${path}`, { cause: error })
   }
 }
