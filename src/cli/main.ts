@@ -154,8 +154,11 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
   look('status', 'luod itself: version, counts, limits', undefined, async (context) =>
     (await looks()).statusCommand(context),
   )
-  look('inspect', "luod's durable records, or a file in one of the formats of docs/formats.md", '[file]', async (context, file) =>
-    (await import('./inspect.js')).inspectCommand(context, file),
+  look(
+    'inspect',
+    "luod's durable records, or a file in one of the formats of docs/formats.md",
+    '[file]',
+    async (context, file) => (await import('./inspect.js')).inspectCommand(context, file),
   )
   look('kinds', 'which kinds of files are kept, and what of them crosses what', undefined, async (context) =>
     (await import('./kinds.js')).kindsCommand(context),
