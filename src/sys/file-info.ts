@@ -160,11 +160,12 @@ function kindOf(fd: Fd, stat: Stat): FileKind {
 
 /** Memory files, and files of /dev/shm and of hugetlbfs that no name leads to any more, are memory. */
 function regularKind(fd: Fd, { links, dev }: Stat): FileKind {
+  if (dev === memfdDevice()) return 'memfd'
   switch (filesystem(fd)) {
     case PIDFS_MAGIC:
       return 'pidfd'
     case TMPFS_MAGIC:
-      return links > 0 ? 'file' : dev === memfdDevice() ? 'memfd' : 'shmem'
+      return links > 0 ? 'file' : 'shmem'
     case HUGETLBFS_MAGIC:
       return links === 0 && linkOf(fd).startsWith('/memfd:') ? 'hugetlb' : 'file'
     default:
