@@ -36,6 +36,7 @@ const SIGNATURES = {
   epoll_ctl: 'int epoll_ctl(int epoll, int operation, int fd, uint8_t *event)',
   epoll_wait: 'int epoll_wait(int epoll, uint8_t *events, int count, int timeout)',
   syscall: 'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e)',
+  fstatfs: 'int fstatfs(int fd, int64_t out)',
   getrlimit: 'int getrlimit(int resource, uint64_t *limits)',
   setrlimit: 'int setrlimit(int resource, const uint64_t *limits)',
   waitpid: 'int waitpid(int pid, int *status, int flags)',
@@ -111,4 +112,9 @@ export function integer(value: number, low: number, high: number, what: string):
 }
 
 /** Numbers of system calls that libc may not wrap; those of pidfds are the same on every architecture. */
-export const SYS = { pidfdSendSignal: 424, pidfdOpen: 434, kcmp: process.arch === 'arm64' ? 272 : 312 } as const
+export const SYS = {
+  pidfdSendSignal: 424,
+  pidfdOpen: 434,
+  kcmp: process.arch === 'arm64' ? 272 : 312,
+  statx: process.arch === 'arm64' ? 291 : 332,
+} as const
