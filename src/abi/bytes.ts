@@ -15,6 +15,7 @@ const MAX_U64 = 2n ** 64n - 1n
 const ESCAPE = 0xdc00
 const LONE_SURROGATE = /\p{Surrogate}/u
 
+const encoder = new TextEncoder()
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
 /** Bytes that are not what they should be: LUO_RECORDS, with what was read and what is wrong with it. */
@@ -111,12 +112,12 @@ export function putName(bytes: Uint8Array, at: number, length: number, name: str
 
 /** The bytes of a name. EINVAL for a string that `decodeName` never answers: then two strings would be one name. */
 export function encodeName(name: string): Uint8Array {
-  if (!LONE_SURROGATE.test(name)) return new TextEncoder().encode(name)
+  if (!LONE_SURROGATE.test(name)) return encoder.encode(name)
   const bytes: number[] = []
   for (const character of name) {
     const code = character.codePointAt(0) ?? 0
     if (code >= ESCAPE + 0x80 && code <= ESCAPE + 0xff) bytes.push(code - ESCAPE)
-    else bytes.push(...new TextEncoder().encode(character))
+    else bytes.push(...encoder.encode(character))
   }
   const encoded = Uint8Array.from(bytes)
   if (decodeName(encoded) === name) return encoded
@@ -131,13 +132,17 @@ export function decodeName(bytes: Uint8Array): string {
     // Not UTF-8 as a whole: the parts that are, and each other byte for itself.
   }
   const parts: string[] = []
+  /** Where what is UTF-8, and not in `parts` yet, begins. */
+  let from = 0
   for (let at = 0; at < bytes.length; ) {
     const length = sequenceLength(bytes, at)
-    if (length === 0) parts.push(String.fromCharCode(ESCAPE + (bytes[at] ?? 0)))
-    else parts.push(utf8.decode(bytes.subarray(at, at + length)))
+    if (length === 0) {
+      parts.push(utf8.decode(bytes.subarray(from, at)), String.fromCharCode(ESCAPE + (bytes[at] ?? 0)))
+      from = at + 1
+    }
     at += Math.max(1, length)
   }
-  return parts.join('')
+  return parts.join('') + utf8.decode(bytes.subarray(from))
 }
 
 /** How many bytes the well-formed UTF-8 sequence at `at` has (Unicode 16, table 3-7); 0 when none begins there. */

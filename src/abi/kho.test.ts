@@ -167,11 +167,21 @@ describe('the KHO tree', () => {
   const root = (compatible: string, ...more: [string, Uint8Array][]) =>
     fdtNode([['compatible', Buffer.from(compatible)], ...more])
 
-  test('is read as it was written, its u64 little-endian', () => {
-    const bytes = encodeKho(kho)
-    expect(decodeKho(bytes)).toEqual(kho)
-    expect(Buffer.from(bytes).includes(Buffer.from('0000000300000008', 'hex'))).toBe(true)
-    expect(Buffer.from(bytes).includes(Buffer.from('0020000000000000', 'hex'))).toBe(true)
+  test('is of these bytes, its u64 little-endian, and read as it was written', () => {
+    const names = Buffer.from('compatible\0preserved-memory-map\0preserved-data\0blob-size\0').toString('hex')
+    expect(Buffer.from(encodeKho(kho)).toString('hex')).toBe(
+      [
+        'd00dfeed 000000dd 00000038 000000a4 00000028 00000011 00000010 00000000 00000039 0000006c',
+        '0000000000000000 0000000000000000',
+        '00000001 00000000 00000003 00000007 00000000 6b686f2d76340000',
+        '00000003 00000008 0000000b 0020000000000000 00000001 4c554f00',
+        '00000003 00000008 00000020 ffffffffffffffff 00000003 00000008 0000002f 2000000000000000',
+        `00000002 00000002 00000009 ${names}`,
+      ]
+        .join('')
+        .replaceAll(' ', ''),
+    )
+    expect(decodeKho(encodeKho(kho))).toEqual(kho)
   })
 
   test('of a kernel after a kexec names LUO and what else it handed over', () => {
@@ -217,6 +227,7 @@ describe('the KHO tree', () => {
       fdtNode([map]),
       root('kho-v4', map),
       root('', map),
+      root(`${'k'.repeat(50)}\0`, map),
       root('linux,dummy\0', map),
       root('kho-v4\0'),
       root('kho-v4\0', ['preserved-memory-map', new Uint8Array(4)]),

@@ -20,10 +20,10 @@ import { crc32 } from 'node:zlib'
 import { ByteReader, checkU64, damaged, decodeName, hex, PAGE_BYTES, unknownVersion, viewOf } from './bytes.js'
 import { decodeFdt, encodeFdt, type FdtNode, fdtNode, MAX_FDT_BYTES } from './fdt.js'
 import { type Allocation, DEFAULT_LIMITS, HandoverMemory, type MemoryLimits } from './handover-memory.js'
-import { LUO_SER_BYTES } from './luo.js'
+import { COMPATIBLE_BYTES, LUO_SER_BYTES } from './luo.js'
 
 export const KHO_COMPATIBLE = 'kho-v4'
-export const LUO_SUBTREE = 'LUO'
+const LUO_SUBTREE = 'LUO'
 export const IMAGE_MAGIC = 'luod-kho'
 export const IMAGE_VERSION = 1
 const HEADER_BYTES = 64
@@ -66,9 +66,8 @@ export function encodeKho({ memoryMap, subtrees }: Kho): Uint8Array {
 /** Properties that it does not know are passed over, as the kernel does. */
 export function decodeKho(bytes: Uint8Array): Kho {
   const root = decodeFdt(bytes)
-  const compatible = property(root, 'compatible')
-  if (compatible.at(-1) !== 0) throw damaged('the KHO tree', 'no NUL ends its compatible')
-  const version = decodeName(compatible.subarray(0, -1))
+  const compatible = new ByteReader(property(root, 'compatible'), 'compatible of the KHO tree')
+  const version = compatible.name(0, Math.min(compatible.bytes.length, COMPATIBLE_BYTES))
   if (!version.startsWith('kho-v')) throw damaged('the KHO tree', `it is one of ${JSON.stringify(version)}`)
   if (version !== KHO_COMPATIBLE) throw unknownVersion('the KHO tree', version, KHO_COMPATIBLE)
   const subtrees = new Map<string, Subtree>()

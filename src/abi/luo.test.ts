@@ -132,16 +132,22 @@ const names = (bytes: number) =>
     return Buffer.byteLength(name) < bytes && !name.includes('\0')
   })
 const u64s = fc.bigInt({ min: 0n, max: MAX_U64 })
+/** More than one block now and then. */
+const fileLists = (maxLength: number) =>
+  fc.uniqueArray(
+    fc.record({ compatible: fc.constantFrom('memfd-v2', 'é', '\udcff'), data: u64s, token: u64s.map(String) }),
+    {
+      selector: ({ token }) => token,
+      maxLength,
+      size: 'max',
+    },
+  )
 const states: fc.Arbitrary<LuoState> = fc.record({
   liveupdateNumber: u64s,
   sessions: fc.uniqueArray(
     fc.record({
       name: names(64),
-      files: fc.uniqueArray(fc.record({ compatible: names(48), data: u64s, token: u64s.map(String) }), {
-        selector: ({ token }) => token,
-        maxLength: 150,
-        size: 'max',
-      }),
+      files: fc.oneof({ arbitrary: fileLists(4), weight: 20 }, { arbitrary: fileLists(150), weight: 1 }),
     }),
     { selector: ({ name }) => name, maxLength: 120, size: 'large' },
   ),

@@ -14,7 +14,7 @@ import type { HandoverMemory } from './handover-memory.js'
 import { type ReadableMemory, visit } from './luo.js'
 
 export const MEMFD_COMPATIBLE = 'memfd-v2'
-export const MEMFD_SER_BYTES = 48
+const MEMFD_SER_BYTES = 48
 const FOLIO_BYTES = 16
 const PAGES_PER_CHUNK = PAGE_BYTES / 8 - 1
 const PAGE_NUMBER_BITS = 52n

@@ -52,8 +52,8 @@ type Entries = Map<RecordType, Map<string, Json>>
 export class Records {
   readonly #storage: RecordStorage
   readonly #entries: Entries
-  /** Bytes of each record, by `type key`. */
-  readonly #sizes = new Map<string, number>()
+  /** Bytes of each record. */
+  readonly #sizes = new Map<RecordType, Map<string, number>>(RECORD_TYPES.map((type) => [type, new Map()]))
   #start: number
   #end: number
   /** Bytes that the current entries would take alone. */
@@ -83,7 +83,7 @@ export class Records {
     this.#start = start
     this.#end = end
     for (const [type, records] of entries) {
-      for (const [key, value] of records) this.#count(type, key, encode({ type, key, value }).length)
+      for (const [key, value] of records) this.#count(type, key, encode([{ type, key, value }]).bytes.length)
     }
   }
 
@@ -98,23 +98,23 @@ export class Records {
   /** All changes, or none when it throws. */
   transaction(changes: readonly Change[]): void {
     if (changes.length === 0) return
-    const encoded = changes.map(encode)
+    const { bytes, sizes } = encode(changes)
     // Before, not after: when this throws nothing has changed, and the caller knows.
     if (this.#end - this.#start > COMPACT_FROM_BYTES + 2 * this.#live) this.#compact()
-    this.#append(Buffer.concat(encoded))
+    this.#append(bytes)
     changes.forEach(({ type, key, value }, index) => {
       const records = this.#entries.get(type)
       if (value === undefined) records?.delete(key)
       else records?.set(key, value)
-      this.#count(type, key, value === undefined ? 0 : (encoded[index]?.length ?? 0))
+      this.#count(type, key, value === undefined ? 0 : (sizes[index] ?? 0))
     })
   }
 
   #count(type: RecordType, key: string, bytes: number): void {
-    const name = `${type} ${key}`
-    this.#live += bytes - (this.#sizes.get(name) ?? 0)
-    if (bytes === 0) this.#sizes.delete(name)
-    else this.#sizes.set(name, bytes)
+    const sizes = this.#sizes.get(type)
+    this.#live += bytes - (sizes?.get(key) ?? 0)
+    if (bytes === 0) sizes?.delete(key)
+    else sizes?.set(key, bytes)
   }
 
   #append(bytes: Uint8Array): void {
@@ -125,11 +125,11 @@ export class Records {
 
   /** A copy without what is outdated, before the log when it fits there, else behind it. */
   #compact(): void {
-    const parts: Uint8Array[] = []
+    const changes: Change[] = []
     for (const [type, records] of this.#entries) {
-      for (const [key, value] of records) parts.push(encode({ type, key, value }))
+      for (const [key, value] of records) changes.push({ type, key, value })
     }
-    const bytes = Buffer.concat(parts)
+    const { bytes } = encode(changes)
     const start = HEADER_BYTES + bytes.length <= this.#start ? HEADER_BYTES : this.#end
     this.#reserve(start + bytes.length)
     this.#storage.write(bytes, start)
@@ -200,24 +200,43 @@ function parse(bytes: Uint8Array, damaged: (why: string) => LuoError): Json {
   }
 }
 
-function encode({ type, key, value }: Change): Uint8Array {
-  const json = Buffer.from(value === undefined ? '' : JSON.stringify(value))
-  if (json.length > MAX_JSON_BYTES) {
-    throw new LuoError('LUO_LIMIT', `record ${type} ${key}: ${json.length} bytes, and ${MAX_JSON_BYTES} are allowed`)
+/** The entries, one after the other, and how long each is. */
+function encode(changes: readonly Change[]): { bytes: Uint8Array; sizes: number[] } {
+  const texts = changes.map(textOf)
+  const sizes = texts.map(({ length }) => padded(ENTRY_BYTES + length))
+  const bytes = Buffer.alloc(sizes.reduce((sum, size) => sum + size, 0))
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+  let at = 0
+  changes.forEach(({ type, key, value }, index) => {
+    const { text, length } = texts[index] ?? { text: '', length: 0 }
+    view.setUint32(at, length, true)
+    view.setUint8(at + 8, value === undefined ? DELETE : PUT)
+    view.setUint8(at + 9, RECORD_TYPES.indexOf(type))
+    view.setBigUint64(at + 16, BigInt(key), true)
+    bytes.write(text, at + ENTRY_BYTES)
+    view.setUint32(at + 4, crc32(bytes.subarray(at + CRC_FROM, at + ENTRY_BYTES + length)), true)
+    at += sizes[index] ?? 0
+  })
+  return { bytes, sizes }
+}
+
+function textOf({ type, key, value }: Change): { text: string; length: number } {
+  const text = value === undefined ? '' : JSON.stringify(value)
+  const length = Buffer.byteLength(text)
+  if (length > MAX_JSON_BYTES) {
+    throw new LuoError('LUO_LIMIT', `record ${type} ${key}: ${length} bytes, and ${MAX_JSON_BYTES} are allowed`)
   }
   // Written another way it would be another record once it is read again.
-  if (String(BigInt.asUintN(64, BigInt(key))) !== key) {
+  if (!isSmallInteger(key) && String(BigInt.asUintN(64, BigInt(key))) !== key) {
     throw new LuoError('EINVAL', `record ${type} ${key}: the key is not a u64 in decimal`)
   }
-  const bytes = new Uint8Array(padded(ENTRY_BYTES + json.length))
-  const view = new DataView(bytes.buffer)
-  view.setUint32(0, json.length, true)
-  view.setUint8(8, value === undefined ? DELETE : PUT)
-  view.setUint8(9, RECORD_TYPES.indexOf(type))
-  view.setBigUint64(16, BigInt(key), true)
-  bytes.set(json, ENTRY_BYTES)
-  view.setUint32(4, crc32(bytes.subarray(CRC_FROM, ENTRY_BYTES + json.length)), true)
-  return bytes
+  return { text, length }
+}
+
+/** As nearly all keys are. */
+function isSmallInteger(key: string): boolean {
+  const number = Number(key)
+  return Number.isSafeInteger(number) && number >= 0 && String(number) === key
 }
 
 function emptyEntries(): Entries {

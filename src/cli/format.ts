@@ -3,7 +3,7 @@
  * writes; text from other processes is cleaned of control characters, so that a reason cannot drive a terminal.
  */
 import { LUO_CODES, type LuoCode, LuoError } from '../errors.js'
-import type { Methods, Phase, Workload } from '../protocol/types.js'
+import type { File, Methods, Phase, Session, Workload } from '../protocol/types.js'
 import { formatDuration } from './durations.js'
 
 export function formatBytes(bytes: number): string {
@@ -43,14 +43,20 @@ export function workloadRows(workloads: readonly Workload[]): string[] {
       workload.state,
       workload.pid === undefined ? '-' : String(workload.pid),
       String(workload.generation),
-      String(workload.sessions.reduce((sum, session) => sum + session.files.length, 0)),
+      String(workload.files),
       workload.supervised ? 'yes' : 'no',
       workload.keep_ms > 0 ? formatDuration(workload.keep_ms) : '-',
     ]),
   )
 }
 
-export function workloadDetails(workload: Workload): string[] {
+/** A session, with all its files. */
+export interface SessionContent {
+  session: Session
+  files: readonly File[]
+}
+
+export function workloadDetails(workload: Workload, contents: readonly SessionContent[]): string[] {
   const lines = [
     `${clean(workload.name)}: ${workload.state}, generation ${workload.generation}`,
     `  process      ${workload.pid ?? 'none'}${workload.supervised ? ', supervised by luoctl run' : ', not supervised'}`,
@@ -59,10 +65,10 @@ export function workloadDetails(workload: Workload): string[] {
     `  state formats  ${workload.formats.map(clean).join(', ') || 'none recorded'}`,
   ]
   if (workload.update) lines.push(`  update       ${clean(workload.update)} is under way`)
-  for (const session of workload.sessions) {
+  for (const { session, files } of contents) {
     const expires = session.expires_ms === undefined ? '' : `, expires in ${formatDuration(session.expires_ms)}`
-    lines.push('', `  session ${clean(session.name)}: ${session.custody}, ${session.files.length} files${expires}`)
-    const rows = session.files.map((file) => [
+    lines.push('', `  session ${clean(session.name)}: ${session.custody}, ${contentOf(session)}${expires}`)
+    const rows = files.map((file) => [
       file.token,
       clean(file.kind),
       file.bytes === undefined ? '-' : formatBytes(Number(file.bytes)),
@@ -86,6 +92,31 @@ export function usageLines({ limits, usage }: Pick<Methods['Status']['output'], 
   const counted = new Set(usage.flatMap((counts) => Object.keys(counts)))
   const others = Object.entries(limits).filter(([name]) => !counted.has(name))
   return [...users, ...others.map(([name, limit]) => `  limit ${clean(name)}: ${limit}`)]
+}
+
+/** How much is in a session: `3 files, 256 MiB`. */
+export function contentOf({ files, bytes }: Session): string {
+  const size = bytes === '0' ? '' : `, ${formatBytes(Number(bytes))}`
+  return `${files} ${files === 1 ? 'file' : 'files'}${size}`
+}
+
+export function sessionRows(sessions: readonly Session[]): string[] {
+  if (sessions.length === 0) return ['No sessions.']
+  return table(
+    ['ID', 'NAME', 'WORKLOAD', 'CUSTODY', 'PID', 'FILES', 'SIZE', 'AGE', 'KEEP', 'EXPIRES'],
+    sessions.map((session) => [
+      session.session,
+      clean(session.name),
+      session.workload === undefined ? '-' : clean(session.workload),
+      session.custody,
+      session.pid === undefined ? '-' : String(session.pid),
+      String(session.files),
+      session.bytes === '0' ? '-' : formatBytes(Number(session.bytes)),
+      formatDuration(session.age_ms),
+      session.keep_ms > 0 ? formatDuration(session.keep_ms) : '-',
+      session.expires_ms === undefined ? '-' : `in ${formatDuration(session.expires_ms)}`,
+    ]),
+  )
 }
 
 /** What is going on while a phase lasts, and whose turn it is. */

@@ -1,7 +1,8 @@
 /** The commands that look and change nothing: `list`, `show`, `status`, `watch`; and `abort`. */
 import { randomUUID } from 'node:crypto'
 import { type Context, EXIT, withClient } from './context.js'
-import { clean, usageLines, workloadDetails, workloadRows } from './format.js'
+import { clean, type SessionContent, usageLines, workloadDetails, workloadRows } from './format.js'
+import { filesOf } from './sessions.js'
 
 export async function listCommand(context: Context): Promise<number> {
   const { workloads } = await withClient(context, async (client) => (await client.call('List', {})).parameters)
@@ -11,12 +12,16 @@ export async function listCommand(context: Context): Promise<number> {
 }
 
 export async function showCommand(context: Context, name: string): Promise<number> {
-  const { workload } = await withClient(
-    context,
-    async (client) => (await client.call('Show', { workload: name })).parameters,
-  )
-  if (context.json) context.out(JSON.stringify(workload))
-  else for (const line of workloadDetails(workload)) context.out(line)
+  await withClient(context, async (client) => {
+    const { workload, sessions } = (await client.call('Show', { workload: name })).parameters
+    const contents: SessionContent[] = []
+    for (const session of sessions) contents.push({ session, files: await filesOf(client, session) })
+    if (context.json) {
+      context.out(
+        JSON.stringify({ ...workload, sessions: contents.map(({ session, files }) => ({ ...session, files })) }),
+      )
+    } else for (const line of workloadDetails(workload, contents)) context.out(line)
+  })
   return EXIT.OK
 }
 

@@ -134,6 +134,20 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
   look('show', 'one workload: its process, sessions and files', '<name>', async (context, name) =>
     (await looks()).showCommand(context, name as string),
   )
+  look('sessions', 'the sessions of workloads and of programs', undefined, async (context) =>
+    (await import('./sessions.js')).sessionsCommand(context),
+  )
+  program
+    .command('release')
+    .description('end a session that waits for nobody, and drop what is in it')
+    .argument('<session>', 'its name or id')
+    .option('--force', 'even if somebody holds it')
+    .option('--yes', 'do not ask')
+    .action((session: string, options: { force?: boolean; yes?: boolean }) => {
+      noCommand()
+      const release = { session, force: options.force === true, yes: options.yes === true }
+      choose(async (context) => (await import('./sessions.js')).releaseCommand(context, release))
+    })
   look('watch', 'everything that happens, as it happens', '[name]', async (context, name) =>
     (await looks()).watchCommand(context, name),
   )

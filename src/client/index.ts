@@ -12,7 +12,7 @@
  * LUO_NO_DAEMON: starting empty would be a lie.
  */
 import { PlainLive } from './plain.js'
-import type { JoinOptions, Live } from './types.js'
+import type { JoinOptions, Live, LiveSession, OpenSessionOptions } from './types.js'
 
 export { isLuoError, LUO_CODES, type LuoCode, LuoError } from '../errors.js'
 export {
@@ -20,10 +20,14 @@ export {
   type Hooks,
   type JoinOptions,
   type Live,
+  type LiveSession,
   type Memory,
   type MemoryOptions,
+  type OpenSessionOptions,
   Refusal,
   type ServeOptions,
+  type SessionOptions,
+  type Token,
   type UpdateInfo,
 } from './types.js'
 
@@ -33,4 +37,25 @@ export async function join(options: JoinOptions = {}): Promise<Live> {
   // Only here: everything below needs Linux and the native part.
   const { joinWorkload } = await import('./managed.js')
   return joinWorkload(workload, options)
+}
+
+/**
+ * For programs that are no workload: a session of this name, made, or taken over if it waits. LUO_NO_DAEMON without
+ * luod, EBUSY when another process holds it: that one can pass its descriptor on, for `adoptSession({ fd })`.
+ */
+export async function openSession(name: string, options: OpenSessionOptions = {}): Promise<LiveSession> {
+  const { openProgramSession } = await import('./session.js')
+  return openProgramSession(name, options)
+}
+
+/**
+ * A session that waits for somebody, by its name; or the one whose descriptor this process was given, which then
+ * belongs to the session: `close` closes it. LUO_NOT_FOUND when there is none.
+ */
+export async function adoptSession(
+  which: { name: string } | { fd: number },
+  options: { socket?: string } = {},
+): Promise<LiveSession> {
+  const { adoptProgramSession } = await import('./session.js')
+  return adoptProgramSession(which, options)
 }

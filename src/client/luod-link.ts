@@ -22,9 +22,9 @@ export class LuodLink {
   #events: VarlinkClient | undefined
   #busy = 0
 
-  /** LUO_NO_DAEMON when nobody answers at `path`. */
-  static async connect(path: string, workload: string): Promise<LuodLink> {
-    return new LuodLink(await connect(path, workload))
+  /** LUO_NO_DAEMON when nobody answers at `path`. `action`: what for. */
+  static async connect(path: string, action: string): Promise<LuodLink> {
+    return new LuodLink(await connect(path, action))
   }
 
   private constructor(control: VarlinkClient) {
@@ -66,7 +66,7 @@ export class LuodLink {
     member: string,
     onEvent: (event: MemberEvent) => void,
   ): Promise<void> {
-    const events = await connect(path, workload)
+    const events = await connect(path, `join the workload ${workload}`)
     this.#events = events
     const stream = events.stream('Subscribe', { member })[Symbol.asyncIterator]()
     const first = await stream.next()
@@ -108,22 +108,22 @@ export class LuodLink {
     if (tokens.length > 0) await this.call('Unpreserve', { id: randomUUID(), session, tokens: [...tokens] })
   }
 
-  /** The files of these tokens, owned by the caller. */
-  async retrieve(session: string, tokens: readonly string[]): Promise<Map<string, Fd>> {
-    const found = new Map<string, Fd>()
-    try {
-      for (let at = 0; at < tokens.length; at += MAX_FDS) {
-        const part = tokens.slice(at, at + MAX_FDS)
-        const { parameters, fds } = await this.call('Retrieve', { session, tokens: part })
-        for (const { token, fd } of parameters.files) {
-          const file = fds[fd]
-          if (file) found.set(token, file)
-        }
+  /** The end of a session, whoever holds it. */
+  async release(session: string): Promise<void> {
+    await this.call('ReleaseSession', { id: randomUUID(), session, force: true })
+  }
+
+  /** Adds the session's files from `offset` on, in the order in which they were preserved, to those in `found`. */
+  async retrieveFrom(session: string, offset: number, found: Map<string, Fd>): Promise<void> {
+    for (let at = offset, total = offset + 1; at < total; ) {
+      const { parameters, fds } = await this.call('Retrieve', { session, offset: at })
+      if (fds.length === 0) return
+      for (const { token, fd } of parameters.files) {
+        const file = fds[fd]
+        if (file) found.set(token, file)
       }
-      return found
-    } catch (error) {
-      for (const fd of found.values()) fd.close()
-      throw error
+      total = parameters.total
+      at += fds.length
     }
   }
 
@@ -140,11 +140,11 @@ function describe(files: readonly FileToHand[]): { described: FileIn[]; fds: Fd[
   }
 }
 
-async function connect(path: string, workload: string): Promise<VarlinkClient> {
+async function connect(path: string, action: string): Promise<VarlinkClient> {
   try {
     return await VarlinkClient.connect(path)
   } catch (error) {
     if (!isLuoError(error, 'ENOENT') && !isLuoError(error, 'ECONNREFUSED')) throw error
-    throw new LuoError('LUO_NO_DAEMON', `join the workload ${workload}: nobody listens at ${path}`, { cause: error })
+    throw new LuoError('LUO_NO_DAEMON', `${action}: nobody listens at ${path}`, { cause: error })
   }
 }

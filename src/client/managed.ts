@@ -26,7 +26,19 @@ import { PreservedMemory } from './memory.js'
 import { rehearse } from './rehearsal.js'
 import { Resources } from './resources.js'
 import { Serving } from './serving.js'
-import type { HookName, Hooks, JoinOptions, Live, Memory, MemoryOptions, ServeOptions, UpdateInfo } from './types.js'
+import { MemberSessions } from './session.js'
+import type {
+  HookName,
+  Hooks,
+  JoinOptions,
+  Live,
+  LiveSession,
+  Memory,
+  MemoryOptions,
+  ServeOptions,
+  SessionOptions,
+  UpdateInfo,
+} from './types.js'
 
 const DEFAULT_DRAIN_MS = 30_000
 /** Of the deadline that luod gives, requests under way may take this much. */
@@ -42,7 +54,7 @@ type LiveState = 'starting' | 'running' | 'preparing' | 'frozen' | 'released' | 
 export async function joinWorkload(workload: string, options: JoinOptions): Promise<Live> {
   const path = socketPath(options.socket)
   using ticket = takeTicket()
-  const link = await LuodLink.connect(path, workload)
+  const link = await LuodLink.connect(path, `join the workload ${workload}`)
   try {
     const { parameters, fds } = await link.call(
       'Join',
@@ -109,6 +121,7 @@ class ManagedLive implements Live {
   /** Takes the place of memory of the same name at `ready`. */
   readonly #replacing = new Map<string, PreservedMemory>()
   readonly #files = new Map<string, number>()
+  readonly #sessions: MemberSessions
   readonly #servings = new Map<string, Serving>()
   #claim: Promise<void> | undefined
   #state: LiveState = 'starting'
@@ -121,6 +134,7 @@ class ManagedLive implements Live {
     this.workload = workload
     this.#member = member
     this.#resources = new Resources(link, session)
+    this.#sessions = new MemberSessions(link, member)
     this.#sessionFd = sessionFd
     this.origin = origin
     this.#options = options
@@ -186,6 +200,11 @@ class ManagedLive implements Live {
     if (!handed) await this.#add({ name, kind: 'file' }, duplicateNumber(number))
     this.#files.set(name, number)
     return number
+  }
+
+  async session(name: string, options: SessionOptions = {}): Promise<LiveSession> {
+    await this.#mayHaveResources(`session ${name}`)
+    return this.#sessions.open(name, options, this.#resources.handedSessions.has(name))
   }
 
   async serve(server: Server, options: ServeOptions): Promise<void> {
@@ -434,7 +453,7 @@ class ManagedLive implements Live {
   async leave(): Promise<void> {
     if (!this.active) return
     this.#state = 'left'
-    await this.#resources.giveUp()
+    await this.#resources.giveUp(this.workload)
     this.#end()
   }
 
@@ -444,6 +463,7 @@ class ManagedLive implements Live {
   }
 
   #end(): void {
+    this.#sessions.close()
     this.#sessionFd.close()
     this.#link.close()
   }

@@ -6,7 +6,8 @@ import type { Server } from 'node:net'
 import { LuoError } from '../errors.js'
 import { HookList } from './hooks.js'
 import { listen } from './listen.js'
-import type { HookName, Hooks, Live, Memory, MemoryOptions, ServeOptions } from './types.js'
+import { tokenText } from './token.js'
+import type { HookName, Hooks, Live, LiveSession, Memory, MemoryOptions, ServeOptions, Token } from './types.js'
 
 class PlainMemory implements Memory {
   readonly name: string
@@ -47,6 +48,44 @@ class PlainMemory implements Memory {
   }
 }
 
+class PlainSession implements LiveSession {
+  readonly name: string
+  readonly fd = undefined
+  readonly #files = new Map<string, number>()
+
+  constructor(name: string) {
+    this.name = name
+  }
+
+  async preserve(token: Token, file: number | { readonly fd: number }): Promise<void> {
+    const text = tokenText(token)
+    if (this.#files.has(text))
+      throw new LuoError('EEXIST', `preserve token ${text} in session ${this.name}: it is used`)
+    this.#files.set(text, typeof file === 'number' ? file : file.fd)
+  }
+
+  async unpreserve(...tokens: Token[]): Promise<void> {
+    for (const token of tokens) this.#file(token)
+    for (const token of tokens) this.#files.delete(tokenText(token))
+  }
+
+  async retrieve(token: Token): Promise<number> {
+    return this.#file(token)
+  }
+
+  async tokens(): Promise<bigint[]> {
+    return [...this.#files.keys()].map(BigInt)
+  }
+
+  close(): void {}
+
+  #file(token: Token): number {
+    const file = this.#files.get(tokenText(token))
+    if (file === undefined) throw new LuoError('ENOENT', `token ${token}: session ${this.name} has no such file`)
+    return file
+  }
+}
+
 export class PlainLive implements Live {
   readonly active = false
   readonly successor = false
@@ -54,6 +93,7 @@ export class PlainLive implements Live {
   readonly workload = undefined
   readonly #memory = new Map<string, PlainMemory>()
   readonly #files = new Map<string, number>()
+  readonly #sessions = new Map<string, PlainSession>()
   readonly #hooks = new HookList()
 
   async memory(name: string, options: MemoryOptions): Promise<Memory> {
@@ -78,6 +118,12 @@ export class PlainLive implements Live {
     const number = typeof file === 'number' ? file : file.fd
     this.#files.set(name, number)
     return number
+  }
+
+  async session(name: string): Promise<LiveSession> {
+    const session = this.#sessions.get(name) ?? new PlainSession(name)
+    this.#sessions.set(name, session)
+    return session
   }
 
   async ready(): Promise<void> {}

@@ -19,6 +19,8 @@ export class Resources {
   readonly #preserved = new Map<string, Resource>()
   readonly #pending: Entry[] = []
   readonly #handed = new Map<string, Entry>()
+  /** Names of further sessions of the workload that were handed over. */
+  readonly handedSessions = new Set<string>()
   #manifest: Manifest | undefined
   #nextToken = 1n
 
@@ -32,17 +34,18 @@ export class Resources {
   /** Waits until the old version has let go, and takes what there is. */
   async claim(member: string): Promise<void> {
     const { parameters, fds: first } = await this.#link.call('Claim', { id: randomUUID(), member })
-    const tokens = parameters.files.map(({ token }) => token)
-    const fds = await this.#link.retrieve(this.#session, tokens.slice(first.length))
+    for (const { session, name } of parameters.sessions) if (session !== this.#session) this.handedSessions.add(name)
+    const fds = new Map<string, Fd>()
     first.forEach((fd, index) => {
-      fds.set(tokens[index] ?? '', fd)
+      fds.set(parameters.files[index]?.token ?? '', fd)
     })
-    const manifestFd = fds.get(MANIFEST_TOKEN)
-    fds.delete(MANIFEST_TOKEN)
     try {
+      if (first.length < parameters.total) await this.#link.retrieveFrom(this.#session, first.length, fds)
+      const manifestFd = fds.get(MANIFEST_TOKEN)
       // Without a manifest nothing was ever preserved by name.
       const { manifest, resources } = manifestFd ? Manifest.open(manifestFd) : { manifest: undefined, resources: [] }
       this.#manifest = manifest
+      fds.delete(MANIFEST_TOKEN)
       for (const resource of resources) {
         const fd = fds.get(resource.token)
         if (!fd) continue
@@ -143,7 +146,11 @@ export class Resources {
   }
 
   /** luod holds nothing for this workload any more. */
-  async giveUp(): Promise<void> {
+  async giveUp(workload: string): Promise<void> {
+    const { sessions } = (await this.#link.call('Show', { workload })).parameters
+    for (const { session } of sessions) {
+      if (session !== this.#session) await this.#link.release(session)
+    }
     const tokens = [...this.#preserved.keys()]
     if (this.#manifest && tokens.length > 0) await this.#link.unpreserve(this.#session, [...tokens, MANIFEST_TOKEN])
   }

@@ -55,6 +55,39 @@ export interface ServeOptions {
   movable?: (socket: Socket) => boolean
 }
 
+/** A u64 of the application's choice. */
+export type Token = bigint | number | string
+
+export interface SessionOptions {
+  /**
+   * Milliseconds for which it waits, with its files, when nobody has its descriptor any more. Default 0: it ends then.
+   * In a workload it ends with the workload's own state at the latest, and waits for a restart as that does.
+   */
+  keepMs?: number
+}
+
+export interface OpenSessionOptions extends SessionOptions {
+  /** Socket of luod; else $LUO_SOCKET, else the place that fits the user. */
+  socket?: string
+}
+
+/** A named container of files, each at a token. It lives as long as somebody has its descriptor. */
+export interface LiveSession {
+  readonly name: string
+  /** Its descriptor, to be passed on, such as in the `stdio` of a child; undefined without luod. It stays open here. */
+  readonly fd: number | undefined
+  /** Has luod hold the file too, which stays yours. */
+  preserve(token: Token, file: number | { readonly fd: number }, format?: string): Promise<void>
+  /** All of them or none. */
+  unpreserve(...tokens: Token[]): Promise<void>
+  /** Another descriptor of the preserved file, yours to close; without luod the one that you preserved. */
+  retrieve(token: Token): Promise<number>
+  /** In the order in which they were preserved. */
+  tokens(): Promise<bigint[]>
+  /** This process does not hold it any more. The last one to do so ends it, or lets it wait (`keepMs`). */
+  close(): void
+}
+
 export type HookName = 'prepare' | 'freeze' | 'resume' | 'released'
 
 export interface UpdateInfo {
@@ -98,6 +131,11 @@ export interface Live {
    * undefined when there is neither.
    */
   file(name: string, file?: number | { readonly fd: number }): Promise<number | undefined>
+  /**
+   * A session of this workload, for files at tokens of your choice: made, or the one of this name that was handed over,
+   * which can be read at once and changed from `ready` on. Its name is unique among all sessions of the user.
+   */
+  session(name: string, options?: SessionOptions): Promise<LiveSession>
   /** First start: this version serves. Successor: commit; from here on the state is this version's. */
   ready(): Promise<void>
   on<N extends HookName>(event: N, hook: Hooks[N]): Live

@@ -11,11 +11,13 @@ import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.j
 import { madeHere } from '../sys/unix.js'
 import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
+import type { LuodOrchestrator } from './holding.js'
 import type { Logger } from './log.js'
 import { memberHandlers } from './rpc-member.js'
 import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
+import { sessionHandlers } from './rpc-session.js'
 import { supervisorHandlers } from './rpc-supervisor.js'
-import { type LuodOrchestrator, State } from './state.js'
+import { State } from './state.js'
 import { Usage } from './usage.js'
 import type { UserLimits } from './user-limits.js'
 
@@ -29,7 +31,7 @@ export interface DaemonOptions {
   nofile: number
   limits: UserLimits
   log: Logger
-  /** Called once when nothing is left to do: no workload, no state, no connection. */
+  /** Called once when nothing is left to do: no workload, no session, no connection. */
   onIdle?: () => void
 }
 
@@ -52,7 +54,7 @@ export class Daemon {
     })
     const usage = new Usage(limits)
     this.#state = new State(orchestrator, records, { log, usage })
-    this.#state.onWorkloadEnded = () => this.#watchIdle()
+    this.#state.onEnded = () => this.#watchIdle()
     const answers = new Answers()
     const facts = {
       version,
@@ -66,9 +68,12 @@ export class Daemon {
       maxConnections: limits.connections,
       handlers: {
         ...memberHandlers(this.#state, answers),
+        ...sessionHandlers(this.#state, answers),
         ...supervisorHandlers(this.#state, answers),
         ...operatorHandlers(this.#state, answers, facts),
       },
+      // What was closed before a request counts before it.
+      onRequest: () => this.#state.sessions.lifetimes.drain(),
       onDefect: (error, method) => {
         log('error', `${method} failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
       },
@@ -88,11 +93,8 @@ export class Daemon {
   close(): void {
     clearTimeout(this.#idleTimer)
     this.#server.close()
-    for (const workload of this.#state.workloads(0)) {
-      if (workload.expiry) clearTimeout(workload.expiry.timer)
-      if (workload.member) this.#state.dropMember(workload.member)
-      if (workload.session) this.#state.orchestrator.release(workload.session)
-    }
+    for (const { member } of this.#state.workloads(0)) if (member) this.#state.dropMember(member)
+    this.#state.sessions.close()
     this.#records.close()
   }
 
@@ -105,7 +107,7 @@ export class Daemon {
   }
 
   #idle(): boolean {
-    return this.#state.workloadCount === 0 && this.#server.connections === 0
+    return this.#state.workloadCount === 0 && this.#state.sessions.index.size === 0 && this.#server.connections === 0
   }
 }
 

@@ -7,6 +7,8 @@ import { checkName } from '../core/names.js'
 import { LuoError } from '../errors.js'
 
 export const LIMITS = {
+  /** Further ones of one workload: an update hands them over, and tells of all in one message. */
+  workload_sessions: 255,
   /** Formats that one version accepts. */
   accepts: 64,
   format_bytes: 128,
@@ -53,6 +55,13 @@ export function checkWorkloadName(name: string): string {
   } catch (error) {
     throw invalid('workload', (error as LuoError).message)
   }
+}
+
+/** Exactly one of several parameters that exclude each other. */
+export function checkOneOf(given: Readonly<Record<string, unknown>>): void {
+  const names = Object.keys(given)
+  const count = names.filter((name) => given[name] !== undefined).length
+  if (count !== 1) throw invalid(names[0] ?? '', `: give one of ${names.join(', ')}, and ${count} are given`)
 }
 
 export function checkAccepts(accepts: readonly string[]): readonly string[] {

@@ -1,21 +1,21 @@
 /**
  * A process that has joined a workload: the running version, or the successor in an update. luod knows of its end in
- * two ways, whichever comes first: its pidfd, and its end of the session, a socket pair whose other end luod watches
- * (the last copy closed, by whoever has one).
+ * two ways, whichever comes first: its pidfd, and the lifetime of the session's descriptor that it was given.
  */
 import { randomUUID } from 'node:crypto'
 import type { Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { signalPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
-import { receive, socketPair } from '../sys/unix.js'
-
-/** Nobody has reason to write into a session's descriptor; what comes is thrown away, in bounded steps. */
-const MAX_DISCARDS = 16
+import type { Lifetime, Lifetimes } from './lifetime.js'
+import type { Workload } from './state.js'
 
 export type MemberEvent = Methods['Subscribe']['output']
 
 export interface MemberOptions {
+  workload: Workload
+  /** The workload's own session. */
+  session: string
   pid: number
   pidfd: Fd
   accepts: readonly string[]
@@ -30,6 +30,7 @@ export interface MemberOptions {
 
 export class Member {
   readonly id = randomUUID()
+  readonly workload: Workload
   readonly pid: number
   readonly accepts: readonly string[]
   readonly origin: 'new' | 'update' | 'crash'
@@ -39,37 +40,40 @@ export class Member {
   subscriber: ((event: MemberEvent) => boolean) | undefined
   readonly #options: MemberOptions
   readonly #pidfd: Fd
-  readonly #end: Fd
-  readonly #watches: Registration[] = []
+  readonly #deathWatch: Registration
+  readonly #lifetime: Lifetime
   #gone = false
   #dead = false
-  #released = false
 
-  /** Owns `pidfd`. Answers the member and the client's end of its session. */
-  static create(options: MemberOptions): { member: Member; sessionFd: Fd } {
-    const [end, sessionFd] = socketPair()
-    return { member: new Member(options, end), sessionFd }
+  /** Owns `pidfd`. Answers the member and its descriptor of the session. */
+  static create(options: MemberOptions, lifetimes: Lifetimes): { member: Member; sessionFd: Fd } {
+    const { session, pid } = options
+    const { lifetime, fd } = lifetimes.create({ session, pid, onEnded: () => member.#onReleased() })
+    let member: Member
+    try {
+      member = new Member(options, lifetime)
+    } catch (error) {
+      lifetime.close()
+      fd.close()
+      throw error
+    }
+    return { member, sessionFd: fd }
   }
 
-  private constructor(options: MemberOptions, end: Fd) {
+  private constructor(options: MemberOptions, lifetime: Lifetime) {
     this.#options = options
+    this.workload = options.workload
     this.pid = options.pid
     this.accepts = options.accepts
     this.origin = options.origin
     this.#pidfd = options.pidfd
-    this.#end = end
-    const poller = Poller.shared()
-    const nothing = { read: false, write: false }
-    const endWatch = poller.add(end, nothing, ({ hangup }) => {
-      if (hangup) this.#onEnd()
-    })
-    const deathWatch = poller.add(options.pidfd, { read: true, write: false }, () => {
-      deathWatch.close()
+    this.#lifetime = lifetime
+    this.#deathWatch = Poller.shared().add(options.pidfd, { read: true, write: false }, () => {
+      this.#deathWatch.close()
       this.#dead = true
       this.#leave()
       this.#options.onDead()
     })
-    this.#watches.push(endWatch, deathWatch)
   }
 
   /** Can still be spoken to. */
@@ -96,30 +100,20 @@ export class Member {
     return this.#pidfd.dup()
   }
 
-  /** Sees now what the poller would report a moment later: a close before this request must count before it. */
-  drainHangup(): void {
-    if (this.#released || this.#end.closed) return
-    for (let count = 0; count < MAX_DISCARDS; count++) {
-      const got = receive(this.#end)
-      if (!got) return
-      for (const fd of got.fds) fd.close()
-      if (got.bytes.length === 0) return this.#onEnd()
-    }
+  /** Nobody holds the session through it any more. */
+  get released(): boolean {
+    return this.#lifetime.ended
   }
 
   /** Forgets the process: nothing that it does is of interest any more. */
   close(): void {
     this.#gone = true
-    this.#released = true
-    for (const watch of this.#watches.splice(0)) watch.close()
-    this.#end.close()
+    this.#deathWatch.close()
+    this.#lifetime.close()
     this.#pidfd.close()
   }
 
-  #onEnd(): void {
-    if (this.#released) return
-    this.#released = true
-    this.#watches[0]?.close()
+  #onReleased(): void {
     this.#leave()
     this.#options.onReleased()
   }

@@ -1,30 +1,19 @@
-/** What a workload's own processes ask of luod: joining, preserving, and their part in an update. */
+/** What a workload's own processes ask of luod: joining, and their part in an update. */
 
-import type { FileToPreserve } from '../core/file-set.js'
 import { LuoError } from '../errors.js'
-import type { FileAbout, HeldFile } from '../handlers/held-file.js'
-import type { FileIn, FileOut } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { fileInfo } from '../sys/file-info.js'
 import { openPidfd } from '../sys/pidfd.js'
 import type { Call, Handlers, Peer } from '../wire/server.js'
 import type { Answers } from './answers.js'
+import { checkFormats } from './describe.js'
+import { ownHolding } from './holding.js'
 import { checkAccepts, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
-import { Member } from './member.js'
-import { checkFormats, type LuodSession, type State, type Workload } from './state.js'
+import { Member, type MemberOptions } from './member.js'
+import { preserve } from './rpc-session.js'
+import type { State, Workload } from './state.js'
 import { Update } from './update.js'
 
-type MemberMethods =
-  | 'Join'
-  | 'Subscribe'
-  | 'Claim'
-  | 'Preserve'
-  | 'Unpreserve'
-  | 'Retrieve'
-  | 'Ready'
-  | 'Refuse'
-  | 'Commit'
-  | 'Released'
+type MemberMethods = 'Join' | 'Subscribe' | 'Claim' | 'Ready' | 'Refuse' | 'Commit' | 'Released'
 
 /** Between the end of a process's connection and of the process itself; what comes in this time was its death. */
 const LOST_DELAY_MS = 100
@@ -68,40 +57,10 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
       return answers
         .once(peer.uid, 'Claim', input, () => updateOf(workload, 'claim').waitForState(member))
         .then((output) => {
-          const { session } = state.session(peer.uid, output.session)
-          const tokens = output.files.slice(0, output.fds).map(({ token }) => token)
-          return { output, fds: state.orchestrator.reference(session, tokens).map(({ file }) => file.fd) }
+          const tokens = output.files.map(({ token }) => token)
+          const files = state.sessions.files.reference(state.sessions.index.get(peer.uid, output.session), tokens)
+          return { output, fds: files.map(({ fd }) => fd) }
         })
-    },
-
-    Preserve: ({ input, peer, fds }) => {
-      const answer = answers.once(peer.uid, 'Preserve', input, () => {
-        preserve(state, state.session(peer.uid, input.session).session, input.files, fds)
-        return {}
-      })
-      return answer.then((output) => ({ output }))
-    },
-
-    Unpreserve: ({ input, peer }) => {
-      const answer = answers.once(peer.uid, 'Unpreserve', input, () => {
-        const { session } = state.session(peer.uid, input.session)
-        state.unpreserve(session, input.tokens)
-        return {}
-      })
-      return answer.then((output) => ({ output }))
-    },
-
-    Retrieve: ({ input, peer }) => {
-      const { session } = state.session(peer.uid, input.session)
-      const found = state.orchestrator.reference(session, input.tokens)
-      const files = found.map(({ preserved }, index) => {
-        const { token, about } = preserved
-        const { kind, format } = about
-        const out: FileOut = { token, fd: index, kind }
-        if (format !== undefined) out.format = format
-        return out
-      })
-      return { output: { files, fds: files.length }, fds: found.map(({ file }) => file.fd) }
     },
 
     Ready: ({ input, peer, fds }) =>
@@ -109,7 +68,8 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         .once(peer.uid, 'Ready', input, () => {
           const { member, workload } = state.member(peer.uid, input.member)
           updateOf(workload, 'ready', input.update).oldReady(member, input.held_ms, () => {
-            if (workload.session && input.files) preserve(state, workload.session, input.files, fds)
+            const own = ownHolding(workload)
+            if (own && input.files) preserve(state, own, input.files, fds)
           })
           return {}
         })
@@ -156,32 +116,6 @@ function updateOf(workload: Workload, what: string, id?: string): Update {
   const { update } = workload
   if (update && (id === undefined || update.id === id)) return update
   throw new LuoError('LUO_WRONG_STATE', `${what}: ${id === undefined ? 'there is no update' : `update ${id} is over`}`)
-}
-
-/** What is preserved is taken out of `fds`: the orchestrator owns it. */
-function preserve(state: State, session: LuodSession, files: readonly FileIn[], fds: Fd[]): void {
-  const preserved = state.preserve(
-    session,
-    files.map((file, index) => toPreserve(file, index, fds)),
-  )
-  const taken = new Set(preserved.map(({ file }) => file.fd))
-  fds.splice(0, fds.length, ...fds.filter((fd) => !taken.has(fd)))
-}
-
-function toPreserve(
-  { token, fd, format }: FileIn,
-  index: number,
-  fds: readonly Fd[],
-): FileToPreserve<HeldFile, FileAbout> {
-  const file = fds[fd]
-  if (!file) {
-    throw new LuoError('EBADF', `preserve token ${token}: file ${fd} of ${fds.length} that came with the request`, {
-      params: { parameter: `files[${index}].fd` },
-    })
-  }
-  if (format !== undefined) checkText(`files[${index}].format`, format, LIMITS.format_bytes)
-  const info = fileInfo(file)
-  return { token, file: { fd: file, info }, about: { kind: info.kind, format, bytes: info.size } }
 }
 
 // --- joining --------------------------------------------------------------------------------------------------------
@@ -232,7 +166,7 @@ function joinWithTicket(state: State, name: string, peer: Peer, accepts: readonl
     throw new LuoError('LUO_TICKET', `join ${name}: this ticket is used, of another workload, or its update is over`)
   }
   try {
-    checkFormats(workload.session, accepts, 'the new version')
+    checkFormats(workload, accepts, 'the new version')
   } catch (error) {
     const { code, message } = error as LuoError
     update.event('successorFailed', { who: peer.pid, code, reason: message })
@@ -245,14 +179,12 @@ function joinWithTicket(state: State, name: string, peer: Peer, accepts: readonl
 
 /** The first start, or the restart after a crash. */
 function joinWithoutTicket(state: State, name: string, peer: Peer, accepts: readonly string[]): JoinedMember {
-  // The one before may have ended just now.
-  state.lookup(peer.uid, name)?.member?.drainHangup()
   const known = state.lookup(peer.uid, name)
   if (known?.update) throw new LuoError('LUO_UPDATING', `join ${name}: an update of it is under way`)
   if (known?.member) {
     throw new LuoError('LUO_WORKLOAD_ACTIVE', `join ${name}: pid ${known.member.pid} is running, or holds its session`)
   }
-  if (known?.session) checkFormats(known.session, accepts, 'the restarted version')
+  if (known) checkFormats(known, accepts, 'the restarted version')
   const workload = state.ensure(peer.uid, name)
   const orphaned = workload.session?.custody === 'orphaned'
   try {
@@ -262,7 +194,7 @@ function joinWithoutTicket(state: State, name: string, peer: Peer, accepts: read
     else workload.member = made.member
     return { workload, ...made }
   } catch (error) {
-    if (!orphaned) state.releaseSession(workload)
+    if (!orphaned) state.release(workload)
     state.endIfUnused(workload)
     throw error
   }
@@ -278,7 +210,9 @@ function newMember(
   // Before Linux 6.5 the kernel knows the peer's pid only.
   const pidfd = peer.pidfd() ?? openPidfd(peer.pid)
   try {
-    const made = Member.create({
+    const options: MemberOptions = {
+      workload,
+      session: workload.session?.id ?? '',
       pid: peer.pid,
       pidfd,
       accepts,
@@ -288,8 +222,9 @@ function newMember(
       onReleased: () => {
         if (!workload.update) state.memberReleased(workload, made.member)
       },
-    })
-    state.addMember(workload, made.member)
+    }
+    const made = Member.create(options, state.sessions.lifetimes)
+    state.addMember(made.member)
     return made
   } catch (error) {
     pidfd.close()

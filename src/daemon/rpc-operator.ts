@@ -4,8 +4,9 @@ import { LuoError } from '../errors.js'
 import { countOpenFds, Fd } from '../sys/fd.js'
 import type { Answer, Call, Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
+import { describeSession, describeWorkload } from './describe.js'
 import { checkCommand, checkNumber, checkText, checkWorkloadName, DEFAULT_DEADLINE_MS, LIMITS } from './limits.js'
-import { describeWorkload, type State, type Workload } from './state.js'
+import type { State, Workload } from './state.js'
 import { Update } from './update.js'
 import type { Usage } from './usage.js'
 
@@ -43,7 +44,10 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
 
     List: ({ peer }) => ({ output: { workloads: state.workloads(peer.uid).map(describeWorkload) } }),
 
-    Show: ({ input, peer }) => ({ output: { workload: describeWorkload(state.find(peer.uid, input.workload)) } }),
+    Show: ({ input, peer }) => {
+      const workload = state.find(peer.uid, input.workload)
+      return { output: { workload: describeWorkload(workload), sessions: [...workload.sessions].map(describeSession) } }
+    },
 
     Watch: ({ input, peer, more, reply }) => {
       if (!more) throw new LuoError('LUO_INVALID_PARAMETER', 'watch: ask for more than one reply (more: true)')
@@ -74,16 +78,15 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
     },
 
     Status: ({ peer }) => {
-      const workloads = state.workloads(peer.uid)
-      const sessions = workloads.map(({ session }) => session).filter((session) => session !== undefined)
+      const { sessions, files } = peer.uid === 0 ? state.usage.total : state.usage.of(peer.uid)
       return {
         output: {
           pid: process.pid,
           version: facts.version,
           uid: process.getuid?.() ?? 0,
-          workloads: workloads.length,
-          sessions: sessions.length,
-          files: sessions.reduce((sum, { files }) => sum + files.size, 0),
+          workloads: state.workloads(peer.uid).length,
+          sessions,
+          files,
           connections: facts.connections(),
           nofile: facts.nofile,
           open_fds: countOpenFds(),

@@ -14,9 +14,11 @@ import type { Fd } from '../sys/fd.js'
 import { sameOpenFile } from '../sys/file-info.js'
 import { signalPidfd } from '../sys/pidfd.js'
 import { socketPair } from '../sys/unix.js'
+import { checkFormats, describeFile, describeSession } from './describe.js'
+import { handedOn, ownHolding } from './holding.js'
 import { FENCE_MS, KILL_WAIT_MS } from './limits.js'
 import type { Member } from './member.js'
-import { checkFormats, describeFile, type State, type Workload } from './state.js'
+import type { State, Workload } from './state.js'
 import { Targets } from './targets.js'
 import { millisecondsSince, Timeline } from './timeline.js'
 import {
@@ -103,7 +105,7 @@ export class Update {
 
   /** Lets `claimant` have orphaned state; if it fails, the state is orphaned again. */
   static claim(state: State, workload: Workload, claimant: Member): Update {
-    state.claim(workload)
+    state.sessions.freeze(workload, claimant)
     const update = new Update(state, workload, { deadlineMs: 0, check: undefined, command: undefined }, undefined)
     update.successor = claimant
     update.#targets.add(claimant.pid, claimant.pidfd())
@@ -320,12 +322,13 @@ export class Update {
   }
 
   #freeze(): void {
-    const { session } = this.#workload
+    const workload = this.#workload
+    const { successor } = this
     try {
-      if (!session) throw new LuoError('LUO_GONE', 'freeze: the session has ended')
+      if (!workload.session || !successor) throw new LuoError('LUO_GONE', 'freeze: the session has ended')
       // It may have changed since the successor joined.
-      checkFormats(session, this.successor?.accepts ?? [], 'the new version')
-      this.#state.orchestrator.freeze([session])
+      checkFormats(workload, successor.accepts, 'the new version')
+      this.#state.sessions.freeze(workload, successor)
     } catch (error) {
       const { code, message } = asLuoError(error, 'EIO', 'freeze the state')
       this.event('abortAsked', { code, reason: message })
@@ -353,11 +356,10 @@ export class Update {
 
   #handOver(): void {
     const workload = this.#workload
-    const { session } = workload
-    const { successor } = this
-    if (!session || !successor) return
-    this.#state.orchestrator.commit([session])
     const old = this.#old
+    const { successor } = this
+    if (!successor) return
+    this.#state.sessions.handOver(workload, old, successor)
     workload.member = successor
     workload.generation += 1
     successor.ready = true
@@ -379,10 +381,9 @@ export class Update {
   }
 
   #goBack(): void {
-    const { session } = this.#workload
     const old = this.#old
     if (this.#phase === 'orphaned') return this.#leaveBehind()
-    if (session?.custody === 'frozen') this.#state.orchestrator.unfreeze([session])
+    this.#state.sessions.takeBack(this.#workload, this.successor)
     this.#workload.update = undefined
     this.#state.recordWorkload(this.#workload)
     if (!this.#asked || !old) return
@@ -398,7 +399,7 @@ export class Update {
     workload.member = undefined
     workload.update = undefined
     // Frozen state had been given to us to keep, whatever the workload asked for.
-    this.#state.abandon(workload, { always: workload.session?.custody === 'frozen' })
+    this.#state.abandon(workload, { always: workload.session?.custody === 'frozen', successor: this.successor })
   }
 
   #close(outcome: UpdateEnd): void {
@@ -411,7 +412,7 @@ export class Update {
     this.#targets.close()
     const { reason } = this.#failure
     // What ended while the update was there has waited for its end.
-    if (workload.member && !workload.member.alive) workload.member.drainHangup()
+    if (workload.member?.released) this.#state.memberReleased(workload, workload.member)
     this.#timeline.inform(() => {
       if (!this.isClaim) {
         const why = reason === undefined ? {} : { reason }
@@ -436,10 +437,12 @@ export class Update {
   }
 
   #describe(): ClaimAnswer {
-    const { session } = this.#workload
-    if (!session) throw new LuoError('LUO_GONE', 'claim: the session has ended')
-    const files = [...session.files.values()].map(describeFile)
-    return { session: session.id, files, fds: Math.min(files.length, MAX_FDS) }
+    const own = ownHolding(this.#workload)
+    if (!own) throw new LuoError('LUO_GONE', 'claim: the session has ended')
+    const { session } = own
+    const files = own.files.page({ limit: MAX_FDS }).map(describeFile)
+    const sessions = handedOn(this.#workload).map(describeSession)
+    return { session: session.id, files, total: session.files.size, sessions, fds: files.length }
   }
 
   #mustBe(phase: UpdatePhase, member: Member, what: string): void {

@@ -50,13 +50,18 @@ test('without options a user has the defaults, and as many bytes as the machine'
 
 test('a luod for every user gives one of them half of its files, its own luod all but the reserve', () => {
   expect(userLimits({}, { ...MACHINE, nofile: 20_000 }).files).toBe(10_000)
-  expect(userLimits({}, { ...MACHINE, nofile: 10_000, shared: false }).files).toBe(8_976)
+  expect(userLimits({}, { ...MACHINE, nofile: 10_000, shared: false }).files).toBe(7_952)
   expect(userLimits({}, { ...MACHINE, nofile: 120, shared: false }).files).toBe(60)
+})
+
+test('sessions are descriptors too: a luod that may open few has few', () => {
+  expect(userLimits({}, { ...MACHINE, nofile: 1_024 }).sessions).toBe(128)
+  expect(userLimits({ sessions: 300 }, { ...MACHINE, nofile: 1_024 }).sessions).toBe(300)
 })
 
 test('files can be set up to what luod can hold, and not over it', () => {
   const machine = { ...MACHINE, nofile: 20_000 }
-  expect(userLimits({ files: 18_976 }, machine).files).toBe(18_976)
-  expect(refusal(() => userLimits({ files: 18_977 }, machine))).toMatch(/files=18977: 18976 go.*20000.*LimitNOFILE/)
+  expect(userLimits({ files: 17_952 }, machine).files).toBe(17_952)
+  expect(refusal(() => userLimits({ files: 17_953 }, machine))).toMatch(/files=17953: 17952 go.*20000.*LimitNOFILE/)
   expect(refusal(() => userLimits({ files: 61 }, { ...machine, nofile: 120 }))).toContain('60 go')
 })

@@ -25,10 +25,12 @@ export type UserLimits = Readonly<Record<LimitName, number>>
 export const LIMIT_NAMES = Object.keys(DEFAULTS) as readonly LimitName[]
 
 /**
- * Descriptors that no preserved file gets: two for each of 256 connections, as many for processes, sessions, records.
- * Of a small limit it is half.
+ * Descriptors that no preserved file gets: two for each of 256 connections, one for each of 1,024 sessions, and some for
+ * processes and records. Of a small limit it is half.
  */
-const RESERVED_FILES = 1_024
+const RESERVED_FILES = 2_048
+/** Each session is a descriptor of luod too; of a small limit they get this part. */
+const SESSIONS_SHARE = 1 / 8
 /** Of everything but bytes; more is a slip of the pen. */
 const MAX_COUNT = 1_000_000_000
 const UNITS: Readonly<Record<string, number>> = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
@@ -66,7 +68,8 @@ export function userLimits(given: Partial<UserLimits>, { nofile, shared, memory 
     const why = `luod may have ${nofile} open files and keeps ${nofile - most} back`
     throw invalid(`--limit files=${given.files}: ${most} go, because ${why}; raise its LimitNOFILE, or ulimit -n`)
   }
-  return { ...DEFAULTS, bytes: memory, files: Math.min(DEFAULTS.files, shared ? half : most), ...given }
+  const sessions = Math.min(DEFAULTS.sessions, Math.floor(nofile * SESSIONS_SHARE))
+  return { ...DEFAULTS, bytes: memory, sessions, files: Math.min(DEFAULTS.files, shared ? half : most), ...given }
 }
 
 function invalid(message: string): LuoError {

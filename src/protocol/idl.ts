@@ -148,60 +148,82 @@ class Parser {
 }
 
 /** Checks `value` against `type`. `what` begins the path that an error names. */
-export function validate(definition: Interface, type: TypeNode, value: unknown, what: string, depth = 0): void {
-  if (depth > MAX_DEPTH) throw invalid(what, `is nested deeper than ${MAX_DEPTH}`)
+export function validate(definition: Interface, type: TypeNode, value: unknown, what: string): void {
+  const problem = problemOf(definition, type, value, 0)
+  if (problem) throw invalid(`${what}${problem.path}`.replace(/^\./, ''), problem.why)
+}
+
+/** `path` is put together on the way out: what fits, which is nearly everything, costs nothing for it. */
+interface Problem {
+  path: string
+  why: string
+}
+
+function problemOf(definition: Interface, type: TypeNode, value: unknown, depth: number): Problem | undefined {
+  if (depth > MAX_DEPTH) return because(`is nested deeper than ${MAX_DEPTH}`)
   switch (type.kind) {
     case 'nullable':
-      if (value !== null && value !== undefined) validate(definition, type.of, value, what, depth + 1)
-      return
+      return value === null || value === undefined ? undefined : problemOf(definition, type.of, value, depth + 1)
     case 'name': {
       const named = definition.types.get(type.name)
       if (!named) throw new LuoError('LUO_PROTOCOL', `the interface has no type ${type.name}`)
-      return validate(definition, named, value, what, depth + 1)
+      return problemOf(definition, named, value, depth + 1)
     }
     case 'bool':
-      if (typeof value !== 'boolean') throw invalid(what, 'must be true or false')
-      return
+      return typeof value === 'boolean' ? undefined : because('must be true or false')
     case 'int':
-      if (!Number.isSafeInteger(value)) throw invalid(what, 'must be an integer')
-      return
+      return Number.isSafeInteger(value) ? undefined : because('must be an integer')
     case 'float':
-      if (typeof value !== 'number') throw invalid(what, 'must be a number')
-      return
+      return typeof value === 'number' ? undefined : because('must be a number')
     case 'string':
-      if (typeof value !== 'string') throw invalid(what, 'must be a string')
-      return
+      return typeof value === 'string' ? undefined : because('must be a string')
     case 'object':
-      return
+      return undefined
     case 'enum':
-      if (!type.members.includes(value as string)) throw invalid(what, `must be one of ${type.members.join(', ')}`)
-      return
-    case 'array':
-      if (!Array.isArray(value)) throw invalid(what, 'must be an array')
-      value.forEach((member, index) => {
-        validate(definition, type.of, member, `${what}[${index}]`, depth + 1)
-      })
-      return
-    case 'map':
-      for (const [key, member] of Object.entries(object(value, what))) {
-        validate(definition, type.of, member, `${what}.${key}`, depth + 1)
+      return type.members.includes(value as string) ? undefined : because(`must be one of ${type.members.join(', ')}`)
+    case 'array': {
+      if (!Array.isArray(value)) return because('must be an array')
+      for (let index = 0; index < value.length; index++) {
+        const problem = problemOf(definition, type.of, value[index], depth + 1)
+        if (problem) return { path: `[${index}]${problem.path}`, why: problem.why }
       }
-      return
-    case 'struct': {
-      const members = object(value, what)
-      for (const name of Object.keys(members)) {
-        if (!type.fields.has(name)) throw invalid(what === '' ? name : `${what}.${name}`, 'is not known')
-      }
-      for (const [name, field] of type.fields) {
-        validate(definition, field, members[name], what === '' ? name : `${what}.${name}`, depth + 1)
-      }
+      return undefined
     }
+    case 'map':
+      if (!isObject(value)) return because('must be an object')
+      for (const [key, member] of Object.entries(value)) {
+        const problem = problemOf(definition, type.of, member, depth + 1)
+        if (problem) return { path: `.${key}${problem.path}`, why: problem.why }
+      }
+      return undefined
+    case 'struct':
+      return problemOfStruct(definition, type, value, depth)
   }
 }
 
-function object(value: unknown, what: string): Record<string, unknown> {
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
-  throw invalid(what, 'must be an object')
+function problemOfStruct(
+  definition: Interface,
+  { fields }: StructNode,
+  value: unknown,
+  depth: number,
+): Problem | undefined {
+  if (!isObject(value)) return because('must be an object')
+  for (const name of Object.keys(value)) {
+    if (!fields.has(name)) return { path: `.${name}`, why: 'is not known' }
+  }
+  for (const [name, field] of fields) {
+    const problem = problemOf(definition, field, value[name], depth + 1)
+    if (problem) return { path: `.${name}${problem.path}`, why: problem.why }
+  }
+  return undefined
+}
+
+function because(why: string): Problem {
+  return { path: '', why }
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 function invalid(what: string, why: string): LuoError {

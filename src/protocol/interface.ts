@@ -11,6 +11,12 @@ export const INTERFACE_NAME = 'org.liveupdate.Orchestrator'
 /** Most files in one message: the kernel's SCM_MAX_FD. */
 export const MAX_FDS = 253
 
+/** Most files that one answer of `Files` describes: with the longest formats they just fit into a message. */
+export const MAX_FILES_PAGE = 1_000
+
+/** Most sessions that one answer of `Sessions` describes. */
+export const MAX_SESSIONS_PAGE = 256
+
 export const INTERFACE_TEXT = `# Custody of files, memory and connections across a change of code.
 interface org.liveupdate.Orchestrator
 
@@ -21,9 +27,24 @@ type FileIn (token: string, fd: int, format: ?string)
 
 type FileOut (token: string, fd: int, kind: string, format: ?string)
 
-# custody: held (by its holders), frozen (by luod, in an update), orphaned (no holder; claimable until it expires)
-type Session (session: string, name: string, custody: (held, frozen, orphaned), files: []File, expires_ms: ?int)
+# custody: held (by its holders), frozen (by luod, in an update), orphaned (no holder; adoptable until it expires).
+# workload: whose it is, if it belongs to one. files, bytes: how many, and how much memory and file is in them.
+# keep_ms: how long it waits when its last holder is gone. pid: who got its descriptor last.
+type Session (
+  session: string,
+  name: string,
+  uid: int,
+  workload: ?string,
+  custody: (held, frozen, orphaned),
+  files: int,
+  bytes: string,
+  keep_ms: int,
+  age_ms: int,
+  pid: ?int,
+  expires_ms: ?int
+)
 
+# sessions, files, bytes: of all its sessions.
 type Workload (
   name: string,
   uid: int,
@@ -33,7 +54,9 @@ type Workload (
   generation: int,
   keep_ms: int,
   formats: []string,
-  sessions: []Session,
+  sessions: int,
+  files: int,
+  bytes: string,
   update: ?string
 )
 
@@ -61,16 +84,11 @@ method Join(id: string, workload: string, accepts: []string, keep_ms: ?int, fds:
 method Subscribe(member: string) -> (
   event: (subscribed, prepare, resume, release), update: ?string, deadline_ms: ?int, reason: ?string)
 
-# Successor or claimant: waits until the old version let its state be frozen, then says what there is. The first
-# files come with it, in this order; the others are retrieved.
-method Claim(id: string, member: string) -> (session: string, files: []File, fds: int)
-
-# All of them or none. Files are held by luod from the answer on.
-method Preserve(id: string, session: string, files: []FileIn, fds: int) -> ()
-
-method Unpreserve(id: string, session: string, tokens: []string) -> ()
-
-method Retrieve(session: string, tokens: []string) -> (files: []FileOut, fds: int)
+# Successor or claimant: waits until the old version let its state be frozen, then says what there is. session: the
+# workload's own; its first files come with it, in the order in which they were preserved, and total says how many it
+# has: the others are retrieved. sessions: all of the workload, its own first; the others are adopted, by name.
+method Claim(id: string, member: string) -> (
+  session: string, files: []File, total: int, sessions: []Session, fds: int)
 
 # The old version's answer to prepare: it has let go of writing, and nothing is to be preserved but these files.
 # held_ms: how long ago it began to hold requests back.
@@ -83,6 +101,40 @@ method Commit(id: string, member: string) -> (released: (word, death, none))
 
 # The old version's word, after the event release, that it touches nothing of the session any more.
 method Released(id: string, member: string, update: string) -> ()
+
+# --- sessions ---------------------------------------------------------------------------------------------------
+
+# Another session, by a name that no other session of the user has; a workload's own session has the workload's name.
+# With member it belongs to the member's workload, whose updates hand it over, and ends with it at the latest. keep_ms:
+# how long it waits, orphaned, when its last holder is gone and it has files. session_fd is a lifetime, as in Join.
+method CreateSession(id: string, name: string, member: ?string, keep_ms: ?int) -> (
+  session: Session, fds: int, session_fd: int)
+
+# One of three. A file: which session is this a descriptor of? The answer has no file. session or name: take over an
+# orphaned session, and get a descriptor of it. With member too: get a descriptor of a session that an update handed
+# over to this member's workload; from then on its lifetime is that descriptor's.
+method AdoptSession(id: string, session: ?string, name: ?string, member: ?string, fds: ?int) -> (
+  session: Session, fds: ?int, session_fd: ?int)
+
+# Ends an orphaned session; one that is held only with force, one in an update never. files: how many were let go of.
+method ReleaseSession(id: string, session: ?string, name: ?string, force: ?bool) -> (files: int)
+
+# All or none. Files are held by luod from the answer on.
+method Preserve(id: string, session: string, files: []FileIn, fds: int) -> ()
+
+# All or none.
+method Unpreserve(id: string, session: string, tokens: []string) -> ()
+
+# The files of these tokens, or in the order in which they were preserved from an offset on; 253 at most.
+# total: how many the session has.
+method Retrieve(session: string, tokens: ?[]string, offset: ?int) -> (files: []FileOut, total: int, fds: int)
+
+# What is in a session, in the order in which it was preserved: limit of them from offset on; without, the first 1,000.
+method Files(session: string, offset: ?int, limit: ?int) -> (files: []File, total: int)
+
+# The sessions that this user may see, in the order of their creation: limit of them from offset on; without, the first
+# 256.
+method Sessions(offset: ?int, limit: ?int) -> (sessions: []Session, total: int)
 
 # --- a supervisor -----------------------------------------------------------------------------------------------
 
@@ -110,11 +162,13 @@ method Abort(id: string, workload: string) -> (update: string)
 
 method List() -> (workloads: []Workload)
 
-method Show(workload: string) -> (workload: Workload)
+# sessions: all of the workload, its own first.
+method Show(workload: string) -> (workload: Workload, sessions: []Session)
 
-# Streaming: everything that happens to this user's workloads.
+# Streaming: everything that happens to this user's workloads and sessions. session: the name of one.
 method Watch(workload: ?string) -> (
-  event: string, workload: ?string, uid: ?int, pid: ?int, update: ?string, detail: ?string, at: ?string)
+  event: string, workload: ?string, session: ?string, uid: ?int, pid: ?int, update: ?string, detail: ?string,
+  at: ?string)
 
 # luod's durable records, as one read-only file.
 method Inspect() -> (fds: int, records_fd: int)

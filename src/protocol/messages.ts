@@ -96,17 +96,26 @@ export function parseReply(message: Json): Reply {
 
 function parametersOf(message: Json, parameters: unknown): Json {
   if (parameters === undefined || parameters === null) return {}
-  if (typeof parameters === 'object' && !Array.isArray(parameters)) return withoutNulls(parameters) as Json
+  if (typeof parameters === 'object' && !Array.isArray(parameters)) {
+    dropNulls(parameters)
+    return parameters as Json
+  }
   throw new LuoError('LUO_PROTOCOL', `read ${JSON.stringify(message.method ?? 'a reply')}: parameters are no object`)
 }
 
 /** Varlink lets null stand for a member that is absent; here there is only absent. */
-function withoutNulls(value: unknown, depth = 0): unknown {
-  if (typeof value !== 'object' || value === null) return value
+function dropNulls(value: unknown, depth = 0): void {
+  if (typeof value !== 'object' || value === null) return
   if (depth > MAX_DEPTH) throw new LuoError('LUO_PROTOCOL', `read a message: it is nested deeper than ${MAX_DEPTH}`)
-  if (Array.isArray(value)) return value.map((member) => withoutNulls(member, depth + 1))
-  const entries = Object.entries(value).filter(([, member]) => member !== null && member !== undefined)
-  return Object.fromEntries(entries.map(([name, member]) => [name, withoutNulls(member, depth + 1)]))
+  if (Array.isArray(value)) {
+    for (const member of value) dropNulls(member, depth + 1)
+    return
+  }
+  const members = value as Json
+  for (const name of Object.keys(members)) {
+    if (members[name] === null || members[name] === undefined) delete members[name]
+    else dropNulls(members[name], depth + 1)
+  }
 }
 
 /** How many files a message says that it carries. */

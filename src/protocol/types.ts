@@ -24,8 +24,14 @@ export interface FileOut {
 export interface Session {
   session: string
   name: string
+  uid: number
+  workload?: string
   custody: 'held' | 'frozen' | 'orphaned'
-  files: File[]
+  files: number
+  bytes: string
+  keep_ms: number
+  age_ms: number
+  pid?: number
   expires_ms?: number
 }
 
@@ -38,7 +44,9 @@ export interface Workload {
   generation: number
   keep_ms: number
   formats: string[]
-  sessions: Session[]
+  sessions: number
+  files: number
+  bytes: string
   update?: string
 }
 
@@ -107,33 +115,8 @@ export interface Methods {
     output: {
       session: string
       files: File[]
-      fds: number
-    }
-  }
-  Preserve: {
-    input: {
-      id: string
-      session: string
-      files: FileIn[]
-      fds: number
-    }
-    output: Record<string, never>
-  }
-  Unpreserve: {
-    input: {
-      id: string
-      session: string
-      tokens: string[]
-    }
-    output: Record<string, never>
-  }
-  Retrieve: {
-    input: {
-      session: string
-      tokens: string[]
-    }
-    output: {
-      files: FileOut[]
+      total: number
+      sessions: Session[]
       fds: number
     }
   }
@@ -174,6 +157,94 @@ export interface Methods {
       update: string
     }
     output: Record<string, never>
+  }
+  CreateSession: {
+    input: {
+      id: string
+      name: string
+      member?: string
+      keep_ms?: number
+    }
+    output: {
+      session: Session
+      fds: number
+      session_fd: number
+    }
+  }
+  AdoptSession: {
+    input: {
+      id: string
+      session?: string
+      name?: string
+      member?: string
+      fds?: number
+    }
+    output: {
+      session: Session
+      fds?: number
+      session_fd?: number
+    }
+  }
+  ReleaseSession: {
+    input: {
+      id: string
+      session?: string
+      name?: string
+      force?: boolean
+    }
+    output: {
+      files: number
+    }
+  }
+  Preserve: {
+    input: {
+      id: string
+      session: string
+      files: FileIn[]
+      fds: number
+    }
+    output: Record<string, never>
+  }
+  Unpreserve: {
+    input: {
+      id: string
+      session: string
+      tokens: string[]
+    }
+    output: Record<string, never>
+  }
+  Retrieve: {
+    input: {
+      session: string
+      tokens?: string[]
+      offset?: number
+    }
+    output: {
+      files: FileOut[]
+      total: number
+      fds: number
+    }
+  }
+  Files: {
+    input: {
+      session: string
+      offset?: number
+      limit?: number
+    }
+    output: {
+      files: File[]
+      total: number
+    }
+  }
+  Sessions: {
+    input: {
+      offset?: number
+      limit?: number
+    }
+    output: {
+      sessions: Session[]
+      total: number
+    }
   }
   Supervise: {
     input: {
@@ -246,6 +317,7 @@ export interface Methods {
     }
     output: {
       workload: Workload
+      sessions: Session[]
     }
   }
   Watch: {
@@ -255,6 +327,7 @@ export interface Methods {
     output: {
       event: string
       workload?: string
+      session?: string
       uid?: number
       pid?: number
       update?: string

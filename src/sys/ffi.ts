@@ -36,6 +36,7 @@ const SIGNATURES = {
   epoll_ctl: 'int epoll_ctl(int epoll, int operation, int fd, uint8_t *event)',
   epoll_wait: 'int epoll_wait(int epoll, uint8_t *events, int count, int timeout)',
   syscall: 'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f)',
+  fstatfs: 'int fstatfs(int fd, int64_t out)',
   getrlimit: 'int getrlimit(int resource, uint64_t *limits)',
   setrlimit: 'int setrlimit(int resource, const uint64_t *limits)',
   fallocate: 'int fallocate(int fd, int mode, int64_t offset, int64_t length)',
@@ -133,4 +134,5 @@ export const SYS = {
   exitGroup: process.arch === 'arm64' ? 94 : 231,
   processVmReadv: process.arch === 'arm64' ? 270 : 310,
   processVmWritev: process.arch === 'arm64' ? 271 : 311,
+  statx: process.arch === 'arm64' ? 291 : 332,
 } as const

@@ -1,11 +1,12 @@
 /**
  * What kind of file a descriptor is, and whether two are the same. Kinds are told apart by what the kernel says of the
- * open file, never by its name: `/proc/self/fd`, stat, and for sockets their domain, type and state.
+ * open file, never by its name: its type, its file system, and for sockets their domain, type and state.
  */
-import { fstatSync, readlinkSync, type Stats, statfsSync } from 'node:fs'
+import { fstatSync, readlinkSync } from 'node:fs'
 import type { Fd } from './fd.js'
 import { checked, libc, SYS } from './ffi.js'
-import { getSeals } from './memfd.js'
+import { scratch } from './mapping.js'
+import { createMemfd } from './memfd.js'
 
 const SOL_SOCKET = 1
 const SO_ACCEPTCONN = 30
@@ -24,6 +25,16 @@ const HUGETLBFS_MAGIC = 0x958458f6
 const PTMX_MAJOR = 5
 const PTMX_MINOR = 2
 const PTY_SLAVE_MAJORS = { first: 136, last: 143 }
+const PIPEFS_MAGIC = 0x50495045
+const PIDFS_MAGIC = 0x50494446
+const AT_EMPTY_PATH = 0x1000
+const S_IFMT = 0o170000
+const S_IFSOCK = 0o140000
+const S_IFREG = 0o100000
+const S_IFBLK = 0o060000
+const S_IFDIR = 0o040000
+const S_IFCHR = 0o020000
+const S_IFIFO = 0o010000
 
 export type FileKind =
   | 'memfd'
@@ -53,8 +64,6 @@ export type FileKind =
 
 export interface FileInfo {
   kind: FileKind
-  /** What `/proc/self/fd` says: a path, or `anon_inode:[eventfd]`. For people. */
-  link: string
   dev: number
   ino: number
   size: number
@@ -62,19 +71,64 @@ export interface FileInfo {
   listening: boolean
 }
 
+interface Stat {
+  type: number
+  links: number
+  dev: number
+  /** Of a device. */
+  rdev: number
+  ino: number
+  size: number
+}
+
 export function fileInfo(fd: Fd): FileInfo {
-  const stat = fstatSync(fd.number)
-  // Hundreds of connections arrive while clients wait: what is known of a socket without it is not looked up.
-  const link = stat.isSocket() ? `socket:[${stat.ino}]` : linkOf(fd)
-  const kind = kindOf(fd, stat, link)
+  const stat = statOf(fd)
   return {
-    kind,
-    link,
+    kind: kindOf(fd, stat),
     dev: stat.dev,
     ino: stat.ino,
     size: stat.size,
-    listening: stat.isSocket() && option(fd, SO_ACCEPTCONN) === 1,
+    listening: stat.type === S_IFSOCK && option(fd, SO_ACCEPTCONN) === 1,
   }
+}
+
+// struct statx, and an empty path before it: files come by the thousand, and Node's own stat costs several times this.
+const STATX_MASK = 0x1 | 0x2 | 0x4 | 0x100 | 0x200
+const STATX_AT = { links: 16, mode: 28, ino: 32, size: 40, rdev: 128, dev: 136 } as const
+const PATH_BYTES = 8
+const ANSWER_BYTES = 512
+let area: { address: number; view: DataView } | undefined
+
+function answerArea(): { address: number; view: DataView } {
+  if (!area) {
+    const { address, buffer } = scratch(PATH_BYTES + ANSWER_BYTES)
+    area = { address, view: new DataView(buffer, PATH_BYTES) }
+  }
+  return area
+}
+
+function statOf(fd: Fd): Stat {
+  const { address, view } = answerArea()
+  if (libc('syscall', SYS.statx, fd.number, address, AT_EMPTY_PATH, STATX_MASK, address + PATH_BYTES) === -1) {
+    // Some containers refuse it.
+    const { mode, nlink, dev, rdev, ino, size } = fstatSync(fd.number)
+    return { type: mode & S_IFMT, links: nlink, dev, rdev, ino, size }
+  }
+  return {
+    type: view.getUint16(STATX_AT.mode, true) & S_IFMT,
+    links: view.getUint32(STATX_AT.links, true),
+    dev: deviceNumber(view, STATX_AT.dev),
+    rdev: deviceNumber(view, STATX_AT.rdev),
+    ino: view.getUint32(STATX_AT.ino, true) + view.getUint32(STATX_AT.ino + 4, true) * 2 ** 32,
+    size: view.getUint32(STATX_AT.size, true) + view.getUint32(STATX_AT.size + 4, true) * 2 ** 32,
+  }
+}
+
+/** One number of major and minor, as libc and Node make it. */
+function deviceNumber(view: DataView, at: number): number {
+  const major = view.getUint32(at, true)
+  const minor = view.getUint32(at + 4, true)
+  return (major & 0xfff) * 2 ** 8 + (minor & 0xff) + (minor >>> 8) * 2 ** 20 + (major >>> 12) * 2 ** 44
 }
 
 function linkOf(fd: Fd): string {
@@ -85,20 +139,49 @@ function linkOf(fd: Fd): string {
   }
 }
 
-function kindOf(fd: Fd, stat: Stats, link: string): FileKind {
-  if (stat.isSocket()) return socketKind(fd)
-  if (stat.isFIFO()) return link.startsWith('pipe:') ? 'pipe' : 'fifo'
-  if (stat.isDirectory()) return 'directory'
-  if (stat.isCharacterDevice()) return characterKind(stat.rdev)
-  if (stat.isBlockDevice()) return 'block'
-  // A file at the root of somebody's own mount may have such a path too.
-  if (link.startsWith('/memfd:') && unlinkedMemory(fd, stat)) {
-    return filesystem(fd) === HUGETLBFS_MAGIC ? 'hugetlb' : 'memfd'
+function kindOf(fd: Fd, stat: Stat): FileKind {
+  switch (stat.type) {
+    case S_IFSOCK:
+      return socketKind(fd)
+    case S_IFIFO:
+      return filesystem(fd) === PIPEFS_MAGIC ? 'pipe' : 'fifo'
+    case S_IFDIR:
+      return 'directory'
+    case S_IFCHR:
+      return characterKind(stat.rdev)
+    case S_IFBLK:
+      return 'block'
+    case S_IFREG:
+      return regularKind(fd, stat)
+    default:
+      return anonymousKind(linkOf(fd))
   }
-  if (link.startsWith('anon_inode:')) return anonymousKind(link)
-  if (link.startsWith('pidfd:')) return 'pidfd'
-  if (stat.isFile()) return unlinkedMemory(fd, stat) && filesystem(fd) === TMPFS_MAGIC ? 'shmem' : 'file'
-  return 'anonymous'
+}
+
+/** Memory files, and files of /dev/shm and of hugetlbfs that no name leads to any more, are memory. */
+function regularKind(fd: Fd, { links, dev }: Stat): FileKind {
+  if (dev === memfdDevice()) return 'memfd'
+  switch (filesystem(fd)) {
+    case PIDFS_MAGIC:
+      return 'pidfd'
+    case TMPFS_MAGIC:
+      return links > 0 ? 'file' : 'shmem'
+    case HUGETLBFS_MAGIC:
+      return links === 0 && linkOf(fd).startsWith('/memfd:') ? 'hugetlb' : 'file'
+    default:
+      return 'file'
+  }
+}
+
+let knownMemfdDevice: number | undefined
+
+/** Memory files are in a file system of the kernel's own, which is mounted nowhere. */
+function memfdDevice(): number {
+  if (knownMemfdDevice === undefined) {
+    using fd = createMemfd('probe')
+    knownMemfdDevice = statOf(fd).dev
+  }
+  return knownMemfdDevice
 }
 
 /** `rdev` as glibc's makedev packs it: minor 0-7, major 8-19, and the rest of the minor above. */
@@ -112,6 +195,8 @@ function characterKind(rdev: number): FileKind {
 
 /** Linux writes most of them in brackets, inotify without. */
 function anonymousKind(link: string): FileKind {
+  if (link.startsWith('pidfd:')) return 'pidfd'
+  if (!link.startsWith('anon_inode:')) return 'anonymous'
   const name = link.slice('anon_inode:'.length).replace(/^\[|\]$/g, '')
   switch (name) {
     case 'eventfd':
@@ -128,19 +213,10 @@ function anonymousKind(link: string): FileKind {
   }
 }
 
-/** A memfd, or a file of /dev/shm that no name leads to any more: only memory answers what its seals are. */
-function unlinkedMemory(fd: Fd, stat: Stats): boolean {
-  if (stat.nlink > 0) return false
-  try {
-    getSeals(fd)
-    return true
-  } catch {
-    return false
-  }
-}
-
 function filesystem(fd: Fd): number {
-  return statfsSync(`/proc/self/fd/${fd.number}`).type
+  const { address, view } = answerArea()
+  checked('ask for a file system', 'fstatfs', fd.number, address + PATH_BYTES)
+  return view.getUint32(0, true)
 }
 
 function socketKind(fd: Fd): FileKind {
@@ -170,10 +246,8 @@ export function sameOpenFile(a: Fd, b: Fd): boolean {
   const answer = libc('fcntl', a.number, F_DUPFD_QUERY, b.number)
   if (answer !== -1) return answer === 1
   if (a.number === b.number) return true
-  const left = fileInfo(a)
-  const right = fileInfo(b)
-  const shared = left.link.startsWith('anon_inode:')
-  return !shared && left.dev === right.dev && left.ino === right.ino && left.link === right.link
+  const link = linkOf(a)
+  return !link.startsWith('anon_inode:') && inodeKey(a) === inodeKey(b) && link === linkOf(b)
 }
 
 const KCMP_FILE = 0
@@ -193,6 +267,6 @@ export function compareOpenFiles(a: Fd, b: Fd): number | undefined {
 
 /** `dev:ino`, which names a socket, a pipe or a file for as long as somebody has it open. */
 export function inodeKey(fd: Fd): string {
-  const { dev, ino } = fstatSync(fd.number)
+  const { dev, ino } = statOf(fd)
   return `${dev}:${ino}`
 }

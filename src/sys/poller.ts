@@ -69,10 +69,21 @@ export class Poller {
     return Poller.#shared
   }
 
-  private constructor() {
+  /** One inside the shared one, for files whose readiness somebody wants to know before the loop's turn (`drain`). */
+  static inner(): Poller {
+    return new Poller(Poller.shared())
+  }
+
+  private constructor(outer?: Poller) {
     this.#epoll = Fd.adopt(checked('open an epoll', 'epoll_create1', EPOLL_CLOEXEC))
-    this.#handle = koffi().node.poll(this.#epoll.number, { readable: true }, () => this.#wake()) as PollHandle
-    this.#handle.unref()
+    const wake = () => void this.#wake()
+    if (outer) {
+      const registration = outer.add(this.#epoll, { read: true, write: false }, wake)
+      this.#handle = { close: () => registration.close(), ref: () => outer.ref(), unref: () => outer.unref() }
+    } else {
+      this.#handle = koffi().node.poll(this.#epoll.number, { readable: true }, wake) as PollHandle
+      this.#handle.unref()
+    }
   }
 
   add(fd: Fd, interest: Interest, callback: (ready: Readiness) => void): Registration {
@@ -102,6 +113,18 @@ export class Poller {
     if (--this.#references === 0) this.#handle.unref()
   }
 
+  /** Calls back for everything that is ready now, without waiting for the loop's turn. */
+  drain(): void {
+    // Each file once: what a callback leaves unread would keep this busy for ever.
+    for (let left = this.#entries.size; left > 0; left -= MAX_EVENTS) if (this.#wake() < MAX_EVENTS) return
+  }
+
+  /** For an inner one that nobody uses any more. */
+  close(): void {
+    this.#handle.close()
+    this.#epoll.close()
+  }
+
   #control(operation: number, fd: Fd, { read, write }: Interest, id: number): void {
     const view = new DataView(this.#event.buffer)
     view.setUint32(0, (read ? EPOLLIN | EPOLLRDHUP : 0) | (write ? EPOLLOUT : 0), true)
@@ -110,11 +133,12 @@ export class Poller {
     checked(`watch fd ${fd.number}`, 'epoll_ctl', this.#epoll.number, operation, fd.number, this.#event)
   }
 
-  #wake(): void {
+  /** Answers how many were ready. */
+  #wake(): number {
     const count = libc('epoll_wait', this.#epoll.number, this.#events, MAX_EVENTS, 0)
     if (count === -1) {
       const code = errno()
-      if (code === 'EINTR') return
+      if (code === 'EINTR') return 0
       throw failure('wait for events', code)
     }
     // Read out first: a callback may wait for events itself, through code that we do not know.
@@ -133,6 +157,7 @@ export class Poller {
       })
     }
     // Without this Node 26 runs the microtasks of the callbacks late.
-    setImmediate(() => {})
+    if (count > 0) setImmediate(() => {})
+    return count
   }
 }

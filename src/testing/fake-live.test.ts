@@ -59,3 +59,44 @@ test('memory grows up to its limit and keeps its content', async () => {
   expect(bytes({ buffer: memory.grow(16) })[3]).toBe(5)
   expect(() => memory.grow(17)).toThrow(/limit is 16/)
 })
+
+test('a session is handed over with its files, which both sides can read and only one can change', async () => {
+  const old = fakeLive()
+  const cache = await old.session('cache')
+  await cache.preserve(1n, 'file', 'cache/1')
+  await old.ready()
+  await old.prepare()
+  expect(() => old.next({ accepts: ['cache/2'] })).toThrow(/cache is cache\/1; accepted: cache\/2/)
+  const next = old.next()
+  const handed = await next.session('cache')
+  expect(await handed.tokens()).toEqual([1n])
+  expect(await handed.retrieve('1')).toBe('file')
+  const codes = await Promise.all([codeOf(handed.preserve(2, 'more')), codeOf(cache.unpreserve(1))])
+  expect(codes).toEqual(['EBUSY', 'EBUSY'])
+  await next.ready()
+  await handed.preserve(2, 'more')
+  expect(await codeOf(handed.preserve(2n, 'again'))).toBe('EEXIST')
+  expect(await codeOf(handed.retrieve(3))).toBe('ENOENT')
+  handed.close()
+  expect(await codeOf(handed.tokens())).toBe('EBADF')
+})
+
+test('a closed session is empty when it is opened again, unless it was to be kept', async () => {
+  const live = fakeLive()
+  for (const keepMs of [0, 1_000]) {
+    const session = await live.session(`${keepMs}`, { keepMs })
+    await session.preserve(1, 'file')
+    session.close()
+    expect(await (await live.session(`${keepMs}`)).tokens()).toEqual(keepMs === 0 ? [] : [1n])
+  }
+})
+
+async function codeOf(work: Promise<unknown>): Promise<string> {
+  try {
+    await work
+  } catch (error) {
+    if (isLuoError(error)) return error.code
+    throw error
+  }
+  return 'nothing failed'
+}

@@ -6,6 +6,7 @@
  */
 import type { Server } from 'node:net'
 import { LuoError } from '../errors.js'
+import { type FakeSession, type FakeSessionOptions, FakeSessions } from './fake-session.js'
 
 type HookName = 'prepare' | 'freeze' | 'resume' | 'released'
 type Hook = (...args: unknown[]) => unknown
@@ -99,6 +100,7 @@ export interface FakeLive {
   replace(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory>
   serve(server: Server, options: { port?: number; host?: string; path?: string }): Promise<void>
   file(name: string, file?: unknown): Promise<unknown>
+  session(name: string, options?: FakeSessionOptions): Promise<FakeSession>
   ready(): Promise<void>
   on(event: HookName, hook: Hook): FakeLive
   leave(): Promise<void>
@@ -123,6 +125,7 @@ class Fake implements FakeLive {
   readonly #hooks: Record<HookName, Hook[]> = { prepare: [], freeze: [], resume: [], released: [] }
   readonly #memory = new Map<string, Memory>()
   readonly #files = new Map<string, unknown>()
+  readonly #sessions: FakeSessions
   readonly #replaced = new Map<string, Memory>()
   readonly #servers: Server[] = []
   #old: Fake | undefined
@@ -133,16 +136,14 @@ class Fake implements FakeLive {
     this.#accepts = options.accepts
     this.origin = origin
     this.#old = old
+    this.#sessions = new FakeSessions((handed) => this.#mayChange(handed), old ? old.#sessions : undefined)
     if (!old) return
-    for (const memory of old.#memory.values()) {
-      if (memory.format !== undefined && this.#accepts && !this.#accepts.includes(memory.format)) {
-        throw new LuoError(
-          'LUO_STATE_VERSION',
-          `${memory.name} is ${memory.format}; accepted: ${this.#accepts.join(', ')}`,
-        )
+    for (const { name, format } of [...old.#memory.values(), ...old.#sessions.formats()]) {
+      if (format !== undefined && this.#accepts && !this.#accepts.includes(format)) {
+        throw new LuoError('LUO_STATE_VERSION', `${name} is ${format}; accepted: ${this.#accepts.join(', ')}`)
       }
-      this.#memory.set(memory.name, memory.copy())
     }
+    for (const memory of old.#memory.values()) this.#memory.set(memory.name, memory.copy())
     for (const [name, file] of old.#files) this.#files.set(name, file)
   }
 
@@ -182,6 +183,11 @@ class Fake implements FakeLive {
   async file(name: string, file?: unknown): Promise<unknown> {
     if (!this.#files.has(name) && file !== undefined) this.#files.set(name, file)
     return this.#files.get(name)
+  }
+
+  async session(name: string, options: FakeSessionOptions = {}): Promise<FakeSession> {
+    this.#mustNotBe('frozen', 'released')
+    return this.#sessions.open(name, options)
   }
 
   async ready(): Promise<void> {
@@ -248,6 +254,10 @@ class Fake implements FakeLive {
 
   async #run(event: HookName, ...args: unknown[]): Promise<void> {
     for (const hook of this.#hooks[event]) await hook(...args)
+  }
+
+  #mayChange(handed: boolean): void {
+    this.#mustNotBe('frozen', 'released', ...(handed ? ['starting'] : []))
   }
 
   #mustNotBe(...states: string[]): void {

@@ -379,14 +379,17 @@ describe('files', () => {
   test('may be 253 in one message, both ways, in order', async () => {
     start({
       // Taken out of the array they are the handler's, which gives them to the answer.
-      Claim: ({ fds }) => ({ output: { session: '1', files: [], fds: fds.length }, fds: fds.splice(0) }),
+      Claim: ({ fds }) => ({
+        output: { session: '1', files: [], total: 0, sessions: [], fds: fds.length },
+        fds: fds.splice(0),
+      }),
       Preserve: ({ fds }) => {
         expect(fds.map(fileSize)).toEqual(Array.from({ length: MAX_FDS }, (_, index) => index + 1))
         return { output: {} }
       },
       Retrieve: () => {
         const fds = memfds(MAX_FDS)
-        return { output: { files: [], fds: fds.length }, fds }
+        return { output: { files: [], total: fds.length, fds: fds.length }, fds }
       },
     })
     const client = await connect()

@@ -63,6 +63,8 @@ export interface ServerOptions {
   version: string
   /** Connections of one user. */
   maxConnections: number
+  /** Before each request is handled. */
+  onRequest?(): void
   onDefect(error: unknown, method: string): void
   /** A connection that broke the rules or was refused. */
   onRefused(error: LuoError, peer: Credentials): void
@@ -200,6 +202,7 @@ export class Server {
       const input = this.#interface.methods.get(method)?.input
       if (!input) return answer(notFound('Method', request.method))
       validate(this.#interface, input, request.parameters, '')
+      this.#options.onRequest?.()
       const { output, fds: files = [] } = await this.#call(connection, peer, request, method, fds)
       try {
         answer({ parameters: output }, files)

@@ -73,9 +73,9 @@ test('a whole update: the successor gets what the old version preserved, and the
     'committed',
   ])
   expect(blackout_ms).toBeGreaterThan(0)
-  const { workload } = await stage.call('Show', { workload: 'web' })
+  const { workload, sessions } = await stage.call('Show', { workload: 'web' })
   expect(workload).toMatchObject({ state: 'running', pid: successor.pid, generation: 2, formats: ['store/1'] })
-  expect(workload.sessions[0]?.session).toBe(session)
+  expect(sessions[0]?.session).toBe(session)
   expect(await failure(old.call('Ready', { id: 'late', member, update }))).toBe('LUO_NOT_FOUND')
 })
 

@@ -1,0 +1,109 @@
+/**
+ * The files of sessions: what a user may have of them, what is recorded of them, and pages of them. What is not recorded
+ * is not held.
+ */
+import type { Change } from '../abi/records.js'
+import type { FileToPreserve } from '../core/file-set.js'
+import type { FileAbout, HeldFile } from '../handlers/held-file.js'
+import type { Fd } from '../sys/fd.js'
+import type { Holding, LuodFile, LuodOrchestrator, LuodSession } from './holding.js'
+import type { Usage } from './usage.js'
+
+const MEMORY_KINDS: ReadonlySet<string> = new Set(['memfd', 'shmem', 'hugetlb'])
+
+export interface SessionFilesOptions {
+  orchestrator: LuodOrchestrator
+  usage: Usage
+  record(changes: readonly Change[]): void
+}
+
+export class SessionFiles {
+  readonly #options: SessionFilesOptions
+  /** Keys of the records, by session and token. */
+  readonly #keys = new Map<string, string>()
+  #nextKey = 1n
+
+  constructor(options: SessionFilesOptions) {
+    this.#options = options
+  }
+
+  /** All or none; LUO_LIMIT when the user would have too many, or too much. Answers what is luod's from here on. */
+  preserve(holding: Holding, files: readonly FileToPreserve<HeldFile, FileAbout>[]): LuodFile[] {
+    const { session, uid } = holding
+    const { usage } = this.#options
+    const memory = memoryOf(files)
+    usage.check(uid, 'files', files.length, `preserve ${files.length} files`)
+    usage.check(uid, 'bytes', memory, `preserve ${files.length} files of ${memory} bytes`)
+    const preserved = this.#options.orchestrator.preserve(session, files)
+    try {
+      this.#options.record(preserved.map((file) => this.#change(session, file.token, file)))
+    } catch (error) {
+      // What is not recorded is not held.
+      const tokens = preserved.map(({ token }) => token)
+      this.#options.orchestrator.unpreserve(session, tokens)
+      throw error
+    }
+    this.#count(holding, preserved, 1)
+    return preserved
+  }
+
+  /** All or none. */
+  unpreserve(holding: Holding, tokens: readonly string[]): void {
+    const { session } = holding
+    const files = [...new Set(tokens)].flatMap((token) => session.files.get(token) ?? [])
+    this.#options.orchestrator.unpreserve(session, tokens)
+    this.#count(holding, files, -1)
+    this.#options.record(files.map(({ token }) => this.#change(session, token, undefined)))
+  }
+
+  #count(holding: Holding, files: readonly LuodFile[], sign: 1 | -1): void {
+    const { usage } = this.#options
+    holding.files.changed()
+    holding.bytes += sign * bytesOf(files)
+    usage.change(holding.uid, 'files', sign * files.length)
+    usage.change(holding.uid, 'bytes', sign * memoryOf(files))
+  }
+
+  /** New references to files, in the order of the tokens, owned by the caller. ENOENT for a token that is not there. */
+  reference({ session }: Holding, tokens: readonly string[]): { fd: Fd; file: LuodFile }[] {
+    return this.#options.orchestrator
+      .reference(session, tokens)
+      .map(({ file: { fd }, preserved: file }) => ({ fd, file }))
+  }
+
+  /** Lets go of a whole session, and of its files in reverse order. Answers what there is to record, and how many. */
+  releaseAll(holding: Holding): { changes: Change[]; count: number } {
+    const { session } = holding
+    const files = [...session.files.values()]
+    this.#options.orchestrator.release(session)
+    this.#count(holding, files, -1)
+    return { changes: files.map(({ token }) => this.#change(session, token, undefined)), count: files.length }
+  }
+
+  #change(session: LuodSession, token: string, file: LuodFile | undefined): Change {
+    const name = `${session.id} ${token}`
+    let key = this.#keys.get(name)
+    if (key === undefined) {
+      key = String(this.#nextKey++)
+      this.#keys.set(name, key)
+    }
+    if (!file) this.#keys.delete(name)
+    const value = file && {
+      session: session.id,
+      token,
+      kind: file.about.kind,
+      compatible: file.handler.compatible,
+      format: file.about.format,
+    }
+    return { type: 'file', key, value }
+  }
+}
+
+/** Bytes of memory that cannot be freed while these files are held. */
+function memoryOf(files: readonly { about: FileAbout }[]): number {
+  return bytesOf(files.filter(({ about }) => MEMORY_KINDS.has(about.kind)))
+}
+
+function bytesOf(files: readonly { about: FileAbout }[]): number {
+  return files.reduce((sum, { about }) => sum + about.bytes, 0)
+}

@@ -1,0 +1,112 @@
+/**
+ * What `session` of a fake live answers. Files are any values; who is frozen, or has not yet committed what was handed
+ * over, cannot change them.
+ */
+import { LuoError } from '../errors.js'
+
+export type FakeToken = bigint | number | string
+
+export interface FakeSession {
+  readonly name: string
+  readonly fd: undefined
+  preserve(token: FakeToken, file: unknown, format?: string): Promise<void>
+  unpreserve(...tokens: FakeToken[]): Promise<void>
+  retrieve(token: FakeToken): Promise<unknown>
+  tokens(): Promise<bigint[]>
+  close(): void
+}
+
+export interface FakeSessionOptions {
+  keepMs?: number
+}
+
+type Files = Map<bigint, { file: unknown; format: string | undefined }>
+
+class Session implements FakeSession {
+  readonly name: string
+  readonly fd = undefined
+  readonly keepMs: number
+  readonly files: Files
+  readonly handed: boolean
+  readonly #sessions: FakeSessions
+  closed = false
+
+  constructor(sessions: FakeSessions, name: string, keepMs: number, handed?: Files) {
+    this.#sessions = sessions
+    this.name = name
+    this.keepMs = keepMs
+    this.files = new Map(handed)
+    this.handed = handed !== undefined
+  }
+
+  async preserve(token: FakeToken, file: unknown, format?: string): Promise<void> {
+    this.#sessions.check(this, true)
+    if (this.files.has(BigInt(token))) {
+      throw new LuoError('EEXIST', `preserve token ${token} in session ${this.name}: it is used`)
+    }
+    this.files.set(BigInt(token), { file, format })
+  }
+
+  async unpreserve(...tokens: FakeToken[]): Promise<void> {
+    this.#sessions.check(this, true)
+    for (const token of tokens) this.#file(token)
+    for (const token of tokens) this.files.delete(BigInt(token))
+  }
+
+  async retrieve(token: FakeToken): Promise<unknown> {
+    this.#sessions.check(this, false)
+    return this.#file(token).file
+  }
+
+  async tokens(): Promise<bigint[]> {
+    this.#sessions.check(this, false)
+    return [...this.files.keys()]
+  }
+
+  close(): void {
+    this.closed = true
+  }
+
+  #file(token: FakeToken): { file: unknown } {
+    const file = this.files.get(BigInt(token))
+    if (file) return file
+    throw new LuoError('ENOENT', `token ${token}: session ${this.name} has no such file`)
+  }
+}
+
+/** Those of one fake live. */
+export class FakeSessions {
+  readonly #sessions = new Map<string, Session>()
+  readonly #mayChange: (handed: boolean) => void
+
+  /** `mayChange` throws when a session, handed over or made here, may not be changed now. */
+  constructor(mayChange: (handed: boolean) => void, old?: FakeSessions) {
+    this.#mayChange = mayChange
+    for (const { name, keepMs, files, closed } of old ? old.#sessions.values() : []) {
+      if (!closed || keepMs > 0) this.#sessions.set(name, new Session(this, name, keepMs, files))
+    }
+  }
+
+  open(name: string, { keepMs = 0 }: FakeSessionOptions): FakeSession {
+    const known = this.#sessions.get(name)
+    if (known && !known.closed) return known
+    // Closed, it waits for somebody only if it was to be kept.
+    const kept = known && known.keepMs > 0 ? known.files : undefined
+    const session = new Session(this, name, kept ? (known?.keepMs ?? 0) : keepMs)
+    for (const [token, file] of kept ?? []) session.files.set(token, file)
+    this.#sessions.set(name, session)
+    return session
+  }
+
+  /** The versions of what is in them, and where. */
+  *formats(): Iterable<{ name: string; format: string }> {
+    for (const { name, files } of this.#sessions.values()) {
+      for (const { format } of files.values()) if (format !== undefined) yield { name, format }
+    }
+  }
+
+  check(session: Session, change: boolean): void {
+    if (session.closed) throw new LuoError('EBADF', `the session ${session.name} was closed before`)
+    if (change) this.#mayChange(session.handed)
+  }
+}
