@@ -8,8 +8,9 @@ const ALLOWED = {
   protocol: ['abi'],
   wire: ['protocol', 'sys'],
   client: ['wire', 'protocol', 'sys', 'abi'],
-  daemon: ['wire', 'protocol', 'handlers', 'core', 'sys', 'abi'],
+  daemon: ['wire', 'protocol', 'backends', 'handlers', 'core', 'sys', 'abi'],
   cli: ['client', 'wire', 'protocol', 'sys', 'abi', 'handlers/kinds'],
+  emulate: ['wire', 'protocol', 'sys', 'abi'],
   testing: ['cli', 'client', 'wire', 'protocol', 'sys'],
   demo: [],
 }

@@ -252,9 +252,15 @@ export class DeviceSession implements Disposable {
     return this.#session.direction
   }
 
-  /** `token`: a u64 in decimal. `fd` stays the caller's. */
-  preserve(token: string, fd: Fd): void {
+  /** `token`: a u64 in decimal. `fd` stays the caller's; without it, it is EBADF, once all that comes before is right. */
+  preserve(token: string, fd: Fd | undefined): void {
     const session = this.#open()
+    if (!fd) {
+      const action = `preserve token ${token} in session ${session.name}`
+      if (session.direction === 'incoming') throw new LuoError('EINVAL', `${action}: it is incoming`)
+      if (session.files.has(token)) throw new LuoError('EEXIST', `${action}: the token is used`)
+      throw new LuoError('EBADF', `${action}: the file is not open`)
+    }
     const own = fd.dup()
     try {
       const info = fileInfo(own)
@@ -279,6 +285,14 @@ export class DeviceSession implements Disposable {
     if (this.#closed) return
     this.#closed = true
     this.#orchestrator.release(this.#session)
+  }
+
+  /** Undo of `retrieveSession`: whoever asked could not be given it. */
+  giveBack(): void {
+    const session = this.#open()
+    if (session.direction !== 'incoming') return
+    this.#orchestrator.giveBackSession(session)
+    this.#closed = true
   }
 
   [Symbol.dispose](): void {

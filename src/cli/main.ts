@@ -55,6 +55,23 @@ Examples:
 
 Exit codes: 0 committed or checked, 3 rolled back or orphaned, 4 no luod, 2 wrong usage, 1 anything else`
 
+const DEFAULT_MACHINE = 'default'
+
+const EMULATE_HELP = `
+Opens of /dev/liveupdate, its ioctls, and kexec are answered by luod; everything else is done by the kernel. No
+privileges are needed, and no kernel that has live update.
+
+Examples:
+  luoctl emulate -- ./program
+  luoctl emulate --trace --fail preserve:ENOMEM@3 -- ./program
+  luoctl kexec --emulated
+
+Exit codes: that of the program, or 128 + signal; 126 not executable, 127 not found, 2 wrong usage, 4 no luod`
+
+function collect(value: string, before: string[]): string[] {
+  return [...before, value]
+}
+
 type Action = (context: Context) => Promise<number>
 
 function usageError(message: string): LuoError {
@@ -123,6 +140,49 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
           ...(deadlineMs === undefined ? {} : { deadlineMs }),
           ...(command === undefined ? {} : { command }),
         }),
+      )
+    })
+
+  const emulation = () => import('./emulate.js')
+  program
+    .command('emulate')
+    .description('run an unmodified program against an emulated /dev/liveupdate')
+    .usage('[--machine NAME] [--handlers kernel|all] [--fail FAULT]... [--trace] -- PROGRAM [ARGUMENT...]')
+    .option('--machine <name>', 'its device, sessions and kexecs are those of this machine', DEFAULT_MACHINE)
+    .option('--handlers <which>', 'what can be preserved: what a kernel takes, or all kinds', 'kernel')
+    .option('--fail <fault>', 'an operation that fails, such as preserve:ENOMEM@3', collect, [])
+    .option('--trace', 'show each intercepted call')
+    .addHelpText('after', EMULATE_HELP)
+    .action((options: { machine: string; handlers: string; fail: string[]; trace?: boolean }) => {
+      if (!command?.length) throw usageError('emulate: which program? luoctl emulate -- PROGRAM')
+      const { machine, fail } = options
+      const handlers = (['kernel', 'all'] as const).find((known) => known === options.handlers)
+      if (!handlers) throw usageError(`--handlers "${options.handlers}": choose kernel or all`)
+      const request = { machine, handlers, fail, command, trace: options.trace === true }
+      choose(async (context) => (await emulation()).emulateCommand(context, request))
+    })
+  program
+    .command('kexec')
+    .description('a kexec: of an emulated machine, which ends its programs and begins the next generation')
+    .usage('--emulated [--machine NAME]')
+    .option('--emulated', 'of an emulated machine')
+    .option('--machine <name>', 'which one', DEFAULT_MACHINE)
+    .action((options: { emulated?: boolean; machine: string }) => {
+      noCommand()
+      if (!options.emulated) throw usageError('kexec: only emulated machines can be done (--emulated)')
+      choose(async (context) => (await emulation()).kexecCommand(context, options.machine))
+    })
+  program
+    .command('machines')
+    .description('the emulated machines')
+    .option('--end <name>', 'end its programs, and let go of everything that it holds')
+    .action((options: { end?: string }) => {
+      noCommand()
+      const { end } = options
+      choose(async (context) =>
+        end === undefined
+          ? (await emulation()).machinesCommand(context)
+          : (await emulation()).endMachineCommand(context, end),
       )
     })
 

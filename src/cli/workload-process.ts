@@ -51,7 +51,7 @@ export function startWorkload(
 ): Started {
   const [program, ...args] = command
   if (program === undefined) throw new LuoError('LUO_INVALID_PARAMETER', 'start a workload: no command was given')
-  checkCommand(program, options.directory)
+  findProgram(program, options.directory)
   let child: ChildProcess
   try {
     child = spawn(program, args, {
@@ -76,8 +76,8 @@ function spawnError(program: string, cause: unknown): LuoError {
   })
 }
 
-/** Names what is wrong before spawn, whose own error cannot tell a missing directory from a missing program. */
-function checkCommand(program: string, directory: string): void {
+/** Where a shell would find it. Names what is wrong before spawn, whose own error cannot tell a missing directory from a missing program. */
+export function findProgram(program: string, directory: string): string {
   if (!existsSync(directory)) {
     throw new LuoError('LUO_SPAWN', `cannot start ${program}: the working directory ${directory} is gone`, {
       params: { exitCode: EXIT.CANNOT_EXECUTE },
@@ -94,11 +94,13 @@ function checkCommand(program: string, directory: string): void {
       params: { exitCode: EXIT.NOT_FOUND },
     })
   }
-  if (!found.some(executable)) {
+  const [usable] = found.filter(executable)
+  if (usable === undefined) {
     throw new LuoError('LUO_SPAWN', `cannot start ${program}: it is not executable`, {
       params: { exitCode: EXIT.CANNOT_EXECUTE },
     })
   }
+  return usable
 }
 
 function executable(path: string): boolean {

@@ -119,6 +119,14 @@ export class Orchestrator<F, A> {
     return session
   }
 
+  /** Undo of `retrieveSession`, for a session that its holder never got. */
+  giveBackSession(session: IncomingSession<F>): void {
+    const used = [...session.files.values()].some(({ retrieved }) => retrieved !== undefined)
+    if (used || session.finished)
+      throw new LuoError('LUO_WRONG_STATE', `give back session ${session.name}: it was used`)
+    session.retrieved = false
+  }
+
   // --- an outgoing session's calls ------------------------------------------------------------------------------------
 
   /**

@@ -13,6 +13,8 @@ import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
 import type { LuodOrchestrator } from './holding.js'
 import type { Logger } from './log.js'
+import { Machines } from './machines.js'
+import { machineHandlers } from './rpc-machine.js'
 import { memberHandlers } from './rpc-member.js'
 import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
 import { sessionHandlers } from './rpc-session.js'
@@ -39,6 +41,7 @@ export class Daemon {
   readonly #state: State
   readonly #server: Server
   readonly #records: Fd
+  readonly #machines = new Machines(() => this.#watchIdle())
   readonly #onIdle: (() => void) | undefined
   #idleTimer: NodeJS.Timeout | undefined
 
@@ -69,6 +72,7 @@ export class Daemon {
       handlers: {
         ...memberHandlers(this.#state, answers),
         ...sessionHandlers(this.#state, answers),
+        ...machineHandlers(this.#machines, answers, log),
         ...supervisorHandlers(this.#state, answers),
         ...operatorHandlers(this.#state, answers, facts),
       },
@@ -95,6 +99,7 @@ export class Daemon {
     this.#server.close()
     for (const { member } of this.#state.workloads(0)) if (member) this.#state.dropMember(member)
     this.#state.sessions.close()
+    this.#machines.close()
     this.#records.close()
   }
 
@@ -107,7 +112,8 @@ export class Daemon {
   }
 
   #idle(): boolean {
-    return this.#state.workloadCount === 0 && this.#state.sessions.index.size === 0 && this.#server.connections === 0
+    const { workloadCount, sessions } = this.#state
+    return workloadCount + sessions.index.size + this.#machines.size + this.#server.connections === 0
   }
 }
 

@@ -86,8 +86,13 @@ export class Lifetimes {
     this.#poller.drain()
   }
 
-  close(): void {
+  /** What ends from here on is of no interest; new ones can be made. */
+  forget(): void {
     for (const lifetime of [...this.#known.values()]) lifetime.close()
+  }
+
+  close(): void {
+    this.forget()
     this.#poller.close()
   }
 }

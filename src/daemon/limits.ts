@@ -7,6 +7,8 @@ import { checkName } from '../core/names.js'
 import { LuoError } from '../errors.js'
 
 export const LIMITS = {
+  /** Emulated machines of one user. */
+  machines: 16,
   /** Further ones of one workload: an update hands them over, and tells of all in one message. */
   workload_sessions: 255,
   /** Formats that one version accepts. */

@@ -150,6 +150,25 @@ method Spawned(id: string, workload: string, update: string, pid: int, fds: int)
 # The supervisor could not start the successor.
 method SpawnFailed(id: string, workload: string, update: string, reason: string) -> ()
 
+# --- an emulated machine ----------------------------------------------------------------------------------------
+
+# A /dev/liveupdate of its own, for unmodified programs of one user. live_update_number: its transitions so far.
+type Machine (machine: string, uid: int, programs: bool, holds_state: bool, live_update_number: string)
+
+# A notifier joins the machine, which is made if there is none. Streaming: attached (with the channel as one fd, on which
+# intercepted calls are asked about), endPrograms (a kexec: end all programs, then this connection). handlers: kernel
+# (what a kernel takes), all. fail: which handler operations fail, as "preserve:ENOMEM@3".
+method Emulate(id: string, machine: string, handlers: ?(kernel, all), fail: ?[]string) -> (
+  event: (attached, endPrograms), fds: ?int, channel_fd: ?int)
+
+# An emulated kexec: freezes, ends every program of the machine, and begins its next generation.
+method KexecMachine(id: string, machine: string) -> (live_update_number: string)
+
+method Machines() -> (machines: []Machine)
+
+# Ends its programs, and lets go of everything that it holds.
+method EndMachine(id: string, machine: string) -> ()
+
 # --- an operator ------------------------------------------------------------------------------------------------
 
 # Streaming (more): each phase; the last reply carries outcome and timeline. check: stop after the successor waits

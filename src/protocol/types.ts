@@ -78,6 +78,14 @@ export interface Usage {
   watchers: number
 }
 
+export interface Machine {
+  machine: string
+  uid: number
+  programs: boolean
+  holds_state: boolean
+  live_update_number: string
+}
+
 export interface Methods {
   Join: {
     input: {
@@ -277,6 +285,41 @@ export interface Methods {
       workload: string
       update: string
       reason: string
+    }
+    output: Record<string, never>
+  }
+  Emulate: {
+    input: {
+      id: string
+      machine: string
+      handlers?: 'kernel' | 'all'
+      fail?: string[]
+    }
+    output: {
+      event: 'attached' | 'endPrograms'
+      fds?: number
+      channel_fd?: number
+    }
+  }
+  KexecMachine: {
+    input: {
+      id: string
+      machine: string
+    }
+    output: {
+      live_update_number: string
+    }
+  }
+  Machines: {
+    input: Record<string, never>
+    output: {
+      machines: Machine[]
+    }
+  }
+  EndMachine: {
+    input: {
+      id: string
+      machine: string
     }
     output: Record<string, never>
   }

@@ -12,6 +12,7 @@ import { type ErrnoName, LuoError } from '../errors.js'
 /** An address is a number: user space ends at 2^47, or 2^56 with five levels and a hint that we never give. */
 const SIGNATURES = {
   close: 'int close(int fd)',
+  dup2: 'int dup2(int fd, int to)',
   fcntl: 'int fcntl(int fd, int command, int64_t argument)',
   memfd_create: 'int memfd_create(const char *name, uint32_t flags)',
   flock: 'int flock(int fd, int operation)',
@@ -34,6 +35,7 @@ const SIGNATURES = {
     'int64_t sendto(int fd, const uint8_t *bytes, size_t length, int flags, const uint8_t *address, uint32_t size)',
   epoll_create1: 'int epoll_create1(int flags)',
   epoll_ctl: 'int epoll_ctl(int epoll, int operation, int fd, uint8_t *event)',
+  poll: 'int poll(uint8_t *fds, uint64_t count, int timeout)',
   epoll_wait: 'int epoll_wait(int epoll, uint8_t *events, int count, int timeout)',
   syscall: 'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f)',
   fstatfs: 'int fstatfs(int fd, int64_t out)',
@@ -91,6 +93,10 @@ const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, value]) 
 ERRNO_NAMES.set(constants.errno.EAGAIN, 'EAGAIN')
 ERRNO_NAMES.set(constants.errno.EOPNOTSUPP, 'EOPNOTSUPP')
 
+export function errnoName(value: number): ErrnoName {
+  return ERRNO_NAMES.get(value) ?? `E${value}`
+}
+
 /** The number of an errno. */
 export function errnoNumber(name: ErrnoName): number {
   return (constants.errno as Record<string, number>)[name] ?? constants.errno.EIO
@@ -98,8 +104,7 @@ export function errnoNumber(name: ErrnoName): number {
 
 /** The name of the last call's errno. */
 export function errno(): ErrnoName {
-  const value = load().koffi.errno()
-  return ERRNO_NAMES.get(value) ?? `E${value}`
+  return errnoName(load().koffi.errno())
 }
 
 /** The last call's errno as an error. `action` names what was attempted, with which value. */

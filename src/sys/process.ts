@@ -22,18 +22,41 @@ export function reapOthers(known: (pid: number) => boolean): number {
   return reaped
 }
 
-function childrenOf(parent: number): number[] {
+/** All processes that this one has started, directly or not, and that have not ended; the nearest first. */
+export function descendants(ancestor: number): number[] {
+  const children = new Map<number, number[]>()
+  for (const pid of processes()) {
+    const { parent, state } = statOf(pid) ?? {}
+    if (parent === undefined || state === 'Z') continue
+    children.set(parent, [...(children.get(parent) ?? []), pid])
+  }
+  const found: number[] = []
+  for (
+    let next = children.get(ancestor) ?? [];
+    next.length > 0;
+    next = next.flatMap((pid) => children.get(pid) ?? [])
+  ) {
+    found.push(...next)
+  }
+  return found
+}
+
+function processes(): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
-    .filter((pid) => parentOf(pid) === parent)
 }
 
-function parentOf(pid: number): number | undefined {
+function childrenOf(parent: number): number[] {
+  return processes().filter((pid) => statOf(pid)?.parent === parent)
+}
+
+function statOf(pid: number): { parent: number; state: string } | undefined {
   try {
     // The name in parentheses may hold anything: what follows its last parenthesis is "state ppid …".
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
-    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1])
+    const [state = '', parent] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return { parent: Number(parent), state }
   } catch {
     return undefined
   }

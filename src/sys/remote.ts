@@ -2,10 +2,12 @@
  * Memory and files of another process: of one's own descendants without privileges, also where Yama lets only ancestors
  * look. What is read is a copy; the process may change its memory at any time.
  */
+import { readFileSync, readlinkSync } from 'node:fs'
 import { LuoError } from '../errors.js'
 import { Fd } from './fd.js'
 import { checked, errno, failure, integer, libc, SYS } from './ffi.js'
 import { scratch } from './mapping.js'
+import { openPidfd } from './pidfd.js'
 
 /** struct iovec twice, then the data. */
 const DATA_AT = 64
@@ -53,12 +55,41 @@ export function readRemoteString(pid: number, address: bigint, limit: number): B
   throw new LuoError('ENAMETOOLONG', `read a string of process ${pid}: it has more than ${limit} bytes`)
 }
 
-/** A copy of another process's descriptor. EBADF when it has none of this number. */
-export function fdOfProcess(pidfd: Fd, number: number): Fd {
-  if (number < 0) throw new LuoError('EBADF', `take descriptor ${number} of a process: there is none`)
-  return Fd.adopt(
-    checked(`take descriptor ${number} of a process`, 'syscall', SYS.pidfdGetfd, pidfd.number, number, 0, 0, 0),
-  )
+/** A copy of a descriptor of the process that has this thread. EBADF when it has none of this number. */
+export function fdOfThread(tid: number, number: number): Fd {
+  const action = `take descriptor ${number} of thread ${tid}`
+  if (number < 0) throw new LuoError('EBADF', `${action}: there is none`)
+  using pidfd = openPidfd(processOf(tid))
+  return Fd.adopt(checked(action, 'syscall', SYS.pidfdGetfd, pidfd.number, number, 0))
+}
+
+/** The process of a thread; ESRCH when it is gone. */
+function processOf(tid: number): number {
+  try {
+    const process = /^Tgid:\s+(\d+)/m.exec(readFileSync(`/proc/${tid}/status`, 'latin1'))?.[1]
+    if (process !== undefined) return Number(process)
+  } catch {
+    // Gone.
+  }
+  throw new LuoError('ESRCH', `find the process of thread ${tid}: it is gone`)
+}
+
+/** The inode of a thread's descriptor when it is a socket. */
+export function socketInode(tid: number, number: number): bigint | undefined {
+  try {
+    const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${tid}/fd/${number}`))?.[1]
+    return inode === undefined ? undefined : BigInt(inode)
+  } catch {
+    return undefined
+  }
+}
+
+const F_GETFL = 3
+const O_PATH = 0o10000000
+
+/** Opened with O_PATH: a place, and no file. */
+export function isPathOnly(fd: Fd): boolean {
+  return (checked('read the flags of a file', 'fcntl', fd.number, F_GETFL, 0) & O_PATH) !== 0
 }
 
 function transfer(call: 'processVmReadv' | 'processVmWritev', pid: number, address: bigint, length: number): void {

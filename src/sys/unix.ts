@@ -18,6 +18,7 @@ import { pidfdOwner } from './pidfd.js'
 const AF_UNIX = 1
 const SOCK_STREAM = 1
 const SOCK_DGRAM = 2
+const SOCK_SEQPACKET = 5
 const SOCK_CLOEXEC = 0o2000000
 const SOCK_NONBLOCK = 0o4000
 const SOL_SOCKET = 1
@@ -109,10 +110,11 @@ export function connectUnix(path: string): Fd {
   }
 }
 
-export function socketPair(): [Fd, Fd] {
+/** packets: what is sent at once is received at once (SOCK_SEQPACKET). */
+export function socketPair(kind: 'stream' | 'packets' = 'stream'): [Fd, Fd] {
   const pair = new Int32Array(2)
-  const type = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK
-  checked('make a pair of sockets', 'socketpair', AF_UNIX, type, 0, pair)
+  const type = kind === 'packets' ? SOCK_SEQPACKET : SOCK_STREAM
+  checked('make a pair of sockets', 'socketpair', AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair)
   const [a = -1, b = -1] = pair
   return [Fd.adopt(a), Fd.adopt(b)]
 }

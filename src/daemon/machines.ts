@@ -1,0 +1,63 @@
+/**
+ * The emulated machines of this luod, by user and name. One that nobody runs programs on is there for as long as it
+ * holds what a generation handed over.
+ */
+import type { GenerationOptions } from '../backends/generation.js'
+import { LuoError } from '../errors.js'
+import { LIMITS } from './limits.js'
+import { Machine } from './machine.js'
+
+export class Machines {
+  readonly #machines = new Map<string, Machine>()
+  readonly #onEnded: () => void
+
+  constructor(onEnded: () => void) {
+    this.#onEnded = onEnded
+  }
+
+  get size(): number {
+    return this.#machines.size
+  }
+
+  /** Those that this user may see. */
+  list(uid: number): Machine[] {
+    return [...this.#machines.values()].filter((machine) => uid === 0 || machine.uid === uid)
+  }
+
+  /** LUO_NOT_FOUND when this user has none of this name. */
+  get(uid: number, name: string): Machine {
+    const machine = this.#machines.get(keyOf(uid, name))
+    if (machine) return machine
+    throw new LuoError('LUO_NOT_FOUND', `find the machine ${name}: uid ${uid} has none of this name`)
+  }
+
+  /** Made if there is none; LUO_LIMIT when this user has too many. */
+  ensure(uid: number, name: string, options: Omit<GenerationOptions, 'handover'>): Machine {
+    const known = this.#machines.get(keyOf(uid, name))
+    if (known) return known
+    const count = [...this.#machines.values()].filter((machine) => machine.uid === uid).length
+    if (count >= LIMITS.machines) {
+      throw new LuoError('LUO_LIMIT', `start the machine ${name}: uid ${uid} has ${count}, of ${LIMITS.machines}`)
+    }
+    const machine = new Machine(uid, name, options, () => {
+      if (!machine.holdsState) this.end(machine)
+    })
+    this.#machines.set(keyOf(uid, name), machine)
+    return machine
+  }
+
+  end(machine: Machine): void {
+    if (!this.#machines.delete(keyOf(machine.uid, machine.name))) return
+    machine.close()
+    this.#onEnded()
+  }
+
+  close(): void {
+    for (const machine of this.#machines.values()) machine.close()
+    this.#machines.clear()
+  }
+}
+
+function keyOf(uid: number, name: string): string {
+  return `${uid}\0${name}`
+}

@@ -1,0 +1,88 @@
+/** What is asked of emulated machines: by the notifiers of their programs, and by whoever does a kexec. */
+
+import type { HandlerContext } from '../backends/generation.js'
+import { LuoError } from '../errors.js'
+import { kernelMemfdHandler } from '../handlers/kernel-memfd.js'
+import { registerReferenceHandlers } from '../handlers/reference.js'
+import { openPidfd, signalPidfd } from '../sys/pidfd.js'
+import type { Handlers } from '../wire/server.js'
+import type { Answers } from './answers.js'
+import { checkText, checkWorkloadName, LIMITS } from './limits.js'
+import type { Logger } from './log.js'
+import type { Machine, Notifier } from './machine.js'
+import type { Machines } from './machines.js'
+
+type MachineMethods = 'Emulate' | 'KexecMachine' | 'Machines' | 'EndMachine'
+
+export function machineHandlers(machines: Machines, answers: Answers, log: Logger): Pick<Handlers, MachineMethods> {
+  return {
+    Emulate: ({ input, peer, more, reply }) => {
+      checkText('id', input.id, LIMITS.id_bytes)
+      checkWorkloadName(input.machine)
+      if (!more) throw new LuoError('LUO_INVALID_PARAMETER', 'emulate: ask for more than one reply (more: true)')
+      const machine = machines.ensure(peer.uid, input.machine, {
+        register: registerer(input.handlers ?? 'kernel'),
+        onDefect: (error, action) => log('error', `machine ${input.machine}: ${action}: ${String(error)}`),
+      })
+      const pidfd = peer.pidfd() ?? openPidfd(peer.pid)
+      const notifier: Notifier = {
+        pid: peer.pid,
+        endPrograms: () => void reply({ event: 'endPrograms' }),
+        kill: () => void signalPidfd(pidfd, 'SIGKILL'),
+      }
+      return new Promise((resolve, reject) => {
+        try {
+          using channel = machine.attach(notifier)
+          peer.onDisconnect(() => {
+            machine.detach(notifier)
+            pidfd.close()
+            resolve({ output: { event: 'endPrograms' } })
+          })
+          reply({ event: 'attached', fds: 1, channel_fd: 0 }, [channel])
+        } catch (error) {
+          pidfd.close()
+          reject(error)
+        }
+      })
+    },
+
+    KexecMachine: ({ input, peer }) =>
+      answers
+        .once(peer.uid, 'KexecMachine', input, async () => {
+          const machine = machines.get(peer.uid, input.machine)
+          await machine.kexec().ended
+          return { live_update_number: String(machine.liveupdateNumber) }
+        })
+        .then((output) => ({ output })),
+
+    Machines: ({ peer }) => ({ output: { machines: machines.list(peer.uid).map(describe) } }),
+
+    EndMachine: ({ input, peer }) =>
+      answers
+        .once(peer.uid, 'EndMachine', input, async () => {
+          const machine = machines.get(peer.uid, input.machine)
+          await machine.endPrograms()
+          machines.end(machine)
+          return {}
+        })
+        .then((output) => ({ output })),
+  }
+}
+
+function registerer(handlers: 'kernel' | 'all'): (context: HandlerContext) => void {
+  return (context) => {
+    context.registry.register(kernelMemfdHandler(context))
+    if (handlers === 'all') registerReferenceHandlers(context.registry, context.slots)
+  }
+}
+
+function describe(machine: Machine) {
+  const { name, uid, notifiers, holdsState, liveupdateNumber } = machine
+  return {
+    machine: name,
+    uid,
+    programs: notifiers > 0,
+    holds_state: holdsState,
+    live_update_number: String(liveupdateNumber),
+  }
+}

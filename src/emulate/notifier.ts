@@ -1,0 +1,327 @@
+/**
+ * Answers the intercepted calls of one program and all that it starts, each in the turn in which it came: what is not
+ * answered hangs the program.
+ *
+ * A program is not trusted: what it points to is read once, and only that copy counts; it may be killed at any moment,
+ * so `valid` is asked before anything is done with what was read. Nothing here is a boundary of security: a program can
+ * only cheat itself.
+ */
+
+import { encodeName } from '../abi/bytes.js'
+import { FLAG_NO_FILE, type MachineObject } from '../abi/machine.js'
+import {
+  checkCommand,
+  checkDirection,
+  checkSize,
+  checkTail,
+  decodeIoctl,
+  IOCTLS,
+  type Ioctl,
+  lookUp,
+} from '../abi/uapi.js'
+import { asLuoError, type ErrnoName, isLuoError, LuoError } from '../errors.js'
+import type { Fd } from '../sys/fd.js'
+import { fdOfThread, isPathOnly, readRemote, readRemoteString, socketInode, writeRemote } from '../sys/remote.js'
+import { AUDIT_ARCH_X86_64, type HeldCall, HeldCalls } from '../sys/seccomp.js'
+import type { MachineChannel } from './channel.js'
+import { CALLS } from './filter.js'
+import { leadsToDevice } from './paths.js'
+
+/** PATH_MAX. */
+const MAX_PATH = 4096
+const O_ACCMODE = 3
+const O_CREAT = 0o100
+const O_EXCL = 0o200
+const O_DIRECTORY = 0o200000
+const O_CLOEXEC = 0o2000000
+const O_PATH = 0o10000000
+const AT_FDCWD = -100
+/** struct open_how: u64 flags · u64 mode · u64 resolve. */
+const OPEN_HOW_BYTES = 24
+const X32_BIT = 0x40000000
+/** What a caller's struct may have behind the fields known here is looked at in pieces of this, and this many. */
+const TAIL_PIECE = 4096
+const MAX_TAIL_PIECES = 1024
+const LINUX_REBOOT_CMD_KEXEC = 0x45584543
+const LINUX_REBOOT_MAGIC1 = 0xfee1dead
+const LINUX_REBOOT_MAGIC2 = [0x28121969, 0x05121996, 0x16041998, 0x20112000]
+
+/** One intercepted call and what became of it, for `--trace`. */
+export interface TracedCall {
+  tid: number
+  text: string
+  /** undefined: the kernel did it. */
+  result: string | undefined
+  microseconds: number
+}
+
+type Outcome = { value: bigint } | { given: Fd; cloexec: boolean } | 'pass' | 'none'
+
+export class Notifier {
+  readonly #calls: HeldCalls
+  readonly #channel: MachineChannel
+  readonly #onTrace: ((call: TracedCall) => void) | undefined
+  readonly #onForeign: (tid: number) => void
+  /** A kexec image was loaded by a program of this machine. */
+  #kexecLoaded = false
+
+  /** `onForeign`: a program made a call of another ABI of this machine, and must be ended. */
+  constructor(
+    listener: Fd,
+    channel: MachineChannel,
+    options: { onTrace?: (call: TracedCall) => void; onForeign(tid: number): void },
+  ) {
+    this.#calls = new HeldCalls(listener)
+    this.#channel = channel
+    this.#onTrace = options.onTrace
+    this.#onForeign = options.onForeign
+  }
+
+  /** The next call, if there is one. Only when the listener is readable. */
+  serve(): void {
+    const call = this.#calls.receive()
+    if (!call) return
+    const started = performance.now()
+    const trace = { text: '' }
+    let result: string | undefined
+    try {
+      const outcome = this.#decide(call, trace)
+      result = this.#answer(call, outcome)
+    } catch (error) {
+      const { code } = asLuoError(error, 'EIO', 'answer a call')
+      const errno = /^E[A-Z0-9]+$/.test(code) ? (code as ErrnoName) : 'EIO'
+      this.#calls.fail(call.id, errno)
+      result = `-1 ${errno}`
+    }
+    if (!this.#onTrace || trace.text === '') return
+    this.#onTrace({ tid: call.tid, text: trace.text, result, microseconds: (performance.now() - started) * 1000 })
+  }
+
+  #answer(call: HeldCall, outcome: Outcome): string | undefined {
+    if (outcome === 'none') return undefined
+    if (outcome === 'pass') {
+      this.#calls.letPass(call.id)
+      return undefined
+    }
+    if ('value' in outcome) {
+      this.#calls.answer(call.id, outcome.value)
+      return String(outcome.value)
+    }
+    using file = outcome.given
+    return String(this.#calls.addFd(call.id, file, { cloexec: outcome.cloexec, answer: true }))
+  }
+
+  #decide(call: HeldCall, trace: { text: string }): Outcome {
+    if (call.arch !== AUDIT_ARCH_X86_64 || call.number >= X32_BIT) {
+      this.#onForeign(call.tid)
+      throw new LuoError('ENOSYS', 'a call of another ABI')
+    }
+    const [a, b, c] = call.args
+    switch (call.number) {
+      case CALLS.open:
+        return this.#open(call, trace, AT_FDCWD, a, b)
+      case CALLS.openat:
+        return this.#open(call, trace, Number(BigInt.asIntN(32, a)), b, c)
+      case CALLS.openat2:
+        return this.#openat2(call, trace)
+      case CALLS.ioctl:
+        return this.#ioctl(call, trace)
+      case CALLS.kexecLoad:
+        trace.text = `kexec_load(${b} segments)`
+        this.#kexecLoaded = b > 0n
+        return { value: 0n }
+      case CALLS.kexecFileLoad:
+        trace.text = 'kexec_file_load()'
+        // KEXEC_FILE_UNLOAD is 1.
+        this.#kexecLoaded = (call.args[4] & 1n) === 0n
+        return { value: 0n }
+      case CALLS.reboot:
+        return this.#reboot(call, trace)
+      default:
+        return 'pass'
+    }
+  }
+
+  // --- opening ----------------------------------------------------------------------------------------------------------
+
+  #openat2(call: HeldCall, trace: { text: string }): Outcome {
+    const [at, path, how, size] = call.args
+    let flags = 0n
+    try {
+      if (size < BigInt(OPEN_HOW_BYTES)) return 'pass'
+      const bytes = readRemote(call.tid, how, OPEN_HOW_BYTES)
+      flags = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true)
+    } catch {
+      return 'pass'
+    }
+    return this.#open(call, trace, Number(BigInt.asIntN(32, at)), path, flags)
+  }
+
+  #open(call: HeldCall, trace: { text: string }, at: number, address: bigint, flagBits: bigint): Outcome {
+    const flags = Number(BigInt.asUintN(32, flagBits))
+    if (flags & O_PATH) return 'pass'
+    let path: string
+    try {
+      path = readRemoteString(call.tid, address, MAX_PATH).toString('latin1')
+    } catch {
+      // The kernel finds the same fault.
+      return 'pass'
+    }
+    if (!leadsToDevice(call.tid, at, path) || !this.#calls.valid(call.id)) return 'pass'
+    trace.text = `open(${JSON.stringify(path)}, ${['O_RDONLY', 'O_WRONLY', 'O_RDWR', 'O_ACCMODE'][flags & O_ACCMODE]})`
+    if (flags & O_DIRECTORY) throw new LuoError('ENOTDIR', 'open the device as a directory')
+    if (flags & O_CREAT && flags & O_EXCL) throw new LuoError('EEXIST', 'create the device')
+    const { file } = this.#channel.ask('open')
+    if (!file) throw new LuoError('ENODEV', 'open the device: luod gave none')
+    return { given: file, cloexec: (flags & O_CLOEXEC) !== 0 }
+  }
+
+  // --- live update's own calls ------------------------------------------------------------------------------------------
+
+  #ioctl(call: HeldCall, trace: { text: string }): Outcome {
+    const { tid } = call
+    const fd = Number(BigInt.asIntN(32, call.args[0]))
+    const command = Number(BigInt.asUintN(32, call.args[1]))
+    const address = call.args[2]
+    const inode = socketInode(tid, fd)
+    const object = inode === undefined ? 'none' : this.#objectOf(inode)
+    if (inode === undefined || object === 'none') return 'pass'
+    trace.text = `ioctl(${fd}, 0x${command.toString(16)})`
+    const target = object === 'device' ? 'device' : 'session'
+    const known = lookUp(target, command)
+    const size = new DataView(readRemote(tid, address, 4).buffer).getUint32(0, true)
+    checkCommand(known, command)
+    if (object !== 'device') checkDirection(known, object)
+    checkSize(known, size)
+    const struct = this.#readStruct(known, tid, address, size)
+    const values = decodeIoctl(known, struct)
+    trace.text = `ioctl(${fd}, ${known.name}${describe(known, values)})`
+    if (!this.#calls.valid(call.id)) return 'none'
+    const reply = (bytes: Uint8Array) => writeRemote(tid, address, bytes.subarray(0, Math.min(size, bytes.length)))
+    switch (known.name) {
+      case 'createSession':
+      case 'retrieveSession':
+        return this.#session(call, known, inode, values.name, struct, reply)
+      case 'preserveFd':
+        this.#preserve(tid, inode, BigInt(values.token), values.fd)
+        break
+      case 'retrieveFd': {
+        const { file } = this.#channel.ask('retrieve', { inode, token: BigInt(values.token) })
+        if (!file) throw new LuoError('EIO', 'retrieve: luod gave no file')
+        return this.#give(call, file, struct, reply)
+      }
+      case 'finish':
+        if (values.reserved !== 0) throw new LuoError('EINVAL', 'finish: the reserved field is not zero')
+        this.#channel.ask('finish', { inode })
+        break
+      case 'getName': {
+        if (values.reserved !== 0) throw new LuoError('EINVAL', 'get name: the reserved field is not zero')
+        const { name } = this.#channel.ask('getName', { inode })
+        putName(struct, name)
+      }
+    }
+    reply(struct)
+    return { value: 0n }
+  }
+
+  #objectOf(inode: bigint): MachineObject {
+    return this.#channel.ask('describe', { inode }).object
+  }
+
+  /** The struct as far as it is known here; E2BIG when there is more that is not zero. */
+  #readStruct(known: Ioctl, tid: number, address: bigint, size: number): Uint8Array {
+    const pieces = Math.ceil(Math.max(0, size - known.bytes) / TAIL_PIECE)
+    for (let piece = 0; piece < Math.min(pieces, MAX_TAIL_PIECES); piece++) {
+      const from = known.bytes + piece * TAIL_PIECE
+      checkTail(known, readRemote(tid, address + BigInt(from), Math.min(TAIL_PIECE, size - from)))
+    }
+    if (pieces > MAX_TAIL_PIECES) throw new LuoError('E2BIG', `${known.name} with a struct of ${size} bytes`)
+    return readRemote(tid, address, known.bytes)
+  }
+
+  #preserve(tid: number, inode: bigint, token: bigint, number: number): void {
+    using file = this.#fileOf(tid, number)
+    this.#channel.ask('preserve', { inode, token, flags: file ? 0 : FLAG_NO_FILE }, file)
+  }
+
+  /** A copy of the program's descriptor; undefined when it has none of this number that could be preserved. */
+  #fileOf(tid: number, number: number): Fd | undefined {
+    try {
+      const file = fdOfThread(tid, number)
+      if (!isPathOnly(file)) return file
+      file.close()
+    } catch (error) {
+      if (!isLuoError(error, 'EBADF')) throw error
+    }
+    return undefined
+  }
+
+  #session(
+    call: HeldCall,
+    known: Ioctl,
+    device: bigint,
+    name: string,
+    struct: Uint8Array,
+    reply: (bytes: Uint8Array) => void,
+  ): Outcome {
+    const create = known === IOCTLS.createSession
+    const { file, inode } = this.#channel.ask(create ? 'createSession' : 'retrieveSession', { inode: device, name })
+    if (!file) throw new LuoError('EIO', `${known.name}: luod gave no session`)
+    return this.#give(call, file, struct, reply, () => {
+      if (!create) this.#channel.ask('giveBackSession', { inode })
+    })
+  }
+
+  /**
+   * The file becomes the program's, and its number goes into the struct. An answer that cannot be written drops the
+   * file, which releases what it stands for; `undo` is for a program that may open no more, as if nothing had been.
+   */
+  #give(
+    call: HeldCall,
+    given: Fd,
+    struct: Uint8Array,
+    reply: (bytes: Uint8Array) => void,
+    undo: () => void = () => {},
+  ): Outcome {
+    using file = given
+    reply(struct)
+    let number: number
+    try {
+      number = this.#calls.addFd(call.id, file, { cloexec: true, answer: false })
+    } catch (error) {
+      if (isLuoError(error, 'ESRCH')) return 'none'
+      undo()
+      throw error
+    }
+    new DataView(struct.buffer, struct.byteOffset).setInt32(4, number, true)
+    reply(struct)
+    return { value: 0n }
+  }
+
+  #reboot(call: HeldCall, trace: { text: string }): Outcome {
+    const [magic1, magic2, command] = call.args.map((arg) => Number(BigInt.asUintN(32, arg)))
+    if (command !== LINUX_REBOOT_CMD_KEXEC) return 'pass'
+    trace.text = 'reboot(LINUX_REBOOT_CMD_KEXEC)'
+    if (magic1 !== LINUX_REBOOT_MAGIC1 || !LINUX_REBOOT_MAGIC2.includes(magic2 ?? 0) || !this.#kexecLoaded) {
+      throw new LuoError('EINVAL', 'reboot: wrong magic, or nothing was loaded by kexec_load or kexec_file_load')
+    }
+    this.#channel.ask('kexec')
+    // Whoever asked ends with all the others, and gets no answer.
+    return 'none'
+  }
+}
+
+/** The name and its NUL; what the caller had behind it stays, as the kernel leaves it. */
+function putName(struct: Uint8Array, name: string): void {
+  const bytes = encodeName(name)
+  struct.set(bytes, 8)
+  struct[8 + bytes.length] = 0
+}
+
+function describe({ fields }: Ioctl, { fd, token, name }: ReturnType<typeof decodeIoctl>): string {
+  const parts: string[] = []
+  if (fields.includes('name') && name !== '') parts.push(JSON.stringify(name))
+  if (fields.includes('token')) parts.push(`token=0x${BigInt(token).toString(16)}`)
+  if (fields.includes('token') && fd > 0) parts.push(`fd=${fd}`)
+  return parts.length === 0 ? '' : `, ${parts.join(', ')}`
+}

@@ -1,0 +1,68 @@
+/**
+ * Whether a program's path leads to the device: as the program sees it, with its working directory, its root and its
+ * descriptors, through links. The device need not exist.
+ */
+import { readlinkSync } from 'node:fs'
+
+export const DEVICE_PATH = '/dev/liveupdate'
+const AT_FDCWD = -100
+/** As the kernel: more links are ELOOP. */
+const MAX_LINKS = 40
+
+/** `at`: the directory that a relative path starts from, as openat(2) has it. */
+export function leadsToDevice(tid: number, at: number, path: string): boolean {
+  // Nearly every path can be judged by its last name; only links need more.
+  if (path === '') return false
+  const start = path.startsWith('/') ? '/' : directoryOf(tid, at)
+  if (start === undefined) return false
+  return resolve(tid, start, path) === DEVICE_PATH
+}
+
+function directoryOf(tid: number, at: number): string | undefined {
+  return link(at === AT_FDCWD ? `/proc/${tid}/cwd` : `/proc/${tid}/fd/${at}`)
+}
+
+/** Name by name. What is not there is taken by its name: the device is not. */
+function resolve(tid: number, start: string, path: string): string | undefined {
+  const root = link(`/proc/${tid}/root`) ?? '/'
+  const names = path.split('/').reverse()
+  let at = withinRoot(start, root)
+  for (let links = 0; names.length > 0; ) {
+    const name = names.pop()
+    if (name === undefined || name === '' || name === '.') continue
+    if (name === '..') {
+      at = at.slice(0, at.lastIndexOf('/'))
+      continue
+    }
+    // A program's own entry in /proc is not ours.
+    const next =
+      at === '/proc' && name === 'self'
+        ? `/proc/${tid}`
+        : at === '/proc' && name === 'thread-self'
+          ? `/proc/${tid}`
+          : `${at}/${name}`
+    const target = next === DEVICE_PATH ? undefined : link(`${root === '/' ? '' : root}${next}`)
+    if (target === undefined) {
+      at = next
+      continue
+    }
+    links += 1
+    if (links > MAX_LINKS) return undefined
+    names.push(...target.split('/').reverse())
+    if (target.startsWith('/')) at = ''
+  }
+  return at === '' ? '/' : at
+}
+
+function withinRoot(path: string, root: string): string {
+  if (path === '/') return ''
+  return root !== '/' && path.startsWith(`${root}/`) ? path.slice(root.length) : path
+}
+
+function link(path: string): string | undefined {
+  try {
+    return readlinkSync(path)
+  } catch {
+    return undefined
+  }
+}
