@@ -17,6 +17,7 @@ Examples:
   luoctl update web --check                     only see whether the new version would start
   luoctl update web -- node server-v2.js        replace it by another command
   luoctl list                                   what runs
+  luoctl history web                            what has happened to it, and who did it
   luoctl doctor                                 whether this machine is fit, and what to do
 
 Durations are written with a unit: 500ms, 10s, 2m.
@@ -151,6 +152,19 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
   look('watch', 'everything that happens, as it happens', '[name]', async (context, name) =>
     (await looks()).watchCommand(context, name),
   )
+  program
+    .command('history')
+    .description('what has happened to a workload, or to everything')
+    .argument('[name]', 'name of the workload, also of one that has ended')
+    .option('--limit <count>', 'only the last ones')
+    .action((name: string | undefined, options: { limit?: string }) => {
+      noCommand()
+      const limit = options.limit === undefined ? undefined : Number(options.limit)
+      if (limit !== undefined && !/^[1-9]\d{0,8}$/.test(options.limit ?? '')) {
+        throw usageError(`--limit "${options.limit}": a whole number, 1 or more`)
+      }
+      choose(async (context) => (await import('./history.js')).historyCommand(context, name, limit))
+    })
   look('status', 'luod itself: version, counts, limits', undefined, async (context) =>
     (await looks()).statusCommand(context),
   )

@@ -22,6 +22,11 @@ export const LIMITS = {
   answers: 1_024,
   /** Users that one answer of `Status` tells of. */
   status_users: 1_024,
+  /** Events kept of one workload, and of all of one user's together. */
+  history_events: 256,
+  history_user_events: 4_096,
+  /** More of an event's words are cut off. */
+  detail_bytes: 512,
 } as const
 
 export const DEFAULT_DEADLINE_MS = 10_000
@@ -29,6 +34,10 @@ export const DEFAULT_DEADLINE_MS = 10_000
 export const FENCE_MS = 1_000
 /** Whoever watches an update may hear of a phase this much later: while clients wait, the processor is for the versions. */
 export const NOTIFY_DELAY_MS = 25
+/** Events may wait this long to be recorded, for an update that holds requests back. */
+export const HISTORY_POSTPONE_MS = 1_000
+/** A refusal within this time after one of its sort is counted, and is no event of its own. */
+export const HISTORY_REPEAT_MS = 3_600_000
 /** A killed process never runs again, even if the kernel takes longer than this to clear it away. */
 export const KILL_WAIT_MS = 2_000
 /** For state that nobody asked to keep, and that both versions of an update left behind. */

@@ -16,6 +16,7 @@ export interface MemberOptions {
   workload: Workload
   /** The workload's own session. */
   session: string
+  uid: number
   pid: number
   pidfd: Fd
   accepts: readonly string[]
@@ -31,6 +32,7 @@ export interface MemberOptions {
 export class Member {
   readonly id = randomUUID()
   readonly workload: Workload
+  readonly uid: number
   readonly pid: number
   readonly accepts: readonly string[]
   readonly origin: 'new' | 'update' | 'crash'
@@ -63,6 +65,7 @@ export class Member {
   private constructor(options: MemberOptions, lifetime: Lifetime) {
     this.#options = options
     this.workload = options.workload
+    this.uid = options.uid
     this.pid = options.pid
     this.accepts = options.accepts
     this.origin = options.origin

@@ -96,7 +96,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
           member.ready = true
           workload.generation += 1
           state.recordWorkload(workload)
-          state.tell(workload, 'running', { pid: member.pid })
+          state.tell(workload, 'running', { by: peer })
           return { released: 'none' as const }
         })
         .then((output) => ({ output })),
@@ -120,6 +120,8 @@ function updateOf(workload: Workload, what: string, id?: string): Update {
 
 // --- joining --------------------------------------------------------------------------------------------------------
 
+const ORIGINS = { new: 'first start', update: 'new version', crash: 'claims what a crash left' } as const
+
 interface Joined {
   output: Parameters<Call<'Join'>['reply']>[0]
   sessionFd: Fd
@@ -138,7 +140,7 @@ function join(state: State, { input, peer, fds }: Call<'Join'>): Joined {
   const { update } = workload
   if (!workload.session) throw new LuoError('LUO_GONE', `join ${workload.name}: its session has just ended`)
   state.recordWorkload(workload)
-  state.tell(workload, 'joined', { pid: peer.pid })
+  state.tell(workload, 'joined', { by: peer, update: update?.id, detail: ORIGINS[member.origin] })
   return {
     output: {
       member: member.id,
@@ -194,7 +196,7 @@ function joinWithoutTicket(state: State, name: string, peer: Peer, accepts: read
     else workload.member = made.member
     return { workload, ...made }
   } catch (error) {
-    if (!orphaned) state.release(workload)
+    if (!orphaned) state.release(workload, 'its first process could not join')
     state.endIfUnused(workload)
     throw error
   }
@@ -213,6 +215,7 @@ function newMember(
     const options: MemberOptions = {
       workload,
       session: workload.session?.id ?? '',
+      uid: peer.uid,
       pid: peer.pid,
       pidfd,
       accepts,

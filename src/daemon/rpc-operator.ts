@@ -18,7 +18,7 @@ export interface DaemonFacts {
   records(): Fd
 }
 
-type OperatorMethods = 'Update' | 'Abort' | 'List' | 'Show' | 'Watch' | 'Inspect' | 'Status'
+type OperatorMethods = 'Update' | 'Abort' | 'List' | 'Show' | 'Watch' | 'History' | 'Inspect' | 'Status'
 
 export function operatorHandlers(state: State, answers: Answers, facts: DaemonFacts): Pick<Handlers, OperatorMethods> {
   return {
@@ -32,10 +32,12 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
     Abort: ({ input, peer }) =>
       answers
         .once(peer.uid, 'Abort', input, async () => {
-          const { update, name } = state.find(peer.uid, input.workload)
+          const workload = state.find(peer.uid, input.workload)
+          const { update, name } = workload
           if (!update || update.isClaim) throw new LuoError('LUO_WRONG_STATE', `abort ${name}: no update is under way`)
           const reason = `aborted by pid ${peer.pid}`
           update.event('abortAsked', { who: peer.pid, code: 'LUO_ABORTED', reason })
+          state.tell(workload, 'aborted', { by: peer, update: update.id })
           const { outcome } = await update.finished
           if (outcome !== 'committed') return { update: update.id }
           throw new LuoError('LUO_WRONG_STATE', `abort ${name}: it came too late, the update is committed`)
@@ -70,10 +72,19 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       })
     },
 
+    History: ({ input, peer }) => {
+      const limit = checkNumber('limit', input.limit ?? LIMITS.history_events, 1, LIMITS.history_events)
+      if (input.workload === undefined)
+        return { output: state.history.all(peer.uid === 0 ? undefined : peer.uid, limit) }
+      const name = checkWorkloadName(input.workload)
+      return { output: state.history.of(ownerOf(state, peer.uid, name), name, limit) }
+    },
+
     Inspect: ({ peer }) => {
       if (peer.uid !== 0 && peer.uid !== process.getuid?.()) {
         throw new LuoError('EPERM', `inspect: uid ${peer.uid} may not see the records, which are about all users`)
       }
+      state.history.flush()
       return { output: { fds: 1, records_fd: 0 }, fds: [facts.records()] }
     },
 
@@ -96,6 +107,18 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       }
     },
   }
+}
+
+/** Whose workload of this name is meant: the user's own, for root also the only one that there is or was. */
+function ownerOf(state: State, uid: number, name: string): number {
+  if (state.history.has(uid, name)) return uid
+  const others = uid === 0 ? state.history.usersWith(name) : []
+  const [other] = others
+  if (others.length > 1) {
+    throw new LuoError('LUO_NOT_FOUND', `find the history of ${name}: ${others.length} users have one`)
+  }
+  // Of a workload of which nothing is to be told yet it is empty; where there is none, that is an error.
+  return other ?? state.find(uid, name).uid
 }
 
 /** What this user has; for root, what everybody has who has something. */
@@ -131,7 +154,7 @@ function startUpdate(state: State, { input, peer }: Call<'Update'>): Update {
     throw new LuoError('LUO_WRONG_STATE', `update ${name}: pid ${member.pid} does not listen for updates`)
   }
   if (!supervisor) throw new LuoError('LUO_NO_SUPERVISOR', `update ${name}: nobody is there to start its new version`)
-  return Update.start(state, workload, { deadlineMs, check: input.check, command })
+  return Update.start(state, workload, { deadlineMs, check: input.check, command, by: peer })
 }
 
 async function follow(update: Update, { more, reply }: Call<'Update'>): Promise<Answer<'Update'>> {

@@ -10,7 +10,8 @@ import { LuoError } from '../errors.js'
 import type * as wire from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { stateOf } from './describe.js'
-import { Events } from './events.js'
+import { type Actor, type EventFacts, Events } from './events.js'
+import { History } from './history.js'
 import type { Holding, LuodOrchestrator, LuodSession } from './holding.js'
 import { LEFT_BEHIND_KEEP_MS } from './limits.js'
 import type { Logger } from './log.js'
@@ -43,9 +44,17 @@ export interface Workload {
   update: Update | undefined
 }
 
+/** Why the state of a workload has no holder, and who saw to that. */
+interface Leaving {
+  why?: string
+  by?: Actor | undefined
+  successor?: Member | undefined
+}
+
 export class State {
   readonly sessions: Sessions
   readonly events: Events
+  readonly history: History
   readonly usage: Usage
   readonly log: Logger
   readonly #records: Records
@@ -59,6 +68,12 @@ export class State {
   constructor(orchestrator: LuodOrchestrator, records: Records, { log, usage }: { log: Logger; usage: Usage }) {
     this.usage = usage
     this.events = new Events(usage)
+    this.history = new History({
+      records,
+      busy: () => [...this.#workloads.values()].some(({ update }) => update?.holdsRequests),
+      onDefect: (error) => log('error', `record what has happened: ${String(error)}`),
+    })
+    this.events.onEvent((event) => this.history.add(event))
     this.#records = records
     this.log = log
     this.sessions = new Sessions({
@@ -145,15 +160,20 @@ export class State {
     this.#leave(workload, workload.keepMs > 0 ? workload.keepMs : options.always ? LEFT_BEHIND_KEEP_MS : 0, options)
   }
 
-  /** The end of all its sessions. */
-  release(workload: Workload): void {
-    if (workload.session) this.#leave(workload, 0, {})
+  /** The end of all its sessions; `why` is for people. */
+  release(workload: Workload, why: string, by?: Actor): void {
+    if (workload.session) this.#leave(workload, 0, { why, by })
   }
 
-  #leave(workload: Workload, keepMs: number, { successor }: { successor?: Member | undefined }): void {
+  #leave(workload: Workload, keepMs: number, options: Leaving): void {
+    const { why = 'its last holder is gone', by, successor } = options
+    const files = [...workload.sessions].reduce((sum, { session }) => sum + session.files.size, 0)
     const left = this.sessions.abandon(workload, keepMs, successor)
     this.recordWorkload(workload)
-    this.tell(workload, left, left === 'orphaned' ? { detail: `kept for ${keepMs / 1000} s` } : {})
+    this.tell(workload, left, {
+      by,
+      detail: left === 'orphaned' ? `kept for ${keepMs / 1000} s` : `${why}: ${files} files`,
+    })
   }
 
   #expired(holding: Holding): void {
@@ -164,7 +184,7 @@ export class State {
       return
     }
     this.tell(workload, 'expired', { detail: 'nobody claimed its state in time' })
-    this.release(workload)
+    this.release(workload, 'nobody claimed it in time')
     this.endIfUnused(workload)
   }
 
@@ -181,7 +201,7 @@ export class State {
     if (workload.member !== member) return
     workload.member = undefined
     this.dropMember(member)
-    this.tell(workload, 'left', { pid: member.pid })
+    this.tell(workload, 'left', { by: member, detail: member.dead ? 'its process ended' : 'it let go of its session' })
     this.abandon(workload, { always: false })
     this.endIfUnused(workload)
   }
@@ -224,13 +244,30 @@ export class State {
     this.#records.transaction(changes)
   }
 
-  tell(workload: Workload, event: string, more: { pid?: number; update?: string; detail?: string } = {}): void {
-    this.events.emit(workload.uid, { event, workload: workload.name, ...more })
+  /** Somebody was refused something: an event of the workload that it was about, if that is one of theirs. */
+  refused(by: Actor, about: { error: LuoError; method?: string; input?: Record<string, unknown> }): void {
+    const { error, method, input } = about
+    const workload = input && this.#workloadOf(by.uid, input)
+    const { code, message: detail } = error
+    this.events.emit(workload?.uid ?? by.uid, 'refused', { workload: workload?.name, by, method, code, detail })
   }
 
-  tellOf({ uid, session, workload }: Holding, event: string, more: { pid?: number; detail?: string } = {}): void {
-    const of = workload ? { workload: workload.name } : {}
-    this.events.emit(uid, { event, session: session.name, ...of, ...more })
+  #workloadOf(uid: number, { workload, member, session }: Record<string, unknown>): Workload | undefined {
+    const found =
+      (typeof workload === 'string' && this.#workloads.get(keyOf(uid, workload))) ||
+      (typeof member === 'string' && this.#members.get(member)?.workload) ||
+      (typeof session === 'string' && this.sessions.index.find(session)?.workload)
+    return found && (uid === 0 || found.uid === uid) ? found : undefined
+  }
+
+  /** Something has happened to a workload: an event. */
+  tell({ uid, name }: Workload, event: string, facts: EventFacts = {}): void {
+    this.events.emit(uid, event, { workload: name, ...facts })
+  }
+
+  /** Something has happened to one session. */
+  tellOf({ uid, session, workload }: Holding, event: string, facts: EventFacts = {}): void {
+    this.events.emit(uid, event, { workload: workload?.name, session: session.name, ...facts })
   }
 }
 

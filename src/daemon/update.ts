@@ -15,6 +15,7 @@ import { sameOpenFile } from '../sys/file-info.js'
 import { signalPidfd } from '../sys/pidfd.js'
 import { socketPair } from '../sys/unix.js'
 import { checkFormats, describeFile, describeSession } from './describe.js'
+import type { Actor } from './events.js'
 import { handedOn, ownHolding } from './holding.js'
 import { FENCE_MS, KILL_WAIT_MS } from './limits.js'
 import type { Member } from './member.js'
@@ -35,6 +36,8 @@ export interface UpdateRequest {
   deadlineMs: number
   check: 'successor' | 'prepare' | undefined
   command: readonly string[] | undefined
+  /** Who asked for it. */
+  by: Actor
 }
 
 export interface UpdateResult {
@@ -99,14 +102,15 @@ export class Update {
       throw new LuoError('LUO_NO_SUPERVISOR', `update ${workload.name}: its supervisor is just ending`)
     }
     workload.update = update
-    state.tell(workload, 'updating', { update: update.id })
+    state.tell(workload, 'updating', { update: update.id, by: request.by, old_pid: member.pid })
     return update
   }
 
   /** Lets `claimant` have orphaned state; if it fails, the state is orphaned again. */
   static claim(state: State, workload: Workload, claimant: Member): Update {
     state.sessions.freeze(workload, claimant)
-    const update = new Update(state, workload, { deadlineMs: 0, check: undefined, command: undefined }, undefined)
+    const request = { deadlineMs: 0, check: undefined, command: undefined, by: claimant }
+    const update = new Update(state, workload, request, undefined)
     update.successor = claimant
     update.#targets.add(claimant.pid, claimant.pidfd())
     workload.update = update
@@ -128,6 +132,11 @@ export class Update {
 
   get phase(): UpdatePhase {
     return this.#phase
+  }
+
+  /** Between what a client may notice first and last. */
+  get holdsRequests(): boolean {
+    return HOLDING.has(this.#phase)
   }
 
   /** Calls `listener` with every phase so far and to come. Answers how to stop that. */
@@ -202,6 +211,8 @@ export class Update {
   oldRefused(member: Member, heldMs: number | undefined, reason: string): void {
     this.#mustBe('preparing', member, 'refuse')
     this.#held(heldMs)
+    const facts = { by: member, update: this.id, code: 'LUO_REFUSED', detail: reason, method: 'Refuse' }
+    this.#timeline.inform(() => this.#state.tell(this.#workload, 'refused', facts))
     this.event('oldRefused', { who: member.pid, code: 'LUO_REFUSED', reason })
   }
 
@@ -282,7 +293,9 @@ export class Update {
     }
     if (this.isClaim) return
     const { reason: detail, who: pid } = cause
-    this.#timeline.inform(() => this.#state.tell(this.#workload, phase, { update: this.id, detail, pid }))
+    const { uid, name } = this.#workload
+    const facts = { workload: name, update: this.id, detail, pid }
+    this.#timeline.inform(() => this.#state.events.progress(uid, phase, facts))
   }
 
   #act(action: UpdateAction, cause: Cause): void {
@@ -368,7 +381,7 @@ export class Update {
     if (this.#blackoutFrom !== undefined) this.#blackoutMs = millisecondsSince(this.#blackoutFrom)
     this.#commit?.answer({ released: this.#released ?? (old ? 'death' : 'none') })
     if (old) this.#state.dropMember(old)
-    this.#timeline.inform(() => this.#state.tell(workload, 'running', { pid: successor.pid, update: this.id }))
+    this.#timeline.inform(() => this.#state.tell(workload, 'running', { by: successor, update: this.id }))
   }
 
   #killSuccessor(cause: Cause): void {
@@ -410,7 +423,7 @@ export class Update {
     if (successor && workload.member !== successor) this.#state.dropMember(successor)
     this.#fail(this.#failure)
     this.#targets.close()
-    const { reason } = this.#failure
+    const { reason, code } = this.#failure
     // What ended while the update was there has waited for its end.
     if (workload.member?.released) this.#state.memberReleased(workload, workload.member)
     this.#timeline.inform(() => {
@@ -418,6 +431,11 @@ export class Update {
         const why = reason === undefined ? {} : { reason }
         workload.supervisor?.tell({ event: 'ended', update: this.id, outcome, ...why })
       }
+      this.#state.tell(workload, this.isClaim ? 'claimed' : 'updated', {
+        ...{ update: this.id, outcome, code, detail: reason, by: this.request.by },
+        ...{ blackout_ms: this.#blackoutMs, duration_ms: this.#timeline.phases.at(-1)?.at_ms },
+        ...{ old_pid: this.#old?.pid, new_pid: successor?.pid },
+      })
       this.#finish({ outcome, blackoutMs: this.#blackoutMs, timeline: this.#timeline.phases })
       this.#state.endIfUnused(workload)
     })
@@ -462,6 +480,8 @@ export class Update {
     if (this.#targets.allGone) this.event('successorGone')
   }
 }
+
+const HOLDING: ReadonlySet<UpdatePhase> = new Set(['preparing', 'restoring', 'committing', 'aborting'])
 
 /** Whom a phase waits for, for the message of a deadline. */
 const WAITS: Partial<Record<UpdatePhase, (old: number | undefined, successor: number | undefined) => string>> = {

@@ -72,6 +72,29 @@ type Phase (
 # What a user has of what is limited. bytes: of memory files, as they were when they were preserved.
 type Usage (uid: int, connections: int, workloads: int, sessions: int, files: int, bytes: int, watchers: int)
 
+# What has happened. uid: whose workload; by_uid and pid: who did it. A refusal that is repeated within an hour is one
+# event: times, at the first and last_at the last, and the words of the last.
+type HistoryEvent (
+  event: string,
+  at: string,
+  workload: ?string,
+  session: ?string,
+  uid: int,
+  by_uid: ?int,
+  pid: ?int,
+  method: ?string,
+  update: ?string,
+  outcome: ?string,
+  code: ?string,
+  detail: ?string,
+  blackout_ms: ?float,
+  duration_ms: ?float,
+  old_pid: ?int,
+  new_pid: ?int,
+  times: ?int,
+  last_at: ?string
+)
+
 # --- a workload -------------------------------------------------------------------------------------------------
 
 # Become the running instance of a workload, or with a ticket (one fd) the successor in its update, or the claimant of
@@ -167,8 +190,13 @@ method Show(workload: string) -> (workload: Workload, sessions: []Session)
 
 # Streaming: everything that happens to this user's workloads and sessions. session: the name of one.
 method Watch(workload: ?string) -> (
-  event: string, workload: ?string, session: ?string, uid: ?int, pid: ?int, update: ?string, detail: ?string,
-  at: ?string)
+  event: string, at: ?string, workload: ?string, session: ?string, uid: ?int, by_uid: ?int, pid: ?int, method: ?string,
+  update: ?string, outcome: ?string, code: ?string, detail: ?string, blackout_ms: ?float, duration_ms: ?float,
+  old_pid: ?int, new_pid: ?int)
+
+# The last events of a workload, also of one that has ended; without a name of everything of this user (for root, of
+# all users), with what belongs to no workload. Oldest first. dropped: so many older ones are forgotten.
+method History(workload: ?string, limit: ?int) -> (events: []HistoryEvent, dropped: int)
 
 # luod's durable records, as one read-only file.
 method Inspect() -> (fds: int, records_fd: int)

@@ -78,6 +78,27 @@ export interface Usage {
   watchers: number
 }
 
+export interface HistoryEvent {
+  event: string
+  at: string
+  workload?: string
+  session?: string
+  uid: number
+  by_uid?: number
+  pid?: number
+  method?: string
+  update?: string
+  outcome?: string
+  code?: string
+  detail?: string
+  blackout_ms?: number
+  duration_ms?: number
+  old_pid?: number
+  new_pid?: number
+  times?: number
+  last_at?: string
+}
+
 export interface Methods {
   Join: {
     input: {
@@ -326,13 +347,31 @@ export interface Methods {
     }
     output: {
       event: string
+      at?: string
       workload?: string
       session?: string
       uid?: number
+      by_uid?: number
       pid?: number
+      method?: string
       update?: string
+      outcome?: string
+      code?: string
       detail?: string
-      at?: string
+      blackout_ms?: number
+      duration_ms?: number
+      old_pid?: number
+      new_pid?: number
+    }
+  }
+  History: {
+    input: {
+      workload?: string
+      limit?: number
+    }
+    output: {
+      events: HistoryEvent[]
+      dropped: number
     }
   }
   Inspect: {
