@@ -95,7 +95,7 @@ export function usageLines({ limits, usage }: Pick<Methods['Status']['output'], 
 }
 
 /** How much is in a session: `3 files, 256 MiB`. */
-export function contentOf({ files, bytes }: Session): string {
+export function contentOf({ files, bytes }: Pick<Session, 'files' | 'bytes'>): string {
   const size = bytes === '0' ? '' : `, ${formatBytes(Number(bytes))}`
   return `${files} ${files === 1 ? 'file' : 'files'}${size}`
 }

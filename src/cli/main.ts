@@ -213,4 +213,7 @@ export async function main(args: readonly string[]): Promise<number> {
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>
   process.exit(error.code === 'EPIPE' ? EXIT.OK : EXIT.FAILED),
 )
-void main(process.argv.slice(2)).then((code) => process.exit(code))
+void main(process.argv.slice(2)).then((code) => {
+  // A socket, as Node gives to its children, is written to later; an exit would cut off what is still to go.
+  process.stdout.write('', () => process.stderr.write('', () => process.exit(code)))
+})

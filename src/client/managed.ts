@@ -204,7 +204,7 @@ class ManagedLive implements Live {
 
   async session(name: string, options: SessionOptions = {}): Promise<LiveSession> {
     await this.#mayHaveResources(`session ${name}`)
-    return this.#sessions.open(name, options, this.#resources.handedSessions.has(name))
+    return this.#sessions.open(name, options, this.#resources.takeSession(name))
   }
 
   async serve(server: Server, options: ServeOptions): Promise<void> {
