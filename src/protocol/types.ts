@@ -48,6 +48,7 @@ export interface Workload {
   files: number
   bytes: string
   update?: string
+  after?: string[]
 }
 
 export interface Phase {
@@ -78,6 +79,14 @@ export interface Usage {
   watchers: number
 }
 
+export interface GroupOutcome {
+  workload: string
+  update: string
+  outcome: 'committed' | 'rolledBack' | 'orphaned' | 'checked'
+  blackout_ms?: number
+  timeline: Phase[]
+}
+
 export interface Methods {
   Join: {
     input: {
@@ -85,6 +94,7 @@ export interface Methods {
       workload: string
       accepts: string[]
       keep_ms?: number
+      after?: string[]
       fds?: number
     }
     output: {
@@ -251,6 +261,7 @@ export interface Methods {
       id: string
       workload: string
       keep_ms?: number
+      after?: string[]
     }
     output: {
       event: 'supervising' | 'start' | 'ended'
@@ -296,6 +307,21 @@ export interface Methods {
       timeline?: Phase[]
     }
   }
+  UpdateGroup: {
+    input: {
+      id: string
+      workloads: string[]
+      deadline_ms?: number
+      check?: 'successor' | 'prepare'
+    }
+    output: {
+      group: string
+      workload?: string
+      update?: string
+      phase?: Phase
+      outcomes?: GroupOutcome[]
+    }
+  }
   Abort: {
     input: {
       id: string
@@ -331,6 +357,7 @@ export interface Methods {
       uid?: number
       pid?: number
       update?: string
+      group?: string
       detail?: string
       at?: string
     }
