@@ -8,7 +8,20 @@ const TERMS = [
   ...['session', 'token', 'outgoing', 'incoming', 'preserve', 'unpreserve', 'freeze', 'unfreeze', 'retrieve', 'finish'],
   ...['can_preserve', 'can_finish', 'get_id', 'file handler', 'compatible', 'session descriptor', 'adopt'],
   ...['custody', 'orphaned', 'release'],
-  ...['workload', 'member', 'successor', 'supervisor', 'ticket', 'manifest', 'claim', 'commit', 'rollback', 'fencing'],
+  ...[
+    'workload',
+    'member',
+    'successor',
+    'group',
+    'dependent',
+    'supervisor',
+    'ticket',
+    'manifest',
+    'claim',
+    'commit',
+    'rollback',
+    'fencing',
+  ],
   ...['drain', 'blackout', 'records', 'FLB', 'KHO'],
 ]
 

@@ -62,6 +62,7 @@ export async function joinWorkload(workload: string, options: JoinOptions): Prom
         id: randomUUID(),
         workload,
         accepts: [...(options.accepts ?? ['*'])],
+        ...(options.after === undefined ? {} : { after: [...options.after] }),
         ...(options.keepMs === undefined ? {} : { keep_ms: options.keepMs }),
         ...(ticket ? { fds: 1 } : {}),
       },

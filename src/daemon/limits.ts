@@ -11,6 +11,9 @@ export const LIMITS = {
   workload_sessions: 255,
   /** Formats that one version accepts. */
   accepts: 64,
+  /** Workloads that one workload says it needs, and workloads updated as one. */
+  after: 16,
+  group: 32,
   format_bytes: 128,
   reason_bytes: 1_024,
   id_bytes: 128,
@@ -58,11 +61,11 @@ export function checkNumber(parameter: string, value: number, low: number, high:
   throw invalid(parameter, `is ${value}: ${low} to ${high} are allowed`)
 }
 
-export function checkWorkloadName(name: string): string {
+export function checkWorkloadName(name: string, parameter = 'workload'): string {
   try {
     return checkName(name)
   } catch (error) {
-    throw invalid('workload', (error as LuoError).message)
+    throw invalid(parameter, (error as LuoError).message)
   }
 }
 
@@ -71,6 +74,20 @@ export function checkOneOf(given: Readonly<Record<string, unknown>>): void {
   const names = Object.keys(given)
   const count = names.filter((name) => given[name] !== undefined).length
   if (count !== 1) throw invalid(names[0] ?? '', `: give one of ${names.join(', ')}, and ${count} are given`)
+}
+
+export function checkAfter(after: readonly string[]): readonly string[] {
+  if (after.length > LIMITS.after) throw invalid('after', `has ${after.length} names: ${LIMITS.after} go`)
+  for (const name of after) checkWorkloadName(name, 'after')
+  return after
+}
+
+export function checkGroup(workloads: readonly string[]): readonly string[] {
+  const { length } = workloads
+  if (length < 1 || length > LIMITS.group) throw invalid('workloads', `has ${length} names: 1 to ${LIMITS.group} go`)
+  const twice = workloads.find((name, index) => workloads.indexOf(name) !== index)
+  if (twice !== undefined) throw invalid('workloads', `has ${twice} twice`)
+  return workloads
 }
 
 export function checkAccepts(accepts: readonly string[]): readonly string[] {

@@ -20,6 +20,7 @@ export interface MemberOptions {
   pid: number
   pidfd: Fd
   accepts: readonly string[]
+  after: readonly string[]
   origin: 'new' | 'update' | 'crash'
   /** The process has ended, or its session is closed, whichever comes first. Once. */
   onGone(): void
@@ -35,6 +36,8 @@ export class Member {
   readonly uid: number
   readonly pid: number
   readonly accepts: readonly string[]
+  /** What it says that its workload needs, by name. */
+  readonly after: readonly string[]
   readonly origin: 'new' | 'update' | 'crash'
   /** Said that it is whole: the first start has happened, or the update was committed. */
   ready = false
@@ -68,6 +71,7 @@ export class Member {
     this.uid = options.uid
     this.pid = options.pid
     this.accepts = options.accepts
+    this.after = options.after
     this.origin = options.origin
     this.#pidfd = options.pidfd
     this.#lifetime = lifetime

@@ -5,9 +5,19 @@ import { countOpenFds, Fd } from '../sys/fd.js'
 import type { Answer, Call, Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { describeSession, describeWorkload } from './describe.js'
-import { checkCommand, checkNumber, checkText, checkWorkloadName, DEFAULT_DEADLINE_MS, LIMITS } from './limits.js'
+import type { Actor } from './events.js'
+import { GroupUpdate } from './group-update.js'
+import {
+  checkCommand,
+  checkGroup,
+  checkNumber,
+  checkText,
+  checkWorkloadName,
+  DEFAULT_DEADLINE_MS,
+  LIMITS,
+} from './limits.js'
 import type { State, Workload } from './state.js'
-import { Update } from './update.js'
+import { Update, type UpdateRequest, type UpdateResult } from './update.js'
 import type { Usage } from './usage.js'
 
 export interface DaemonFacts {
@@ -18,7 +28,7 @@ export interface DaemonFacts {
   records(): Fd
 }
 
-type OperatorMethods = 'Update' | 'Abort' | 'List' | 'Show' | 'Watch' | 'History' | 'Inspect' | 'Status'
+type OperatorMethods = 'Update' | 'UpdateGroup' | 'Abort' | 'List' | 'Show' | 'Watch' | 'History' | 'Inspect' | 'Status'
 
 export function operatorHandlers(state: State, answers: Answers, facts: DaemonFacts): Pick<Handlers, OperatorMethods> {
   return {
@@ -27,6 +37,12 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       // Asked again after a lost connection, it follows the update that it started.
       const update = await answers.once(peer.uid, 'Update', input, () => startUpdate(state, call))
       return follow(update, call)
+    },
+
+    UpdateGroup: async (call) => {
+      const { input, peer } = call
+      const group = await answers.once(peer.uid, 'UpdateGroup', input, () => startGroup(state, call))
+      return followGroup(group, call)
     },
 
     Abort: ({ input, peer }) =>
@@ -140,13 +156,31 @@ function present(workload: Workload) {
 }
 
 function startUpdate(state: State, { input, peer }: Call<'Update'>): Update {
-  checkText('id', input.id, LIMITS.id_bytes)
-  const deadlineMs = checkNumber('deadline_ms', input.deadline_ms ?? DEFAULT_DEADLINE_MS, 1, LIMITS.deadline_ms)
   const command = input.command === undefined ? undefined : checkCommand(input.command)
+  const request = { ...updateRequest(input, peer), command }
   const workload = state.find(peer.uid, input.workload)
   // A user may not have commands run as another.
   if (command && peer.uid !== 0 && peer.uid !== workload.uid) throw new LuoError('EPERM', 'update: not your workload')
-  const { name, member, supervisor, update } = workload
+  mustBeUpdatable(workload)
+  return Update.start(state, workload, request)
+}
+
+function startGroup(state: State, { input, peer }: Call<'UpdateGroup'>): GroupUpdate {
+  const request = updateRequest(input, peer)
+  const workloads = checkGroup(input.workloads).map((name) => state.find(peer.uid, name))
+  for (const workload of workloads) mustBeUpdatable(workload)
+  return new GroupUpdate(state, workloads, request)
+}
+
+type RequestInput = Pick<Call<'Update'>['input'], 'id' | 'deadline_ms' | 'check'>
+
+function updateRequest(input: RequestInput, by: Actor): UpdateRequest {
+  checkText('id', input.id, LIMITS.id_bytes)
+  const deadlineMs = checkNumber('deadline_ms', input.deadline_ms ?? DEFAULT_DEADLINE_MS, 1, LIMITS.deadline_ms)
+  return { deadlineMs, check: input.check, command: undefined, by }
+}
+
+function mustBeUpdatable({ name, member, supervisor, update }: Workload): void {
   if (update) throw new LuoError('LUO_UPDATING', `update ${name}: update ${update.id} is under way`)
   if (!member?.alive) throw new LuoError('LUO_GONE', `update ${name}: no version of it is running`)
   if (!member.ready) throw new LuoError('LUO_WRONG_STATE', `update ${name}: pid ${member.pid} is still starting`)
@@ -154,23 +188,36 @@ function startUpdate(state: State, { input, peer }: Call<'Update'>): Update {
     throw new LuoError('LUO_WRONG_STATE', `update ${name}: pid ${member.pid} does not listen for updates`)
   }
   if (!supervisor) throw new LuoError('LUO_NO_SUPERVISOR', `update ${name}: nobody is there to start its new version`)
-  return Update.start(state, workload, { deadlineMs, check: input.check, command, by: peer })
 }
 
 async function follow(update: Update, { more, reply }: Call<'Update'>): Promise<Answer<'Update'>> {
   const stop = update.listen((phase) => {
     if (more) reply({ update: update.id, phase })
   })
-  const { outcome, blackoutMs, timeline } = await update.finished
+  const result = await update.finished
   stop()
-  return {
-    output: {
-      update: update.id,
-      outcome,
-      ...(blackoutMs === undefined ? {} : { blackout_ms: blackoutMs }),
-      timeline: [...timeline],
-    },
-  }
+  return { output: { update: update.id, ...describeResult(result) } }
+}
+
+async function followGroup(group: GroupUpdate, call: Call<'UpdateGroup'>): Promise<Answer<'UpdateGroup'>> {
+  const { more, reply } = call
+  const stops = group.updates.map((update) =>
+    update.listen((phase) => {
+      if (more) reply({ group: group.group, workload: update.workload, update: update.id, phase })
+    }),
+  )
+  const results = await group.finished
+  for (const stop of stops) stop()
+  const outcomes = results.map((result) => ({
+    workload: result.workload,
+    update: result.update,
+    ...describeResult(result),
+  }))
+  return { output: { group: group.group, outcomes } }
+}
+
+function describeResult({ outcome, blackoutMs, timeline }: UpdateResult) {
+  return { outcome, ...(blackoutMs === undefined ? {} : { blackout_ms: blackoutMs }), timeline: [...timeline] }
 }
 
 /** The same file, opened again for reading only. */

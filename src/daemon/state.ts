@@ -9,8 +9,9 @@ import type { Change, Records } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type * as wire from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { stateOf } from './describe.js'
+import { afterOf, stateOf } from './describe.js'
 import { type Actor, type EventFacts, Events } from './events.js'
+import { checkCycle } from './group.js'
 import { History } from './history.js'
 import type { Holding, LuodOrchestrator, LuodSession } from './holding.js'
 import { LEFT_BEHIND_KEEP_MS } from './limits.js'
@@ -22,6 +23,8 @@ import type { Usage } from './usage.js'
 
 export interface SupervisorLink {
   pid: number
+  /** What it says that the workload needs, by name. */
+  after: readonly string[]
   /** False when it is gone. */
   tell(event: wire.Methods['Supervise']['output'], fds?: Parameters<SupervisorSend>[1]): boolean
 }
@@ -146,6 +149,23 @@ export class State {
     throw new LuoError('LUO_NOT_FOUND', `find the member ${id}: there is none; it has left, or another took its place`)
   }
 
+  // --- dependencies -------------------------------------------------------------------------------------------------
+
+  /** The workloads that this one needs and that are there. */
+  needsOf(workload: Workload): Workload[] {
+    const found = afterOf(workload).map((name) => this.lookup(workload.uid, name))
+    return found.filter((needed) => needed !== undefined)
+  }
+
+  /** Throws LUO_CYCLE when the workload would need itself if it needed these too. */
+  checkAfter(uid: number, name: string, after: readonly string[]): void {
+    const needs = (other: string) => {
+      const workload = this.lookup(uid, other)
+      return workload ? afterOf(workload) : []
+    }
+    checkCycle(name, [...needs(name), ...after], needs)
+  }
+
   // --- the state of a workload --------------------------------------------------------------------------------------
 
   /** The session that its members hold. */
@@ -231,11 +251,17 @@ export class State {
       generation,
       state: stateOf(workload),
       pid: member?.pid,
+      after: afterOf(workload),
       session: session?.id,
     }
     const changes: Change[] = [{ type: 'workload', key: id, value }]
     for (const holding of workload.sessions) changes.push(this.sessions.change(holding))
-    const updateValue = update && { id: update.id, phase: update.phase, successor: update.successor?.pid }
+    const updateValue = update && {
+      id: update.id,
+      group: update.group,
+      phase: update.phase,
+      successor: update.successor?.pid,
+    }
     if (updateValue || this.#records.get('update', id)) changes.push({ type: 'update', key: id, value: updateValue })
     this.#record([...changes, ...more])
   }

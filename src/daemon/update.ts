@@ -46,6 +46,21 @@ export interface UpdateResult {
   timeline: readonly Phase[]
 }
 
+/**
+ * Holds the updates of a group back, so that they go on in the group's order. Asked before each event of `GATED`; the
+ * event that it does not let through waits, without a deadline, until `Update.retry` asks again.
+ */
+export interface Gate {
+  /** Id of the group. */
+  readonly group: string
+  lets(update: Update): boolean
+  /** An update has moved, or waits. Called in the middle of what it does: look at it later. */
+  changed(): void
+}
+
+/** Each begins something that concerns others: asking the old version, restoring, committing, and the end of a check. */
+const GATED: ReadonlySet<UpdateEvent> = new Set(['claimed', 'frozen', 'commitAsked', 'checkDone'])
+
 /** What an event says about itself, for the timeline. */
 export interface Cause {
   who?: number
@@ -66,9 +81,12 @@ export class Update {
   readonly #state: State
   readonly #workload: Workload
   readonly #old: Member | undefined
+  readonly #gate: Gate | undefined
   readonly #timeline = new Timeline()
   readonly #targets = new Targets((pid) => this.#targetEnded(pid))
   readonly #events: { event: UpdateEvent; cause: Cause }[] = []
+  /** An event that waits for the group. */
+  #atGate: { event: UpdateEvent; cause: Cause } | undefined
   /** A copy of the ticket: while it is open, no other file can be taken for it. */
   #ticket: Fd | undefined
   #phase: UpdatePhase
@@ -87,10 +105,10 @@ export class Update {
   #finish: (result: UpdateResult) => void = () => {}
 
   /** Asks the supervisor to start the successor. Throws, and changes nothing, when that cannot be asked. */
-  static start(state: State, workload: Workload, request: UpdateRequest): Update {
+  static start(state: State, workload: Workload, request: UpdateRequest, gate?: Gate): Update {
     const { supervisor, member } = workload
     if (!supervisor || !member) throw new LuoError('LUO_WRONG_STATE', `update ${workload.name}: it does not run`)
-    const update = new Update(state, workload, request, member)
+    const update = new Update(state, workload, request, member, gate)
     const [ticket, unused] = socketPair()
     unused.close()
     update.#ticket = ticket
@@ -102,7 +120,7 @@ export class Update {
       throw new LuoError('LUO_NO_SUPERVISOR', `update ${workload.name}: its supervisor is just ending`)
     }
     workload.update = update
-    state.tell(workload, 'updating', { update: update.id, by: request.by, old_pid: member.pid })
+    state.tell(workload, 'updating', { update: update.id, group: update.group, by: request.by, old_pid: member.pid })
     return update
   }
 
@@ -118,11 +136,12 @@ export class Update {
     return update
   }
 
-  private constructor(state: State, workload: Workload, request: UpdateRequest, old: Member | undefined) {
+  private constructor(state: State, workload: Workload, request: UpdateRequest, old: Member | undefined, gate?: Gate) {
     this.#state = state
     this.#workload = workload
     this.request = request
     this.#old = old
+    this.#gate = gate
     this.isClaim = old === undefined
     this.#phase = this.isClaim ? 'restoring' : 'starting'
     this.finished = new Promise((resolve) => {
@@ -137,6 +156,30 @@ export class Update {
   /** Between what a client may notice first and last. */
   get holdsRequests(): boolean {
     return HOLDING.has(this.#phase)
+  }
+
+  get workload(): string {
+    return this.#workload.name
+  }
+
+  /** Id of the group that it is updated in. */
+  get group(): string | undefined {
+    return this.#gate?.group
+  }
+
+  /** The event that waits for the group. */
+  get atGate(): UpdateEvent | undefined {
+    return this.#atGate?.event
+  }
+
+  /** Whether it was a check that has seen what it wanted. */
+  get checked(): boolean {
+    return this.#checked
+  }
+
+  /** Why it does not commit, if that is known. */
+  get failure(): Cause {
+    return this.#failure
   }
 
   /** Calls `listener` with every phase so far and to come. Answers how to stop that. */
@@ -187,7 +230,8 @@ export class Update {
 
   /** The successor is whole: answered when the old version has let go. */
   waitForCommit(member: Member): Promise<CommitAnswer> {
-    if (member !== this.successor || this.#commit || this.#phase !== 'restoring') {
+    const early = this.#phase !== 'restoring' || this.#claim?.settled === false
+    if (member !== this.successor || this.#commit || early) {
       throw new LuoError(
         'LUO_WRONG_STATE',
         `commit: pid ${member.pid} has not claimed, or has committed, or the update is over`,
@@ -266,14 +310,34 @@ export class Update {
     }
   }
 
+  /** Asks the group again whether the event that waits may go on. */
+  retry(): void {
+    const held = this.#atGate
+    if (held) this.event(held.event, held.cause)
+  }
+
   #step(event: UpdateEvent, cause: Cause): void {
     const move = nextMove(this.#phase, event)
-    if (!move) return
+    if (!move || this.#mustWait(event, cause)) return
     if (event === 'checkDone') this.#checked = true
-    if (move.to === 'aborting') this.#failure = cause
+    if (move.to === 'aborting' || move.to === 'orphaned') this.#failure = cause
     if (move.to !== this.#phase) this.#enter(event === 'successorGone' ? this.#end() : move.to, cause)
     for (const action of move.actions) this.#act(action, cause)
     if (['committed', 'rolledBack', 'checked', 'orphaned'].includes(this.#phase)) this.#close(this.#phase as UpdateEnd)
+    this.#gate?.changed()
+  }
+
+  /** Whom the group waits for has a deadline; this side is not to blame. */
+  #mustWait(event: UpdateEvent, cause: Cause): boolean {
+    if (!this.#gate || !GATED.has(event)) return false
+    this.#atGate = { event, cause }
+    if (this.#gate.lets(this)) {
+      this.#atGate = undefined
+      return false
+    }
+    clearTimeout(this.#timer)
+    this.#gate.changed()
+    return true
   }
 
   #end(): UpdateEnd {
@@ -283,19 +347,24 @@ export class Update {
   #enter(phase: UpdatePhase, cause: Cause): void {
     this.#phase = phase
     this.#timeline.add({ phase, ...cause })
-    clearTimeout(this.#timer)
-    const waits = WAITS[phase]
-    if (waits && !this.isClaim) {
-      this.#timer = setTimeout(() => {
-        const reason = `${waits(this.#old?.pid, this.successor?.pid)} within ${this.request.deadlineMs / 1000} s`
-        this.event('deadline', { code: 'LUO_DEADLINE', reason })
-      }, this.request.deadlineMs)
-    }
+    this.#atGate = undefined
+    this.#startDeadline()
     if (this.isClaim) return
     const { reason: detail, who: pid } = cause
     const { uid, name } = this.#workload
-    const facts = { workload: name, update: this.id, detail, pid }
+    const facts = { workload: name, update: this.id, group: this.group, detail, pid }
     this.#timeline.inform(() => this.#state.events.progress(uid, phase, facts))
+  }
+
+  /** The time that the phase has begins now. */
+  #startDeadline(): void {
+    clearTimeout(this.#timer)
+    const waits = WAITS[this.#phase]
+    if (!waits || this.isClaim) return
+    this.#timer = setTimeout(() => {
+      const reason = `${waits(this.#old?.pid, this.successor?.pid)} within ${this.request.deadlineMs / 1000} s`
+      this.event('deadline', { code: 'LUO_DEADLINE', reason })
+    }, this.request.deadlineMs)
   }
 
   #act(action: UpdateAction, cause: Cause): void {
@@ -304,6 +373,8 @@ export class Update {
         return this.#askOld()
       case 'freeze':
         return this.#freeze()
+      case 'giveState':
+        return this.#giveState()
       case 'release':
         return this.#release()
       case 'handOver':
@@ -348,6 +419,11 @@ export class Update {
       return
     }
     this.#state.recordWorkload(this.#workload)
+    this.event('frozen')
+  }
+
+  #giveState(): void {
+    this.#startDeadline()
     this.#claim?.answer(this.#describe())
   }
 
@@ -381,7 +457,8 @@ export class Update {
     if (this.#blackoutFrom !== undefined) this.#blackoutMs = millisecondsSince(this.#blackoutFrom)
     this.#commit?.answer({ released: this.#released ?? (old ? 'death' : 'none') })
     if (old) this.#state.dropMember(old)
-    this.#timeline.inform(() => this.#state.tell(workload, 'running', { by: successor, update: this.id }))
+    const about = { by: successor, update: this.id, group: this.group }
+    this.#timeline.inform(() => this.#state.tell(workload, 'running', about))
   }
 
   #killSuccessor(cause: Cause): void {
@@ -464,7 +541,7 @@ export class Update {
   }
 
   #mustBe(phase: UpdatePhase, member: Member, what: string): void {
-    if (member === this.#old && this.#phase === phase) return
+    if (member === this.#old && this.#phase === phase && !this.#atGate) return
     throw new LuoError('LUO_WRONG_STATE', `${what}: pid ${member.pid} was not asked; the update is ${this.#phase}`)
   }
 

@@ -48,6 +48,7 @@ export interface Workload {
   files: number
   bytes: string
   update?: string
+  after?: string[]
 }
 
 export interface Phase {
@@ -88,6 +89,7 @@ export interface HistoryEvent {
   pid?: number
   method?: string
   update?: string
+  group?: string
   outcome?: string
   code?: string
   detail?: string
@@ -99,6 +101,14 @@ export interface HistoryEvent {
   last_at?: string
 }
 
+export interface GroupOutcome {
+  workload: string
+  update: string
+  outcome: 'committed' | 'rolledBack' | 'orphaned' | 'checked'
+  blackout_ms?: number
+  timeline: Phase[]
+}
+
 export interface Methods {
   Join: {
     input: {
@@ -106,6 +116,7 @@ export interface Methods {
       workload: string
       accepts: string[]
       keep_ms?: number
+      after?: string[]
       fds?: number
     }
     output: {
@@ -272,6 +283,7 @@ export interface Methods {
       id: string
       workload: string
       keep_ms?: number
+      after?: string[]
     }
     output: {
       event: 'supervising' | 'start' | 'ended'
@@ -317,6 +329,21 @@ export interface Methods {
       timeline?: Phase[]
     }
   }
+  UpdateGroup: {
+    input: {
+      id: string
+      workloads: string[]
+      deadline_ms?: number
+      check?: 'successor' | 'prepare'
+    }
+    output: {
+      group: string
+      workload?: string
+      update?: string
+      phase?: Phase
+      outcomes?: GroupOutcome[]
+    }
+  }
   Abort: {
     input: {
       id: string
@@ -355,6 +382,7 @@ export interface Methods {
       pid?: number
       method?: string
       update?: string
+      group?: string
       outcome?: string
       code?: string
       detail?: string

@@ -11,7 +11,7 @@ import { openPidfd } from '../../dist/sys/pidfd.js'
 import { acceptUnix, connectUnix, listenUnix, receive, send, socketPair } from '../../dist/sys/unix.js'
 import { VarlinkClient } from '../../dist/wire/client.js'
 
-const { LUO_TICKET, LUO_SOCKET } = process.env
+const { LUO_TICKET, LUO_SOCKET, LUO_WORKLOAD } = process.env
 const clients = new Map()
 const files = new Map()
 let listener
@@ -116,7 +116,7 @@ const operations = {
 
 const socket = createConnection(process.argv[2])
 const say = (value) => socket.write(`${JSON.stringify(value)}\n`)
-say({ hello: { pid: process.pid, ticket: LUO_TICKET !== undefined } })
+say({ hello: { pid: process.pid, ticket: LUO_TICKET !== undefined, workload: LUO_WORKLOAD } })
 createInterface({ input: socket }).on('line', async (line) => {
   const { n, op, ...args } = JSON.parse(line)
   try {
