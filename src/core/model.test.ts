@@ -20,7 +20,7 @@ const RUNS = Number(process.env.LUO_FUZZ_RUNS ?? 1000)
 const SEED = process.env.LUO_FUZZ_SEED
 const MAX_STEPS = 120
 const MS_PER_RUN = 50
-const LEAST_MS = 30_000
+const LEAST_MS = 60_000
 
 const OPERATIONS = [
   ...['canPreserve', 'preserve', 'unpreserve', 'freeze', 'unfreeze', 'retrieve', 'canFinish', 'finish'].map(
