@@ -14,7 +14,7 @@ export function blocks({ count, calls, few, many }) {
   const costs = { few: [], many: [] }
   const run = (call) => {
     const startedAt = performance.now()
-    for (let index = 0; index < calls; index++) call(index)
+    for (let done = 0; done < calls; done++) call()
     return ((performance.now() - startedAt) * 1000) / calls
   }
   // Code is compiled first.
@@ -51,9 +51,12 @@ function withFiles(count) {
   for (let inode = 0; inode < count; inode++) {
     core.preserve(session, [{ token: String(inode), file: { inode }, about: undefined }])
   }
-  return (index) => {
-    const token = String(count + index)
-    core.preserve(session, [{ token, file: { inode: count + index }, about: undefined }])
+  // Each is another one, as they are in life.
+  let next = count
+  return () => {
+    const inode = next++
+    const token = String(inode)
+    core.preserve(session, [{ token, file: { inode }, about: undefined }])
     core.reference(session, [token])
     core.unpreserve(session, [token])
   }
@@ -62,8 +65,9 @@ function withFiles(count) {
 function withSessions(count) {
   const core = orchestrator()
   for (let index = 0; index < count; index++) core.createSession('', `session-${index}`)
-  return (index) => {
-    const { id } = core.createSession('', `another-${index}`)
+  let next = 0
+  return () => {
+    const { id } = core.createSession('', `another-${next++}`)
     core.release(core.session(id))
   }
 }

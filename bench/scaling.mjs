@@ -52,6 +52,7 @@ async function measure({ quick, say, name, fill, call }) {
 /** One call here: a file preserved and no longer preserved. */
 export async function measureFilesScaling({ quick, say }) {
   const file = createMemfd('bench', { size: 4096 })
+  let token = 1_000_000
   try {
     return await measure({
       quick,
@@ -66,8 +67,10 @@ export async function measureFilesScaling({ quick, say }) {
         return []
       },
       async call({ client, session }) {
-        await preserve(client, session, [file], 1_000_000)
-        await client.call('Unpreserve', { id: randomUUID(), session, tokens: ['1000000'] })
+        // Each is another one, as they are in life.
+        token += 1
+        await preserve(client, session, [file], token)
+        await client.call('Unpreserve', { id: randomUUID(), session, tokens: [String(token)] })
       },
     })
   } finally {
