@@ -55,7 +55,8 @@ export async function measureFdHolder({ quick, say }) {
       await timed('s6_fdholder', 'setdump', () => holder.setDump(fds, 'dump', MAX_FDS))
       await removeAll('dump')
       // The first round warms up.
-      if (round === 0) for (const side of Object.values(rates)) for (const values of Object.values(side)) values.length = 0
+      if (round === 0)
+        for (const side of Object.values(rates)) for (const values of Object.values(side)) values.length = 0
       say(`round ${round} of ${rounds}`)
     }
   } finally {

@@ -20,7 +20,7 @@ const MEASUREMENTS = {
   fdholder: async (context) => ({ fdholder: await measureFdHolder(context) }),
   core: measureCore,
   files: measureFilesScaling,
-  sessions: async (context) => named('sessions_scaling_ratio', await measureSessionsScaling(context)),
+  sessions: measureSessionsScaling,
   freeze: measureFreeze,
   luod_start: measureStart,
   peers: measurePeers,
@@ -41,10 +41,6 @@ A whole run takes about six minutes and 10 GiB of memory, and is kept in bench/l
 else to do. pm2 is installed in bench/ when it is needed; s6 (apt-get install s6) is not, and is skipped without.`
 
 const LAST_RUN = fileURLToPath(new URL('last-run.json', import.meta.url))
-
-function named(name, result) {
-  return result.skipped ? { [name]: result } : result
-}
 
 function machine() {
   const [{ model }] = cpus()

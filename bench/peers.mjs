@@ -85,18 +85,18 @@ async function cluster(port) {
   }
 }
 
-class Skipped extends Error {}
-
 function pm2Command() {
   const command = join(HERE, 'node_modules', 'pm2', 'bin', 'pm2')
   if (existsSync(command)) return command
   const args = ['install', '--no-audit', '--no-fund', '--no-package-lock', '--ignore-scripts']
-  const { status, stderr } = spawnSync('npm', args, { cwd: HERE, timeout: INSTALL_LIMIT_MS, encoding: 'utf8' })
-  if (status !== 0) throw new Skipped(`pm2 cannot be installed: ${String(stderr).trim().split('\n')[0]}`)
+  const done = spawnSync('npm', args, { cwd: HERE, timeout: INSTALL_LIMIT_MS, encoding: 'utf8' })
+  if (done.status !== 0) {
+    throw new Error(`pm2 cannot be installed: ${done.error?.message ?? done.signal ?? done.stderr.trim().split('\n')[0]}`)
+  }
   return command
 }
 
-async function pm2(port) {
+export async function pm2(port) {
   const command = pm2Command()
   const home = temporaryDirectory('pm2')
   const config = join(home, 'app.json')
@@ -140,7 +140,7 @@ async function pm2(port) {
   }
 }
 
-async function measurePeer({ begin, updates, say }) {
+export async function measurePeer({ begin, updates, say }) {
   const port = await freePort()
   const peer = await begin(port)
   let load

@@ -20,7 +20,12 @@ export function round(value) {
 
 /** Of few values: median, least, greatest. */
 export function summary(values) {
-  return { median: round(median(values)), min: round(Math.min(...values)), max: round(Math.max(...values)), n: values.length }
+  return {
+    median: round(median(values)),
+    min: round(Math.min(...values)),
+    max: round(Math.max(...values)),
+    n: values.length,
+  }
 }
 
 /** Of many: what most calls take, and the slow ones. */
@@ -32,5 +37,10 @@ export function distribution(values) {
 /** How many times as much `b` is as `a`: of the medians; `a` and `b` were measured in turn, so each pair gives the spread. */
 export function ratio(a, b) {
   const pairs = b.slice(0, a.length).map((value, index) => value / a[index])
-  return { ratio: round(median(b) / median(a)), min: round(Math.min(...pairs)), max: round(Math.max(...pairs)), n: pairs.length }
+  return {
+    ratio: round(median(b) / median(a)),
+    min: round(Math.min(...pairs)),
+    max: round(Math.max(...pairs)),
+    n: pairs.length,
+  }
 }
