@@ -91,7 +91,9 @@ function pm2Command() {
   const args = ['install', '--no-audit', '--no-fund', '--no-package-lock', '--ignore-scripts']
   const done = spawnSync('npm', args, { cwd: HERE, timeout: INSTALL_LIMIT_MS, encoding: 'utf8' })
   if (done.status !== 0) {
-    throw new Error(`pm2 cannot be installed: ${done.error?.message ?? done.signal ?? done.stderr.trim().split('\n')[0]}`)
+    throw new Error(
+      `pm2 cannot be installed: ${done.error?.message ?? done.signal ?? done.stderr.trim().split('\n')[0]}`,
+    )
   }
   return command
 }
