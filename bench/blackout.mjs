@@ -15,7 +15,7 @@ const SMALL_MIB = 64
 const LARGE_MIB = 8 * 1024
 const SLOW_LOAD_MS = 3_000
 /** Between two updates: the old version drains, and gives its memory back. */
-const SETTLE_MS = 2_500
+const SETTLE_MS = 2_000
 
 class Updated {
   blackoutsMs = []
@@ -30,7 +30,7 @@ class Updated {
       workload: `bench-${mebibytes}`,
       env: { BENCH_PORT: String(updated.port) },
     })
-    updated.forget = atEnd(() => updated.running.signal('SIGKILL'))
+    updated.forget = atEnd(() => updated.running.dispose())
     updated.pid = await updated.running.pid()
     return updated
   }

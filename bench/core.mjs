@@ -45,6 +45,7 @@ function orchestrator() {
   return new Orchestrator({ registry, files })
 }
 
+/** One call here: a file preserved, fetched, and no longer preserved. */
 function withFiles(count) {
   const core = orchestrator()
   const session = core.createSession('', 'bench')
@@ -62,13 +63,21 @@ function withFiles(count) {
   }
 }
 
+/** One call here: the life of a session with one file, as all of them have. */
 function withSessions(count) {
   const core = orchestrator()
-  for (let index = 0; index < count; index++) core.createSession('', `session-${index}`)
   let next = 0
+  const create = () => {
+    const inode = next++
+    const session = core.createSession('', `session-${inode}`)
+    core.preserve(session, [{ token: '1', file: { inode }, about: undefined }])
+    return session.id
+  }
+  while (next < count) create()
   return () => {
-    const { id } = core.createSession('', `another-${next++}`)
-    core.release(core.session(id))
+    const session = core.session(create())
+    core.reference(session, ['1'])
+    core.release(session)
   }
 }
 

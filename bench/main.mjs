@@ -2,7 +2,7 @@
  * `npm run bench`: see HELP. Progress goes to stderr. What a measurement throws is in the result as `error`, the others
  * go on, and the exit code is 1 at the end.
  */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -95,7 +95,10 @@ async function main() {
     process.exit(2)
   }
   if (given.help) return console.log(HELP)
-  if (given.report) return writeReport(JSON.parse(readFileSync(LAST_RUN, 'utf8')))
+  if (given.report) {
+    if (!existsSync(LAST_RUN)) throw new Error('there is no bench/last-run.json: npm run bench first')
+    return writeReport(JSON.parse(readFileSync(LAST_RUN, 'utf8')))
+  }
   const result = await run(given)
   const whole = !given.quick && given.names.length === Object.keys(MEASUREMENTS).length
   if (whole) writeFileSync(LAST_RUN, `${JSON.stringify(result, null, 2)}\n`)

@@ -42,7 +42,7 @@ function startService(name, port) {
 async function liveupdate(port) {
   const command = [process.execPath, service('live')]
   const running = await startInTest({ from: command, workload: 'bench', env: { BENCH_PORT: String(port) } })
-  const forget = atEnd(() => running.signal('SIGTERM'))
+  const forget = atEnd(() => running.dispose())
   const blackouts = []
   return {
     async update() {

@@ -21,7 +21,7 @@ function escaped(text) {
  * one unit. `log`: for values of very different size.
  */
 export function barPlot({ title, bars, line, log = false }) {
-  const most = Math.max(...bars.map(({ value, max }) => max ?? value), line?.value ?? 0)
+  const most = Math.max(...bars.map(({ value, max }) => max ?? value), line?.value ?? 0) || 1
   const least = Math.max(Math.min(...bars.map(({ value }) => value)) / 3, most / 1e5)
   const room = WIDTH - LEFT - RIGHT
   const share = (value) => (log ? Math.log(Math.max(value, least) / least) / Math.log(most / least) : value / most)

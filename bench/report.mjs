@@ -67,6 +67,7 @@ function peerSection(run, plots) {
   )
   return [
     '## Beside other ways to replace a service',
+    '',
     `The same service and the same load for each: ${connections} keep-alive connections, ${count(rate)} requests a second over`,
     'all of them whatever the answers (an open loop), one process for the load. A request has failed when it got no whole',
     'answer, or no connection. cluster and pm2 have two workers each and replace one after the other; restart waits for',
@@ -101,6 +102,7 @@ function ratioSection(run, plots) {
   ])
   return [
     '## What does not matter',
+    '',
     'How much memory a service has, how long its new version takes to load, and how much luod holds already. Each is a',
     'quotient of medians, large over small, both measured in turn; the spread is that of the pairs.',
     '',
@@ -180,6 +182,7 @@ function blackoutSection(run) {
   ]
   return [
     '## The blackout',
+    '',
     'From the first request held back to the commit, as `luoctl update` shows it; and the longest time without any answer',
     'that the clients saw (8 connections, 400 requests a second: with 2.5 ms between two answers when nothing happens).',
     '',

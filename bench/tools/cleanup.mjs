@@ -6,6 +6,8 @@ import { join } from 'node:path'
 
 /** A Unix socket's path has 107 bytes at most; a longer temporary directory is passed over. */
 const MAX_TMPDIR_BYTES = 70
+/** Services end, and pm2 is killed, in this time. */
+const INTERRUPT_LIMIT_MS = 12_000
 const children = new Set()
 const directories = new Set()
 const undos = new Set()
@@ -41,29 +43,26 @@ export function removeDirectory(directory) {
   directories.delete(directory)
 }
 
-/** `undo` runs at the end, unless what this answers was called before. It must work without waiting. */
+/** `undo` runs when the benchmark is interrupted, unless what this answers was called before. It may answer a promise. */
 export function atEnd(undo) {
   undos.add(undo)
   return () => undos.delete(undo)
 }
 
-function endAll() {
-  for (const child of children) child.kill('SIGKILL')
-  for (const undo of undos) {
-    try {
-      undo()
-    } catch {
-      // The others still have to be undone.
-    }
-  }
-  for (const directory of directories) rmSync(directory, { recursive: true, force: true })
+async function interrupted(code) {
+  const limit = new Promise((resolve) => setTimeout(resolve, INTERRUPT_LIMIT_MS))
+  await Promise.race([Promise.allSettled([...undos].map(async (undo) => undo())), limit])
+  process.exit(code)
 }
 
-process.on('exit', endAll)
+process.on('exit', () => {
+  for (const child of children) child.kill('SIGKILL')
+  for (const directory of directories) rmSync(directory, { recursive: true, force: true })
+})
 for (const [signal, code] of [
   ['SIGINT', 130],
   ['SIGTERM', 143],
   ['SIGHUP', 129],
 ]) {
-  process.on(signal, () => process.exit(code))
+  process.once(signal, () => interrupted(code))
 }
