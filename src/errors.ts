@@ -5,8 +5,10 @@
  */
 export const LUO_CODES = {
   LUO_ABORTED: 'The update was ended by an operator. Nothing was lost; start it again when ready.',
+  LUO_CYCLE: 'A workload would have to come after itself. The message shows the way round; leave out one of its steps.',
   LUO_DEADLINE: 'A side did not answer in time. Look at what it waits for, or give a longer --deadline.',
   LUO_GONE: 'A process that the operation needs has ended. `luoctl show` says what is left.',
+  LUO_GROUP: 'Another workload of the group does not commit. Its own outcome says why.',
   LUO_INVALID_PARAMETER: 'A parameter is missing, unknown or of the wrong type. Compare with docs/protocol.md.',
   LUO_LIMIT: 'A limit on what one user may have was reached. `luoctl status` shows the limits.',
   LUO_NOT_FOUND: 'No such workload, session, member or update is visible to this user.',

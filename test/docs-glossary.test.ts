@@ -6,8 +6,22 @@ const PROJECT = new URL('../', import.meta.url)
 const TEXT = readFileSync(new URL('docs/glossary.md', PROJECT), 'utf8')
 const TERMS = [
   ...['session', 'token', 'outgoing', 'incoming', 'preserve', 'unpreserve', 'freeze', 'unfreeze', 'retrieve', 'finish'],
-  ...['can_preserve', 'can_finish', 'get_id', 'file handler', 'compatible', 'custody', 'orphaned', 'release'],
-  ...['workload', 'member', 'successor', 'supervisor', 'ticket', 'manifest', 'claim', 'commit', 'rollback', 'fencing'],
+  ...['can_preserve', 'can_finish', 'get_id', 'file handler', 'compatible', 'session descriptor', 'adopt'],
+  ...['custody', 'orphaned', 'release'],
+  ...[
+    'workload',
+    'member',
+    'successor',
+    'group',
+    'dependent',
+    'supervisor',
+    'ticket',
+    'manifest',
+    'claim',
+    'commit',
+    'rollback',
+    'fencing',
+  ],
   ...['drain', 'blackout', 'records', 'FLB', 'KHO'],
 ]
 

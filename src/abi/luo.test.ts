@@ -282,6 +282,15 @@ describe('damage', () => {
     expect(codeOf(() => decodeLuo(memory, bad))).toBe('LUO_RECORDS')
   })
 
+  test('a block that does not start on a page is LUO_RECORDS, even where there is one', () => {
+    const memory = new HandoverMemory()
+    memory.allocate(Buffer.concat([Buffer.alloc(8), page(), page()]))
+    const luo = memory.allocate(Buffer.from(root(0x1008n), 'hex'))
+    expect(codeOf(() => decodeLuo(memory, luo))).toBe('LUO_RECORDS')
+    memory.write(luo, Buffer.from(root(0x2000n), 'hex'))
+    expect(codeOf(() => decodeLuo(memory, luo))).toBeUndefined()
+  })
+
   test('records in a part of a larger allocation are read, and not freed', () => {
     const memory = new HandoverMemory()
     memory.allocate(Buffer.concat([page(), one(session(0n, 0n))]))

@@ -2,7 +2,15 @@ import { crc32 } from 'node:zlib'
 import fc from 'fast-check'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { isLuoError, LuoError } from '../errors.js'
-import { type Change, decodeRecords, type Json, RECORD_TYPES, type RecordStorage, Records } from './records.js'
+import {
+  type Change,
+  decodeRecords,
+  type Json,
+  RECORD_TYPES,
+  RECORDS_VERSION,
+  type RecordStorage,
+  Records,
+} from './records.js'
 
 const HEADER_BYTES = 64
 /** As in records.ts: from here on a log is compacted when it has this much more than twice what is alive. */
@@ -94,7 +102,7 @@ function fileOf(...entries: { operation?: number; type?: number; json: string; l
   const log = Buffer.concat(encoded)
   const header = Buffer.alloc(HEADER_BYTES)
   header.write('LUODREC\0', 'latin1')
-  header.writeUInt32LE(1, 8)
+  header.writeUInt32LE(RECORDS_VERSION, 8)
   header.writeUInt32LE(HEADER_BYTES / 8, 16)
   header.writeUInt32LE(log.length / 8, 20)
   return Buffer.concat([header, log])
@@ -110,7 +118,7 @@ beforeEach(() => {
 describe('the bytes of records', () => {
   test('are a header of 64 bytes', () => {
     expect(Buffer.from(storage.bytes.subarray(0, HEADER_BYTES)).toString('hex')).toBe(
-      `4c554f4452454300${'01000000'}${'00000000'}${'08000000'}${'00000000'}${'00'.repeat(40)}`,
+      `4c554f4452454300${'02000000'}${'00000000'}${'08000000'}${'00000000'}${'00'.repeat(40)}`,
     )
   })
 
@@ -154,13 +162,13 @@ describe('records', () => {
   test('are read by decodeRecords too, from the bytes alone', () => {
     records.transaction([put('1', { a: 1 })])
     const { version, entries } = decodeRecords(storage.bytes)
-    expect(version).toBe(1)
+    expect(version).toBe(2)
     expect([...(entries.get('file') ?? [])]).toEqual([['1', { a: 1 }]])
   })
 
   test('change in the order of the changes in one transaction', () => {
     records.transaction([put('1', { a: 1 }), remove('1'), put('2', { b: 1 }), put('2', { b: 2 })])
-    expect(contentOf(records)).toBe(JSON.stringify([[], [], [], [['2', { b: 2 }]], []]))
+    expect(contentOf(records)).toBe(JSON.stringify([[], [], [], [['2', { b: 2 }]], [], []]))
     expect(reopened(storage)).toBe(contentOf(records))
   })
 
@@ -173,7 +181,7 @@ describe('records', () => {
   test('are empty when they are created over others', () => {
     records.transaction([put('1', { a: 1 })])
     const empty = contentOf(Records.create(storage))
-    expect(empty).toBe('[[],[],[],[],[]]')
+    expect(empty).toBe('[[],[],[],[],[],[]]')
     expect(reopened(storage)).toBe(empty)
   })
 
@@ -371,7 +379,7 @@ describe('damage', () => {
 
   test.each([
     ['an operation that is not known', fileOf({ operation: 3, json: '{}' })],
-    ['a type that is not known', fileOf({ type: 5, json: '{}' })],
+    ['a type that is not known', fileOf({ type: RECORD_TYPES.length, json: '{}' })],
     ['text that is not JSON', fileOf({ json: '{"a":' })],
     ['a length that leaves the log', fileOf({ json: '{}' }, { json: '{}', length: 64 })],
     ['a length that no record has', fileOf({ json: ' '.repeat(MAX_JSON_BYTES - 1).concat('{}') })],
@@ -391,9 +399,23 @@ describe('damage', () => {
   })
 
   test('is told apart from a newer version, whose number is in the message', () => {
-    image[8] = 2
-    expect(() => Records.open(new Memory(image))).toThrow('version 2')
+    image[8] = 3
+    expect(() => Records.open(new Memory(image))).toThrow('version 3')
   })
+})
+
+test('a log is tidied before it has to be compacted, and not when little is outdated', () => {
+  const start = () => Buffer.from(storage.bytes).readUInt32LE(16)
+  for (let count = 0; count < 100; count++) records.transaction([put('1', { text: 'x'.repeat(1_000) })])
+  records.tidy()
+  expect(start()).toBe(HEADER_BYTES / 8)
+  for (let count = 0; count < 100; count++) records.transaction([put('1', { text: 'x'.repeat(1_000), count })])
+  expect(start()).toBe(HEADER_BYTES / 8)
+  records.tidy()
+  expect(start()).toBeGreaterThan(HEADER_BYTES / 8)
+  expect(reopened(storage)).toBe(contentOf(records))
+  records.transaction([put('2', {})])
+  expect(reopened(storage)).toBe(contentOf(records))
 })
 
 describe('a transaction that is refused', () => {

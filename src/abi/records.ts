@@ -1,5 +1,5 @@
 /**
- * luod's durable records, `luod-records/1`: what it knows beside the files that it holds. A log of entries in one
+ * luod's durable records, `luod-records/2`: what it knows beside the files that it holds. A log of entries in one
  * growing file; an aligned word in the header, written last, says which part of the file is valid. So a transaction is
  * there as a whole or not at all, at whatever instant the process ends, and the same holds for a compaction.
  *
@@ -12,8 +12,8 @@
 import { crc32 } from 'node:zlib'
 import { LuoError } from '../errors.js'
 
-export const RECORDS_VERSION = 1
-export const RECORD_TYPES = ['meta', 'workload', 'session', 'file', 'update'] as const
+export const RECORDS_VERSION = 2
+export const RECORD_TYPES = ['meta', 'workload', 'session', 'file', 'update', 'history'] as const
 export type RecordType = (typeof RECORD_TYPES)[number]
 export type Json = Record<string, unknown>
 
@@ -49,11 +49,18 @@ const GROW_BYTES = 64 * 1024
 
 type Entries = Map<RecordType, Map<string, Json>>
 
+/** Where an entry is in the file. */
+interface Place {
+  at: number
+  bytes: number
+}
+type Places = Map<RecordType, Map<string, Place>>
+
 export class Records {
   readonly #storage: RecordStorage
   readonly #entries: Entries
-  /** Bytes of each record. */
-  readonly #sizes = new Map<RecordType, Map<string, number>>(RECORD_TYPES.map((type) => [type, new Map()]))
+  /** Where each record is: they are copied as they are when the log is compacted. */
+  readonly #places: Places
   #start: number
   #end: number
   /** Bytes that the current entries would take alone. */
@@ -68,23 +75,26 @@ export class Records {
     view.setUint32(VERSION_AT, RECORDS_VERSION, true)
     view.setUint32(RANGE_AT, HEADER_BYTES / UNIT, true)
     storage.write(header, 0)
-    return new Records(storage, emptyEntries(), HEADER_BYTES, HEADER_BYTES)
+    return new Records(storage, {
+      entries: emptyEntries(),
+      places: emptyPlaces(),
+      start: HEADER_BYTES,
+      end: HEADER_BYTES,
+    })
   }
 
   /** The records that are there. */
   static open(storage: RecordStorage): Records {
-    const { entries, start, end } = decode(storage.read(0, storage.size()))
-    return new Records(storage, entries, start, end)
+    return new Records(storage, decode(storage.read(0, storage.size())))
   }
 
-  private constructor(storage: RecordStorage, entries: Entries, start: number, end: number) {
+  private constructor(storage: RecordStorage, { entries, places, start, end }: Decoded) {
     this.#storage = storage
     this.#entries = entries
+    this.#places = places
     this.#start = start
     this.#end = end
-    for (const [type, records] of entries) {
-      for (const [key, value] of records) this.#count(type, key, encode([{ type, key, value }]).bytes.length)
-    }
+    for (const records of places.values()) for (const { bytes } of records.values()) this.#live += bytes
   }
 
   get(type: RecordType, key: string): Json | undefined {
@@ -100,21 +110,34 @@ export class Records {
     if (changes.length === 0) return
     const { bytes, sizes } = encode(changes)
     // Before, not after: when this throws nothing has changed, and the caller knows.
-    if (this.#end - this.#start > COMPACT_FROM_BYTES + 2 * this.#live) this.#compact()
+    if (this.#outdated > COMPACT_FROM_BYTES + this.#live) this.#compact()
+    let at = this.#end
     this.#append(bytes)
     changes.forEach(({ type, key, value }, index) => {
       const records = this.#entries.get(type)
       if (value === undefined) records?.delete(key)
       else records?.set(key, value)
-      this.#count(type, key, value === undefined ? 0 : (sizes[index] ?? 0))
+      const size = sizes[index] ?? 0
+      this.#place(type, key, value === undefined ? undefined : { at, bytes: size })
+      at += size
     })
   }
 
-  #count(type: RecordType, key: string, bytes: number): void {
-    const sizes = this.#sizes.get(type)
-    this.#live += bytes - (sizes?.get(key) ?? 0)
-    if (bytes === 0) sizes?.delete(key)
-    else sizes?.set(key, bytes)
+  /** Compacts before it has to be, for a moment when nobody waits: it takes milliseconds. */
+  tidy(): void {
+    if (this.#outdated > (COMPACT_FROM_BYTES + this.#live) / 2) this.#compact()
+  }
+
+  /** Bytes of the log that nobody needs. */
+  get #outdated(): number {
+    return this.#end - this.#start - this.#live
+  }
+
+  #place(type: RecordType, key: string, place: Place | undefined): void {
+    const places = this.#places.get(type)
+    this.#live += (place?.bytes ?? 0) - (places?.get(key)?.bytes ?? 0)
+    if (place) places?.set(key, place)
+    else places?.delete(key)
   }
 
   #append(bytes: Uint8Array): void {
@@ -125,15 +148,24 @@ export class Records {
 
   /** A copy without what is outdated, before the log when it fits there, else behind it. */
   #compact(): void {
-    const changes: Change[] = []
-    for (const [type, records] of this.#entries) {
-      for (const [key, value] of records) changes.push({ type, key, value })
+    const log = this.#storage.read(this.#start, this.#end - this.#start)
+    const bytes = new Uint8Array(this.#live)
+    let length = 0
+    const places = [...this.#places.values()].flatMap((records) => [...records.values()])
+    for (const place of places) {
+      const from = place.at - this.#start
+      bytes.set(log.subarray(from, from + place.bytes), length)
+      length += place.bytes
     }
-    const { bytes } = encode(changes)
-    const start = HEADER_BYTES + bytes.length <= this.#start ? HEADER_BYTES : this.#end
-    this.#reserve(start + bytes.length)
+    const start = HEADER_BYTES + length <= this.#start ? HEADER_BYTES : this.#end
+    this.#reserve(start + length)
     this.#storage.write(bytes, start)
-    this.#setRange(start, start + bytes.length)
+    this.#setRange(start, start + length)
+    let at = start
+    for (const place of places) {
+      place.at = at
+      at += place.bytes
+    }
     if (start === HEADER_BYTES) this.#storage.resize(steps(this.#end))
   }
 
@@ -153,12 +185,19 @@ export class Records {
   }
 }
 
+interface Decoded {
+  entries: Entries
+  places: Places
+  start: number
+  end: number
+}
+
 /** What is in the bytes of a records file. */
 export function decodeRecords(bytes: Uint8Array): { version: number; entries: Entries } {
   return { version: RECORDS_VERSION, entries: decode(bytes).entries }
 }
 
-function decode(bytes: Uint8Array): { entries: Entries; start: number; end: number } {
+function decode(bytes: Uint8Array): Decoded {
   const damaged = (why: string) => new LuoError('LUO_RECORDS', `read records of ${bytes.length} bytes: ${why}`)
   if (bytes.length < HEADER_BYTES || Buffer.from(bytes.subarray(0, 8)).toString('latin1') !== RECORDS_MAGIC) {
     throw damaged('they do not begin as records do')
@@ -172,6 +211,7 @@ function decode(bytes: Uint8Array): { entries: Entries; start: number; end: numb
   const end = start + view.getUint32(RANGE_AT + 4, true) * UNIT
   if (start < HEADER_BYTES || end > bytes.length) throw damaged(`the range ${start} to ${end} is not in the file`)
   const entries = emptyEntries()
+  const places = emptyPlaces()
   for (let at = start; at < end; ) {
     if (at + ENTRY_BYTES > end) throw damaged(`the entry at ${at} is cut off`)
     const length = view.getUint32(at, true)
@@ -185,11 +225,16 @@ function decode(bytes: Uint8Array): { entries: Entries; start: number; end: numb
     const operation = view.getUint8(at + 8)
     if (!records || (operation !== PUT && operation !== DELETE)) throw damaged(`the entry at ${at} is of no known type`)
     const key = String(view.getBigUint64(at + 16, true))
-    if (operation === DELETE) records.delete(key)
-    else records.set(key, parse(bytes.subarray(at + ENTRY_BYTES, at + ENTRY_BYTES + length), damaged))
+    if (operation === DELETE) {
+      records.delete(key)
+      places.get(type)?.delete(key)
+    } else {
+      records.set(key, parse(bytes.subarray(at + ENTRY_BYTES, at + ENTRY_BYTES + length), damaged))
+      places.get(type)?.set(key, { at, bytes: next - at })
+    }
     at = next
   }
-  return { entries, start, end }
+  return { entries, places, start, end }
 }
 
 function parse(bytes: Uint8Array, damaged: (why: string) => LuoError): Json {
@@ -237,6 +282,10 @@ function textOf({ type, key, value }: Change): { text: string; length: number } 
 function isSmallInteger(key: string): boolean {
   const number = Number(key)
   return Number.isSafeInteger(number) && number >= 0 && String(number) === key
+}
+
+function emptyPlaces(): Places {
+  return new Map(RECORD_TYPES.map((type) => [type, new Map<string, Place>()]))
 }
 
 function emptyEntries(): Entries {

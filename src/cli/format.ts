@@ -64,6 +64,7 @@ export function workloadDetails(workload: Workload, contents: readonly SessionCo
     `  after a crash  ${workload.keep_ms > 0 ? `kept for ${formatDuration(workload.keep_ms)}` : 'released at once'}`,
     `  state formats  ${workload.formats.map(clean).join(', ') || 'none recorded'}`,
   ]
+  if (workload.after?.length) lines.push(`  needs        ${workload.after.map(clean).join(', ')}`)
   if (workload.update) lines.push(`  update       ${clean(workload.update)} is under way`)
   for (const { session, files } of contents) {
     const expires = session.expires_ms === undefined ? '' : `, expires in ${formatDuration(session.expires_ms)}`
@@ -95,7 +96,7 @@ export function usageLines({ limits, usage }: Pick<Methods['Status']['output'], 
 }
 
 /** How much is in a session: `3 files, 256 MiB`. */
-export function contentOf({ files, bytes }: Session): string {
+export function contentOf({ files, bytes }: Pick<Session, 'files' | 'bytes'>): string {
   const size = bytes === '0' ? '' : `, ${formatBytes(Number(bytes))}`
   return `${files} ${files === 1 ? 'file' : 'files'}${size}`
 }

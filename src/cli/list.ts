@@ -57,6 +57,7 @@ export async function watchCommand(context: Context, name: string | undefined): 
       }
       const parts = [event.at ?? new Date().toISOString(), event.workload ?? '-', event.event]
       if (event.update) parts.push(`update ${event.update}`)
+      if (event.group) parts.push(`group ${event.group}`)
       if (event.pid) parts.push(`pid ${event.pid}`)
       if (event.detail) parts.push(event.detail)
       context.out(parts.map((part) => clean(String(part))).join('  '))

@@ -16,7 +16,9 @@ Examples:
   luoctl update web                             replace it by what its command starts now
   luoctl update web --check                     only see whether the new version would start
   luoctl update web -- node server-v2.js        replace it by another command
+  luoctl update web db cache                    replace several as one: all of them or none
   luoctl list                                   what runs
+  luoctl history web                            what has happened to it, and who did it
   luoctl doctor                                 whether this machine is fit, and what to do
 
 Durations are written with a unit: 500ms, 10s, 2m.
@@ -39,6 +41,7 @@ Under systemd (NOTIFY_SOCKET) it reports ready, reloading and stopping: use Type
 Examples:
   luoctl run web -- node server.js
   luoctl run web --restart --keep 5m -- node server.js     restarted after a crash, with its state
+  luoctl run web --after db --after cache -- node server.js    it needs these: the order of an update of all
 
 Exit codes: that of the command, or 128 + signal; 126 not executable, 127 not found, 2 wrong usage, 4 no luod`
 
@@ -46,14 +49,20 @@ const UPDATE_HELP = `
 The new version is started first, and must accept the state. Then the old one lets go, the new one takes over, and
 both are told. Whatever goes wrong before that, the old version goes on as it was.
 
+Several names, or --all, are updated as one. Those that need others (run --after) let go before them and commit after
+them. Each has its own commit. Until the first commit all of them roll back when one fails; after it, those that need
+what did not commit.
+
   --check            start the new version, see that it joins and accepts the state, and end it again
   --check prepare    also let the old version prepare, and then go on
 
 Examples:
   luoctl update web --deadline 30s
+  luoctl update web db
+  luoctl update --all --deadline 30s
   luoctl update web --json | tail -1        {"update":…,"outcome":"committed","blackout_ms":4.1,"timeline":[…]}
 
-Exit codes: 0 committed or checked, 3 rolled back or orphaned, 4 no luod, 2 wrong usage, 1 anything else`
+Exit codes: 0 committed or checked (every one), 3 rolled back or orphaned, 4 no luod, 2 wrong usage, 1 anything else`
 
 const DEFAULT_MACHINE = 'default'
 
@@ -110,37 +119,47 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
     .command('run')
     .description('run a service so that it can be updated')
     .argument('<name>', 'name of the workload')
-    .usage('NAME [--restart] [--keep DURATION] -- COMMAND [ARGUMENT...]')
+    .usage('NAME [--restart] [--keep DURATION] [--after NAME]... -- COMMAND [ARGUMENT...]')
     .option('--restart', 'start it again when it fails, with the state it had')
     .option('--keep <duration>', 'how long its state waits for a restart after a crash (with --restart: 60s)')
+    .option('--after <name>', 'a workload that it needs (more than once for several)', collect, [])
     .addHelpText('after', RUN_HELP)
-    .action((name: string, options: { restart?: boolean; keep?: string }) => {
+    .action((name: string, options: { restart?: boolean; keep?: string; after: string[] }) => {
       if (!command?.length) throw usageError(`run ${name}: what shall be run? luoctl run ${name} -- COMMAND`)
       const keepMs = options.keep === undefined ? undefined : parseDuration(options.keep)
-      const run = { name, command, restart: options.restart === true, ...(keepMs === undefined ? {} : { keepMs }) }
+      const { restart = false, after } = options
+      const run = { name, command, restart, after, ...(keepMs === undefined ? {} : { keepMs }) }
       choose(async (context) => (await import('./run.js')).runCommand(context, run))
     })
 
   program
     .command('update')
-    .description('replace a running service by its new version')
-    .argument('<name>', 'name of the workload')
-    .usage('NAME [--check [successor|prepare]] [--deadline DURATION] [-- NEW COMMAND...]')
+    .description('replace a running service, or several as one, by their new versions')
+    .argument('[names...]', 'names of the workloads')
+    .usage('NAME... | --all [--check [successor|prepare]] [--deadline DURATION] [-- NEW COMMAND...]')
+    .option('--all', 'every workload of this user that runs and has a supervisor')
     .option('--check [how]', 'try it and change nothing (successor or prepare)')
     .option('--deadline <duration>', 'how long each side may take')
     .addHelpText('after', UPDATE_HELP)
-    .action((workload: string, options: { check?: string; deadline?: string }) => {
+    .action((names: string[], options: { all?: boolean; check?: string; deadline?: string }) => {
+      const [workload = ''] = names
+      const { all = false } = options
+      const several = all || names.length > 1
+      if (all === names.length > 0) throw usageError('update: name the workloads, or --all of them')
+      if (several && command) throw usageError('update: a new command is for one workload')
       if (command?.length === 0) throw usageError(`update ${workload}: no command follows the --`)
       const check = options.check === undefined ? undefined : checkMode(options.check)
       const deadlineMs = options.deadline === undefined ? undefined : parseDuration(options.deadline)
-      choose(async (context) =>
-        (await import('./update.js')).updateCommand(context, {
-          workload,
-          ...(check === undefined ? {} : { check }),
-          ...(deadlineMs === undefined ? {} : { deadlineMs }),
-          ...(command === undefined ? {} : { command }),
-        }),
-      )
+      const how = {
+        ...(check === undefined ? {} : { check }),
+        ...(deadlineMs === undefined ? {} : { deadlineMs }),
+      }
+      choose(async (context) => {
+        if (several)
+          return (await import('./update-group.js')).updateGroupCommand(context, all ? undefined : names, how)
+        const request = { ...how, workload, ...(command === undefined ? {} : { command }) }
+        return (await import('./update.js')).updateCommand(context, request)
+      })
     })
 
   const emulation = () => import('./emulate.js')
@@ -211,6 +230,19 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
   look('watch', 'everything that happens, as it happens', '[name]', async (context, name) =>
     (await looks()).watchCommand(context, name),
   )
+  program
+    .command('history')
+    .description('what has happened to a workload, or to everything')
+    .argument('[name]', 'name of the workload, also of one that has ended')
+    .option('--limit <count>', 'only the last ones')
+    .action((name: string | undefined, options: { limit?: string }) => {
+      noCommand()
+      const limit = options.limit === undefined ? undefined : Number(options.limit)
+      if (limit !== undefined && !/^[1-9]\d{0,8}$/.test(options.limit ?? '')) {
+        throw usageError(`--limit "${options.limit}": a whole number, 1 or more`)
+      }
+      choose(async (context) => (await import('./history.js')).historyCommand(context, name, limit))
+    })
   look('status', 'luod itself: version, counts, limits', undefined, async (context) =>
     (await looks()).statusCommand(context),
   )
@@ -227,6 +259,11 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
     (await import('./doctor.js')).doctorCommand(context),
   )
   return program
+}
+
+/** For an option that may be given more than once. */
+function collect(value: string, before: string[]): string[] {
+  return [...before, value]
 }
 
 type LookAction = (context: Context, value: string | undefined) => Promise<number>
@@ -259,4 +296,7 @@ export async function main(args: readonly string[]): Promise<number> {
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>
   process.exit(error.code === 'EPIPE' ? EXIT.OK : EXIT.FAILED),
 )
-void main(process.argv.slice(2)).then((code) => process.exit(code))
+void main(process.argv.slice(2)).then((code) => {
+  // A socket, as Node gives to its children, is written to later; an exit would cut off what is still to go.
+  process.stdout.write('', () => process.stderr.write('', () => process.exit(code)))
+})

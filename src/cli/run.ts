@@ -36,6 +36,8 @@ export interface RunOptions {
   command: readonly string[]
   restart: boolean
   keepMs?: number
+  /** Workloads that this one needs. */
+  after: readonly string[]
 }
 
 export async function runCommand(context: Context, options: RunOptions): Promise<number> {
@@ -113,6 +115,7 @@ class Run {
           id: randomUUID(),
           workload: this.#options.name,
           ...(keepMs === undefined ? {} : { keep_ms: keepMs }),
+          ...(this.#options.after.length === 0 ? {} : { after: [...this.#options.after] }),
         })
         const events = stream[Symbol.asyncIterator]()
         const first = await events.next()

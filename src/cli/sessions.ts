@@ -29,16 +29,22 @@ export async function releaseCommand(
   { session: wanted, force, yes }: ReleaseRequest,
 ): Promise<number> {
   return withClient(context, async (client) => {
-    const session = findSession(await allSessions(client), wanted)
+    const sessions = await allSessions(client)
+    const session = findSession(sessions, wanted)
     const what = `${session.name} (session ${session.session}, ${session.custody})`
-    if (!yes && !(await confirmed(`${clean(what)} holds ${contentOf(session)}; release? [y/N] `))) {
+    if (
+      !yes &&
+      !(await confirmed(`${clean(what)} holds ${contentOf(contentWith(session, sessions))}; release? [y/N] `))
+    ) {
       context.err(`luoctl: ${clean(session.name)}: nothing was released`)
       return EXIT.FAILED
     }
     const request = { id: randomUUID(), session: session.session, force }
     const { files } = (await client.call('ReleaseSession', request)).parameters
     context.out(
-      context.json ? JSON.stringify({ ...session, files }) : `${clean(session.name)}: ${files} files released`,
+      context.json
+        ? JSON.stringify({ ...session, files })
+        : `${clean(session.name)}: ${files} ${files === 1 ? 'file' : 'files'} released`,
     )
     return EXIT.OK
   })
@@ -61,6 +67,14 @@ async function allSessions(client: VarlinkClient): Promise<Session[]> {
     sessions.push(...page.sessions)
     if (page.sessions.length === 0 || sessions.length >= page.total) return sessions
   }
+}
+
+/** What goes with it: of a workload that waits for a restart, all sessions. */
+function contentWith(session: Session, sessions: readonly Session[]): { files: number; bytes: string } {
+  if (session.workload !== session.name) return session
+  const all = sessions.filter(({ uid, workload }) => uid === session.uid && workload === session.workload)
+  const files = all.reduce((sum, one) => sum + one.files, 0)
+  return { files, bytes: String(all.reduce((sum, one) => sum + Number(one.bytes), 0)) }
 }
 
 /** By name, of which root may see several, or by id. */

@@ -85,6 +85,13 @@ describe('an update', () => {
     expect(port.result).toBeUndefined()
   })
 
+  test('that rolls back before luod knew of the successor ends it', () => {
+    const supervisor = make(false)
+    supervisor.beginUpdate('u1', ['v2'], port.start)
+    supervisor.endUpdate('u1', false)
+    expect(port.started.map(({ signals }) => signals)).toEqual([[], ['SIGKILL']])
+  })
+
   test('in which both die restarts the old command', () => {
     const supervisor = make(true)
     supervisor.beginUpdate('u1', ['v2'], port.start)

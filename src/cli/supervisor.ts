@@ -5,7 +5,7 @@
  *
  * An exit during an update is judged when the update has ended: only then it is known whether the process that ended
  * was the old version (expected) or the current one. An old version that drains after a commit is waited for at the
- * end, and its exit means nothing. A failed successor is forgotten; luod has killed it.
+ * end, and its exit means nothing. A failed successor is killed, if luod did not come to know of it in time to do so.
  */
 
 import { constants } from 'node:os'
@@ -103,6 +103,8 @@ export class Supervisor {
       this.#current = pending.successor
       this.#command = pending.successor.command
       this.#backoffMs = BACKOFF_FIRST_MS
+    } else if (pending.successor?.exit === undefined) {
+      pending.successor?.process.kill('SIGKILL')
     }
     this.#judge()
   }

@@ -87,17 +87,24 @@ export function outcomeSentence(workload: string, result: UpdateResult): string 
 }
 
 export async function updateCommand(context: Context, request: UpdateRequest): Promise<number> {
-  const hint = () => {
-    context.err(`luoctl: the update goes on without you; to end it: luoctl abort ${request.workload}`)
-    process.exit(EXIT.SIGNAL_BASE + 2)
-  }
-  process.once('SIGINT', hint)
-  try {
+  return withHint(context, request.workload, async () => {
     const result = await withClient(context, (client) =>
       followUpdate(client, request, (phase) => context.out(context.json ? JSON.stringify(phase) : phaseLine(phase))),
     )
     report(context, request.workload, result)
     return updateExitCode(result.outcome)
+  })
+}
+
+/** Says on Ctrl-C how to end what goes on without luoctl. */
+export async function withHint<T>(context: Context, workload: string, work: () => Promise<T>): Promise<T> {
+  const hint = () => {
+    context.err(`luoctl: the update goes on without you; to end it: luoctl abort ${workload}`)
+    process.exit(EXIT.SIGNAL_BASE + 2)
+  }
+  process.once('SIGINT', hint)
+  try {
+    return await work()
   } finally {
     process.removeListener('SIGINT', hint)
   }
@@ -113,6 +120,11 @@ function report(context: Context, workload: string, result: UpdateResult): void 
   for (const line of timelineTable(result.timeline)) context.out(line)
   context.out('')
   context.out(outcomeSentence(workload, result))
+  reportFailure(context, result)
+}
+
+/** Why it did not commit, and what to do. */
+export function reportFailure(context: Context, result: Pick<UpdateResult, 'outcome' | 'timeline'>): void {
   const failure = updateExitCode(result.outcome) === EXIT.OK ? undefined : failureOf(result.timeline)
   if (!failure) return
   const hint = failure.code === undefined ? undefined : advice(failure.code)

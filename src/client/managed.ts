@@ -62,6 +62,7 @@ export async function joinWorkload(workload: string, options: JoinOptions): Prom
         id: randomUUID(),
         workload,
         accepts: [...(options.accepts ?? ['*'])],
+        ...(options.after === undefined ? {} : { after: [...options.after] }),
         ...(options.keepMs === undefined ? {} : { keep_ms: options.keepMs }),
         ...(ticket ? { fds: 1 } : {}),
       },
@@ -204,7 +205,7 @@ class ManagedLive implements Live {
 
   async session(name: string, options: SessionOptions = {}): Promise<LiveSession> {
     await this.#mayHaveResources(`session ${name}`)
-    return this.#sessions.open(name, options, this.#resources.handedSessions.has(name))
+    return this.#sessions.open(name, options, this.#resources.takeSession(name))
   }
 
   async serve(server: Server, options: ServeOptions): Promise<void> {

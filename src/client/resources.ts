@@ -20,7 +20,7 @@ export class Resources {
   readonly #pending: Entry[] = []
   readonly #handed = new Map<string, Entry>()
   /** Names of further sessions of the workload that were handed over. */
-  readonly handedSessions = new Set<string>()
+  readonly #handedSessions = new Set<string>()
   #manifest: Manifest | undefined
   #nextToken = 1n
 
@@ -34,7 +34,7 @@ export class Resources {
   /** Waits until the old version has let go, and takes what there is. */
   async claim(member: string): Promise<void> {
     const { parameters, fds: first } = await this.#link.call('Claim', { id: randomUUID(), member })
-    for (const { session, name } of parameters.sessions) if (session !== this.#session) this.handedSessions.add(name)
+    for (const { session, name } of parameters.sessions) if (session !== this.#session) this.#handedSessions.add(name)
     const fds = new Map<string, Fd>()
     first.forEach((fd, index) => {
       fds.set(parameters.files[index]?.token ?? '', fd)
@@ -57,6 +57,11 @@ export class Resources {
     } finally {
       closeAll(fds.values())
     }
+  }
+
+  /** Whether a session of this name was handed over, and not asked for yet. */
+  takeSession(name: string): boolean {
+    return this.#handedSessions.delete(name)
   }
 
   handed(kind: Resource['kind'], name: string): Entry | undefined {

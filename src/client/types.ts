@@ -9,6 +9,8 @@ export interface JoinOptions {
   socket?: string
   /** Formats of the state that this version can read (`store/1`). Without it, every one. */
   accepts?: readonly string[]
+  /** Workloads that this one needs, by name: the order of an update of several at once. */
+  after?: readonly string[]
   /** Milliseconds for which luod keeps the state of a crashed process for its restart; else as `luoctl run` said. */
   keepMs?: number
   /** What drains after an update may take this many milliseconds. Default 30,000. */

@@ -5,6 +5,7 @@
  */
 import { MAX_FILES_PER_SESSION } from '../abi/luo.js'
 import { asLuoError, LuoError } from '../errors.js'
+import { attempt } from './attempt.js'
 import type { Flb } from './flb.js'
 import type { FileHandler, Finishing, HandlerRegistry } from './handler.js'
 import { HeldFiles, type Holder, holderOf } from './held-files.js'
@@ -102,6 +103,20 @@ export class FileSets<F, A> {
     }
   }
 
+  /** New references, owned by the caller: to all of them, or none. */
+  reference(files: readonly PreservedFile<F, A>[]): { file: F; preserved: PreservedFile<F, A> }[] {
+    const done: { file: F; preserved: PreservedFile<F, A> }[] = []
+    try {
+      for (const preserved of files) done.push({ file: this.#duplicate(preserved.token, preserved.file), preserved })
+      return done
+    } catch (error) {
+      for (const { file, preserved } of done) {
+        this.#quietly(`close token ${preserved.token}`, () => this.#access.close(file))
+      }
+      throw error
+    }
+  }
+
   unpreserveAll(session: OutgoingSession<F, A>): void {
     for (const file of [...session.files.values()].reverse()) this.unpreserve(session, file)
   }
@@ -137,7 +152,7 @@ export class FileSets<F, A> {
   retrieve(session: IncomingSession<F>, incoming: IncomingFile<F>): F {
     incoming.retrieved ??= this.#build(session, incoming)
     if ('error' in incoming.retrieved) throw incoming.retrieved.error
-    return this.#access.duplicate(incoming.retrieved.file)
+    return this.#duplicate(incoming.token, incoming.retrieved.file)
   }
 
   #build({ name }: IncomingSession<F>, { token, handler, data }: IncomingFile<F>): Retrieved<F> {
@@ -205,21 +220,16 @@ export class FileSets<F, A> {
     session.files.clear()
   }
 
+  #duplicate(token: string, file: F): F {
+    return attempt(`get another reference to token ${token}`, () => this.#access.duplicate(file))
+  }
+
   #quietly(action: string, run: () => void): void {
     try {
       run()
     } catch (error) {
       this.#onDefect(error, action)
     }
-  }
-}
-
-/** What a handler throws in place of an answer, as a LuoError. */
-function attempt<T>(action: string, run: () => T): T {
-  try {
-    return run()
-  } catch (error) {
-    throw asLuoError(error, 'EIO', action)
   }
 }
 

@@ -12,6 +12,7 @@
  */
 import { type LuoFlb, MAX_FLBS } from '../abi/luo.js'
 import { asLuoError, LuoError } from '../errors.js'
+import { attempt } from './attempt.js'
 
 export interface KeptFlb<O = unknown> {
   /** The one word that crosses the transition. */
@@ -73,7 +74,7 @@ export class Flbs {
   take(flb: Flb): void {
     const known = this.#outgoing.get(flb)
     if (known) known.count += 1n
-    else this.#outgoing.set(flb, { ...flb.preserve(), count: 1n })
+    else this.#outgoing.set(flb, { ...attempt(`preserve FLB ${flb.compatible}`, () => flb.preserve()), count: 1n })
   }
 
   /** The object that is to be handed over, held until `putOutgoing`. ENOENT when no file holds it. */
@@ -91,7 +92,8 @@ export class Flbs {
     known.count -= 1n
     if (known.count > 0n) return
     this.#outgoing.delete(flb as Flb)
-    flb.unpreserve({ data: known.data, object: known.object as O })
+    const { data, object } = known
+    attempt(`unpreserve FLB ${flb.compatible}`, () => flb.unpreserve({ data, object: object as O }))
   }
 
   /** What is handed over, in order of registration. */
@@ -150,7 +152,7 @@ export class Flbs {
       return
     }
     known.count = 0n
-    flb.finish({ data: known.data, object: object as O })
+    attempt(`finish FLB ${flb.compatible}`, () => flb.finish({ data: known.data, object: object as O }))
   }
 
   #retrieve(flb: Flb, known: Incoming): unknown {

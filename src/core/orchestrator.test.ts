@@ -1,4 +1,5 @@
-import { beforeEach, describe, expect, test } from 'vitest'
+import { beforeEach, describe, expect, test, vi } from 'vitest'
+import { MAX_SESSIONS } from '../abi/luo.js'
 import { LuoError } from '../errors.js'
 import { MAX_NAME_BYTES } from './names.js'
 import { Orchestrator } from './orchestrator.js'
@@ -65,6 +66,20 @@ describe('sessions', () => {
       expect(codeOf(() => generation.orchestrator.createSession('', name))).toBe('EINVAL')
       expect(codeOf(() => generation.orchestrator.retrieveSession('', name))).toBe('EINVAL')
     }
+    expect(generation.orchestrator.sessionCount).toBe(2)
+  })
+
+  test('are 510,000 at most: ENOSPC', () => {
+    expect(MAX_SESSIONS).toBe(510_000)
+    // So that the test need not make them.
+    const size = vi.spyOn(Map.prototype, 'size', 'get')
+    size.mockReturnValue(MAX_SESSIONS)
+    const codes = ['one more', 'web'].map((name) => codeOf(() => generation.orchestrator.createSession('', name)))
+    size.mockReturnValue(MAX_SESSIONS - 1)
+    const last = codeOf(() => generation.orchestrator.createSession('', 'the last'))
+    size.mockRestore()
+    expect(codes).toEqual(['ENOSPC', 'EEXIST'])
+    expect(last).toBeUndefined()
     expect(generation.orchestrator.sessionCount).toBe(2)
   })
 

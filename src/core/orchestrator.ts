@@ -46,7 +46,6 @@ type Phase = 'open' | 'frozen' | 'ended'
 export class Orchestrator<F, A> {
   readonly #registry: HandlerRegistry<F>
   readonly #fileSets: FileSets<F, A>
-  readonly #access: FileAccess<F>
   readonly #sessions = new Map<string, Session<F, A>>()
   /** scope, NUL, name. An outgoing session may have the name of an incoming one. */
   readonly #outgoing = new Map<string, OutgoingSession<F, A>>()
@@ -58,7 +57,6 @@ export class Orchestrator<F, A> {
 
   constructor({ registry, files, onDefect }: OrchestratorOptions<F>) {
     this.#registry = registry
-    this.#access = files
     this.#fileSets = new FileSets(registry, files, onDefect ?? (() => {}))
   }
 
@@ -156,15 +154,7 @@ export class Orchestrator<F, A> {
   reference(session: Session<F, A>, tokens: readonly string[]): { file: F; preserved: PreservedFile<F, A> }[] {
     this.#mustBeThere(session, 'get files')
     const outgoing = outgoingOnly(session, 'get files')
-    const wanted = tokens.map((token) => fileOf(outgoing, token, 'get'))
-    const done: { file: F; preserved: PreservedFile<F, A> }[] = []
-    try {
-      for (const preserved of wanted) done.push({ file: this.#access.duplicate(preserved.file), preserved })
-      return done
-    } catch (error) {
-      for (const { file } of done) this.#access.close(file)
-      throw error
-    }
+    return this.#fileSets.reference(tokens.map((token) => fileOf(outgoing, token, 'get')))
   }
 
   // --- an incoming session's calls ------------------------------------------------------------------------------------

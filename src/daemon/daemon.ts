@@ -4,16 +4,20 @@
  */
 import { type RecordStorage, Records } from '../abi/records.js'
 import { Orchestrator } from '../core/orchestrator.js'
+import type { ErrnoName, LuoCode } from '../errors.js'
 import { heldFiles } from '../handlers/held-file.js'
 import { referenceHandlers } from '../handlers/reference.js'
+import type { HistoryEvent } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
 import { madeHere } from '../sys/unix.js'
 import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
+import { stateOf } from './describe.js'
 import type { LuodOrchestrator } from './holding.js'
 import type { Logger } from './log.js'
 import { Machines } from './machines.js'
+import type { MetricsSource } from './metrics.js'
 import { machineHandlers } from './rpc-machine.js'
 import { memberHandlers } from './rpc-member.js'
 import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
@@ -26,6 +30,12 @@ import type { UserLimits } from './user-limits.js'
 /** Between the end of one client and the coming of the next, such as the steps of a script. */
 const IDLE_GRACE_MS = 500
 
+/** Failures that say: not you, not now, or not so many. Others say how something ended that was let happen. */
+const REFUSALS: ReadonlySet<string> = new Set<LuoCode | ErrnoName>([
+  ...(['LUO_LIMIT', 'LUO_NOT_FOUND', 'LUO_NO_SUPERVISOR', 'LUO_STATE_VERSION', 'LUO_TICKET', 'LUO_UPDATING'] as const),
+  ...(['LUO_WORKLOAD_ACTIVE', 'LUO_WRONG_STATE', 'EPERM'] as const),
+])
+
 export interface DaemonOptions {
   listener: Fd
   version: string
@@ -37,12 +47,13 @@ export interface DaemonOptions {
   onIdle?: () => void
 }
 
-export class Daemon {
+export class Daemon implements MetricsSource {
   readonly #state: State
   readonly #server: Server
   readonly #records: Fd
   readonly #machines = new Machines(() => this.#watchIdle())
   readonly #onIdle: (() => void) | undefined
+  readonly #onAnswered: ((method: string, code: string) => void)[] = []
   #idleTimer: NodeJS.Timeout | undefined
 
   constructor({ listener, version, nofile, limits, log, onIdle }: DaemonOptions) {
@@ -78,6 +89,10 @@ export class Daemon {
       },
       // What was closed before a request counts before it.
       onRequest: () => this.#state.sessions.lifetimes.drain(),
+      onAnswered: ({ method, peer, input, error }) => {
+        for (const told of this.#onAnswered) told(method, error?.code ?? 'ok')
+        if (error && REFUSALS.has(error.code)) this.#state.refused(peer, { error, method, input })
+      },
       onDefect: (error, method) => {
         log('error', `${method} failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
       },
@@ -85,13 +100,28 @@ export class Daemon {
         // A process that was killed is no news to a daemon that is there for that.
         const level = error.code === 'ECONNRESET' ? 'info' : 'warning'
         log(level, `pid ${pid} of uid ${uid}: ${error.message} (${error.code})`)
+        if (error.code !== 'ECONNRESET') this.#state.refused({ uid, pid }, { error })
       },
       onConnections: (_, { uid, by }) => {
         usage.change(uid, 'connections', by)
         this.#watchIdle()
       },
     })
+    this.#state.events.emit(process.getuid?.() ?? 0, 'started', { pid: process.pid, detail: `luod ${version}` })
     this.#watchIdle()
+  }
+
+  counts(): ReturnType<MetricsSource['counts']> {
+    const orphans = this.#state.workloads(0).filter((workload) => stateOf(workload) === 'orphaned').length
+    return { ...this.#state.usage.total, orphans }
+  }
+
+  onEvent(told: (event: HistoryEvent) => void): void {
+    this.#state.events.onEvent(told)
+  }
+
+  onAnswered(told: (method: string, code: string) => void): void {
+    this.#onAnswered.push(told)
   }
 
   close(): void {
@@ -100,6 +130,7 @@ export class Daemon {
     for (const { member } of this.#state.workloads(0)) if (member) this.#state.dropMember(member)
     this.#state.sessions.close()
     this.#machines.close()
+    this.#state.history.close()
     this.#records.close()
   }
 

@@ -12,6 +12,12 @@ export function stateOf(workload: Workload): wire.Workload['state'] {
   return session?.custody === 'orphaned' ? 'orphaned' : 'stopped'
 }
 
+/** What it needs, as its supervisor, the version that runs and the one that is to come say. */
+export function afterOf({ supervisor, member, update }: Workload): string[] {
+  const declared = [supervisor?.after, member?.after, update?.successor?.after]
+  return [...new Set(declared.flatMap((names) => names ?? []))].sort()
+}
+
 /** Of all that the next version gets. */
 export function formatsOf(workload: Workload): string[] {
   const formats = new Set<string>()
@@ -82,6 +88,8 @@ export function describeWorkload(workload: Workload): wire.Workload {
     bytes: String(sum(sessions, ({ bytes }) => bytes)),
   }
   if (member) described.pid = member.pid
+  const after = afterOf(workload)
+  if (after.length > 0) described.after = after
   if (update) described.update = update.id
   return described
 }

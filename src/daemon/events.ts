@@ -1,17 +1,29 @@
-/** What happens to workloads, for whoever watches: each user sees their own, root sees all. */
-import type { Methods } from '../protocol/types.js'
+/**
+ * What happens, told once: here it goes to whoever watches (each user sees their own, root sees all), and to those who
+ * keep it, the history and the metrics. What is told must not fail: it has happened.
+ */
+import type { HistoryEvent } from '../protocol/types.js'
+import { LIMITS } from './limits.js'
 import type { Usage } from './usage.js'
-
-export type WatchEvent = Methods['Watch']['output']
 
 interface Watcher {
   uid: number
   workload: string | undefined
-  send(event: WatchEvent): boolean
+  send(event: HistoryEvent): boolean
 }
+
+/** Who did it, as the kernel says. */
+export interface Actor {
+  uid: number
+  pid: number
+}
+
+/** What is said of an event beside its name, its time, and whose workload it is about. */
+export type EventFacts = Omit<HistoryEvent, 'event' | 'at' | 'last_at' | 'times' | 'uid' | 'by_uid'> & { by?: Actor }
 
 export class Events {
   readonly #watchers = new Set<Watcher>()
+  readonly #keepers: ((event: HistoryEvent) => void)[] = []
   readonly #usage: Usage
 
   constructor(usage: Usage) {
@@ -28,12 +40,41 @@ export class Events {
     }
   }
 
-  emit(owner: number, event: WatchEvent): void {
-    const told: WatchEvent = { ...event, uid: owner, at: new Date().toISOString() }
+  /** Calls `keep` with everything but what is on its way only (`progress`). */
+  onEvent(keep: (event: HistoryEvent) => void): void {
+    this.#keepers.push(keep)
+  }
+
+  /** Something has happened. `uid`: whose. */
+  emit(uid: number, event: string, facts: EventFacts): void {
+    const told = describe(uid, event, facts)
+    for (const keep of this.#keepers) keep(told)
+    this.#show(told)
+  }
+
+  /** Something is on its way, and how it ends will be an event: only for those who watch now. */
+  progress(uid: number, event: string, facts: EventFacts): void {
+    this.#show(describe(uid, event, facts))
+  }
+
+  #show(event: HistoryEvent): void {
     for (const watcher of this.#watchers) {
-      if (watcher.uid !== owner && watcher.uid !== 0) continue
+      if (watcher.uid !== event.uid && watcher.uid !== 0) continue
       if (watcher.workload !== undefined && watcher.workload !== event.workload) continue
-      watcher.send(told)
+      watcher.send(event)
     }
   }
+}
+
+function describe(uid: number, event: string, { by, detail, ...facts }: EventFacts): HistoryEvent {
+  const told: HistoryEvent = { event, at: new Date().toISOString(), uid, ...facts }
+  if (by) Object.assign(told, { by_uid: by.uid, pid: by.pid })
+  if (detail !== undefined) told.detail = cut(detail)
+  return told
+}
+
+/** A client may have chosen some of the words. */
+function cut(text: string): string {
+  if (Buffer.byteLength(text) <= LIMITS.detail_bytes) return text
+  return new TextDecoder().decode(Buffer.from(text).subarray(0, LIMITS.detail_bytes), { stream: true })
 }

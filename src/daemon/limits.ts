@@ -13,6 +13,9 @@ export const LIMITS = {
   workload_sessions: 255,
   /** Formats that one version accepts. */
   accepts: 64,
+  /** Workloads that one workload says it needs, and workloads updated as one. */
+  after: 16,
+  group: 32,
   format_bytes: 128,
   reason_bytes: 1_024,
   id_bytes: 128,
@@ -24,6 +27,11 @@ export const LIMITS = {
   answers: 1_024,
   /** Users that one answer of `Status` tells of. */
   status_users: 1_024,
+  /** Events kept of one workload, and of all of one user's together. */
+  history_events: 256,
+  history_user_events: 4_096,
+  /** More of an event's words are cut off. */
+  detail_bytes: 512,
 } as const
 
 export const DEFAULT_DEADLINE_MS = 10_000
@@ -31,6 +39,10 @@ export const DEFAULT_DEADLINE_MS = 10_000
 export const FENCE_MS = 1_000
 /** Whoever watches an update may hear of a phase this much later: while clients wait, the processor is for the versions. */
 export const NOTIFY_DELAY_MS = 25
+/** Events may wait this long to be recorded, for an update that holds requests back. */
+export const HISTORY_POSTPONE_MS = 1_000
+/** A refusal within this time after one of its sort is counted, and is no event of its own. */
+export const HISTORY_REPEAT_MS = 3_600_000
 /** A killed process never runs again, even if the kernel takes longer than this to clear it away. */
 export const KILL_WAIT_MS = 2_000
 /** For state that nobody asked to keep, and that both versions of an update left behind. */
@@ -51,11 +63,11 @@ export function checkNumber(parameter: string, value: number, low: number, high:
   throw invalid(parameter, `is ${value}: ${low} to ${high} are allowed`)
 }
 
-export function checkWorkloadName(name: string): string {
+export function checkWorkloadName(name: string, parameter = 'workload'): string {
   try {
     return checkName(name)
   } catch (error) {
-    throw invalid('workload', (error as LuoError).message)
+    throw invalid(parameter, (error as LuoError).message)
   }
 }
 
@@ -64,6 +76,20 @@ export function checkOneOf(given: Readonly<Record<string, unknown>>): void {
   const names = Object.keys(given)
   const count = names.filter((name) => given[name] !== undefined).length
   if (count !== 1) throw invalid(names[0] ?? '', `: give one of ${names.join(', ')}, and ${count} are given`)
+}
+
+export function checkAfter(after: readonly string[]): readonly string[] {
+  if (after.length > LIMITS.after) throw invalid('after', `has ${after.length} names: ${LIMITS.after} go`)
+  for (const name of after) checkWorkloadName(name, 'after')
+  return after
+}
+
+export function checkGroup(workloads: readonly string[]): readonly string[] {
+  const { length } = workloads
+  if (length < 1 || length > LIMITS.group) throw invalid('workloads', `has ${length} names: 1 to ${LIMITS.group} go`)
+  const twice = workloads.find((name, index) => workloads.indexOf(name) !== index)
+  if (twice !== undefined) throw invalid('workloads', `has ${twice} twice`)
+  return workloads
 }
 
 export function checkAccepts(accepts: readonly string[]): readonly string[] {

@@ -5,28 +5,28 @@
  *
  * Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already.
  */
-import { lstatSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import { readFileSync, rmSync, writeSync } from 'node:fs'
 import { totalmem } from 'node:os'
 import { parseArgs } from 'node:util'
-import { asLuoError, isLuoError, LuoError } from '../errors.js'
-import type { Fd } from '../sys/fd.js'
+import { asLuoError, LuoError } from '../errors.js'
 import { raiseNofile } from '../sys/limits.js'
-import { lockFile } from '../sys/lock.js'
 import { notify } from '../sys/notify.js'
-import { connectUnix, listenUnix } from '../sys/unix.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
 import { Daemon } from './daemon.js'
+import { listenAlone } from './listen-alone.js'
 import { logger } from './log.js'
+import { type MetricsAddress, parseMetricsAddress, serveMetrics } from './metrics-server.js'
 import { parseLimits, userLimits } from './user-limits.js'
 
 const HELP = `luod: keeps the state of services while their code changes
 
-Usage: luod [--socket PATH] [--limit NAME=N]... [--exit-when-idle] [--ready-fd N] [--verbose]
+Usage: luod [--socket PATH] [--limit NAME=N]... [--metrics ADDRESS] [--exit-when-idle] [--ready-fd N] [--verbose]
 
   --socket PATH      where to listen; else $LUO_SOCKET, else /run/luod/liveupdate.sock for root,
                      else $XDG_RUNTIME_DIR/luod/liveupdate.sock, else /tmp/luod-$UID/liveupdate.sock
   --limit NAME=N     what one user may have: connections, workloads, sessions, files, bytes (of memory; 4GiB),
                      watchers; luoctl status shows what holds, and what is used
+  --metrics ADDRESS  serve Prometheus metrics at unix:/PATH, 127.0.0.1:PORT or [::1]:PORT
   --exit-when-idle   end when the last workload and the last connection have ended
   --ready-fd N       write "ready" to this descriptor when clients can connect
   --verbose          also log what is not a problem
@@ -46,6 +46,7 @@ function parse() {
       options: {
         socket: { type: 'string' },
         limit: { type: 'string', multiple: true, default: [] },
+        metrics: { type: 'string' },
         'exit-when-idle': { type: 'boolean', default: false },
         'ready-fd': { type: 'string' },
         verbose: { type: 'boolean', default: false },
@@ -59,7 +60,7 @@ function parse() {
   }
 }
 
-function main(): void {
+async function main(): Promise<void> {
   const options = parse()
   const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
     version: string
@@ -70,7 +71,7 @@ function main(): void {
   }
   const log = logger(options.verbose)
   try {
-    start(options, version, log)
+    await start(options, version, log)
   } catch (error) {
     const known = asLuoError(error, 'EIO', 'start luod')
     log('error', `${known.message} (${known.code})`)
@@ -83,7 +84,11 @@ function exitCode({ code }: LuoError): number {
   return code === 'EADDRINUSE' ? EXIT.ALREADY_RUNNING : EXIT.FAILED
 }
 
-function start(options: ReturnType<typeof parse>, version: string, log: ReturnType<typeof logger>): void {
+async function start(
+  options: ReturnType<typeof parse>,
+  version: string,
+  log: ReturnType<typeof logger>,
+): Promise<void> {
   const readyFd = options['ready-fd'] === undefined ? undefined : Number(options['ready-fd'])
   if (readyFd !== undefined && !(Number.isInteger(readyFd) && readyFd > 0)) {
     throw new LuoError('LUO_INVALID_PARAMETER', `--ready-fd ${options['ready-fd']} is no descriptor`)
@@ -94,11 +99,13 @@ function start(options: ReturnType<typeof parse>, version: string, log: ReturnTy
   const { soft: nofile } = raiseNofile()
   const machine = { nofile, shared: process.getuid?.() === 0, memory: totalmem() }
   const limits = userLimits(parseLimits(options.limit), machine)
+  const metrics = options.metrics === undefined ? undefined : parseMetricsAddress(options.metrics)
   prepareSocketDirectory(path)
-  const listener = listenAlone(path)
+  const listener = listenAlone(path, process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE)
   const end = (code: number) => {
     daemon.close()
     rmSync(path, { force: true })
+    if (metrics && 'path' in metrics) rmSync(metrics.path, { force: true })
     process.exit(code)
   }
   const daemon = new Daemon({
@@ -120,35 +127,30 @@ function start(options: ReturnType<typeof parse>, version: string, log: ReturnTy
   process.on('unhandledRejection', (reason) => log('error', `defect: ${String(reason)}`))
   // A terminal or a supervisor that goes away is no reason to let go of other people's state.
   process.on('SIGHUP', () => {})
+  if (metrics) {
+    try {
+      await startMetrics(metrics, daemon, version, log)
+    } catch (error) {
+      log('error', `serve metrics at ${options.metrics}: ${(error as Error).message}`)
+      daemon.close()
+      rmSync(path, { force: true })
+      process.exit(EXIT.FAILED)
+    }
+  }
   log('info', `luod ${version} listens at ${path}`)
   notifyManager('READY=1', log)
   if (readyFd !== undefined) writeSync(readyFd, 'ready\n')
 }
 
-/** Listens at `path`; what a luod that was killed has left there is replaced. EADDRINUSE when one is alive. */
-function listenAlone(path: string): Fd {
-  const mode = process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE
-  try {
-    // Held for as long as we run. Between looking at a stale socket and replacing it nobody else can come.
-    lockFile(`${path}.lock`)
-  } catch (error) {
-    if (!isLuoError(error, 'EBUSY')) throw error
-    throw new LuoError('EADDRINUSE', `another luod listens at ${path} already`, { cause: error })
-  }
-  const there = lstatSync(path, { throwIfNoEntry: false })
-  if (there && !there.isSocket()) throw new LuoError('EEXIST', `listen at ${path}: it is there, and is no socket`)
-  if (there && !somebodyListens(path)) rmSync(path)
-  return listenUnix(path, mode)
-}
-
-/** Of a program that is no luod, or does not know of the lock. */
-function somebodyListens(path: string): boolean {
-  try {
-    connectUnix(path).close()
-    return true
-  } catch (error) {
-    return !isLuoError(error, 'ECONNREFUSED')
-  }
+async function startMetrics(
+  address: MetricsAddress,
+  daemon: Daemon,
+  version: string,
+  log: ReturnType<typeof logger>,
+): Promise<void> {
+  // Their library is loaded by nobody else.
+  const { createMetrics } = await import('./metrics.js')
+  await serveMetrics(address, createMetrics(daemon, version), (error) => log('error', `metrics: ${String(error)}`))
 }
 
 function notifyManager(state: string, log: ReturnType<typeof logger>): void {
@@ -161,4 +163,4 @@ function notifyManager(state: string, log: ReturnType<typeof logger>): void {
   }
 }
 
-main()
+void main()

@@ -16,9 +16,11 @@ export interface MemberOptions {
   workload: Workload
   /** The workload's own session. */
   session: string
+  uid: number
   pid: number
   pidfd: Fd
   accepts: readonly string[]
+  after: readonly string[]
   origin: 'new' | 'update' | 'crash'
   /** The process has ended, or its session is closed, whichever comes first. Once. */
   onGone(): void
@@ -31,8 +33,11 @@ export interface MemberOptions {
 export class Member {
   readonly id = randomUUID()
   readonly workload: Workload
+  readonly uid: number
   readonly pid: number
   readonly accepts: readonly string[]
+  /** What it says that its workload needs, by name. */
+  readonly after: readonly string[]
   readonly origin: 'new' | 'update' | 'crash'
   /** Said that it is whole: the first start has happened, or the update was committed. */
   ready = false
@@ -63,8 +68,10 @@ export class Member {
   private constructor(options: MemberOptions, lifetime: Lifetime) {
     this.#options = options
     this.workload = options.workload
+    this.uid = options.uid
     this.pid = options.pid
     this.accepts = options.accepts
+    this.after = options.after
     this.origin = options.origin
     this.#pidfd = options.pidfd
     this.#lifetime = lifetime

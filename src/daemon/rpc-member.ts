@@ -7,7 +7,7 @@ import type { Call, Handlers, Peer } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { checkFormats } from './describe.js'
 import { ownHolding } from './holding.js'
-import { checkAccepts, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
+import { checkAccepts, checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
 import { Member, type MemberOptions } from './member.js'
 import { preserve } from './rpc-session.js'
 import type { State, Workload } from './state.js'
@@ -96,7 +96,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
           member.ready = true
           workload.generation += 1
           state.recordWorkload(workload)
-          state.tell(workload, 'running', { pid: member.pid })
+          state.tell(workload, 'running', { by: peer })
           return { released: 'none' as const }
         })
         .then((output) => ({ output })),
@@ -120,6 +120,8 @@ function updateOf(workload: Workload, what: string, id?: string): Update {
 
 // --- joining --------------------------------------------------------------------------------------------------------
 
+const ORIGINS = { new: 'first start', update: 'new version', crash: 'claims what a crash left' } as const
+
 interface Joined {
   output: Parameters<Call<'Join'>['reply']>[0]
   sessionFd: Fd
@@ -127,18 +129,18 @@ interface Joined {
 
 function join(state: State, { input, peer, fds }: Call<'Join'>): Joined {
   checkWorkloadName(input.workload)
-  const accepts = checkAccepts(input.accepts)
+  const says = { accepts: checkAccepts(input.accepts), after: checkAfter(input.after ?? []) }
   const keepMs = checkNumber('keep_ms', input.keep_ms ?? 0, 0, LIMITS.keep_ms)
   const [ticket] = fds
   const joined = ticket
-    ? joinWithTicket(state, input.workload, peer, accepts, ticket)
-    : joinWithoutTicket(state, input.workload, peer, accepts)
+    ? joinWithTicket(state, input.workload, peer, says, ticket)
+    : joinWithoutTicket(state, input.workload, peer, says)
   if (keepMs > 0) joined.workload.keepMs = keepMs
   const { workload, member, sessionFd } = joined
   const { update } = workload
   if (!workload.session) throw new LuoError('LUO_GONE', `join ${workload.name}: its session has just ended`)
   state.recordWorkload(workload)
-  state.tell(workload, 'joined', { pid: peer.pid })
+  state.tell(workload, 'joined', { by: peer, update: update?.id, detail: ORIGINS[member.origin] })
   return {
     output: {
       member: member.id,
@@ -152,6 +154,9 @@ function join(state: State, { input, peer, fds }: Call<'Join'>): Joined {
   }
 }
 
+/** What a process says of itself when it joins. */
+type Says = Pick<Member, 'accepts' | 'after'>
+
 interface JoinedMember {
   workload: Workload
   member: Member
@@ -159,42 +164,44 @@ interface JoinedMember {
 }
 
 /** The successor in an update. The ticket is an inherited descriptor that only the supervisor's child has. */
-function joinWithTicket(state: State, name: string, peer: Peer, accepts: readonly string[], ticket: Fd): JoinedMember {
+function joinWithTicket(state: State, name: string, peer: Peer, says: Says, ticket: Fd): JoinedMember {
   const workload = state.workloads(peer.uid).find(({ update }) => update?.hasTicket(ticket))
   const update = workload?.update
   if (!workload || !update || workload.name !== name) {
     throw new LuoError('LUO_TICKET', `join ${name}: this ticket is used, of another workload, or its update is over`)
   }
   try {
-    checkFormats(workload, accepts, 'the new version')
+    checkFormats(workload, says.accepts, 'the new version')
+    state.checkAfter(workload.uid, name, says.after)
   } catch (error) {
     const { code, message } = error as LuoError
     update.event('successorFailed', { who: peer.pid, code, reason: message })
     throw error
   }
-  const made = newMember(state, workload, peer, accepts, 'update')
+  const made = newMember(state, workload, peer, says, 'update')
   update.joined(made.member)
   return { workload, ...made }
 }
 
 /** The first start, or the restart after a crash. */
-function joinWithoutTicket(state: State, name: string, peer: Peer, accepts: readonly string[]): JoinedMember {
+function joinWithoutTicket(state: State, name: string, peer: Peer, says: Says): JoinedMember {
   const known = state.lookup(peer.uid, name)
   if (known?.update) throw new LuoError('LUO_UPDATING', `join ${name}: an update of it is under way`)
   if (known?.member) {
     throw new LuoError('LUO_WORKLOAD_ACTIVE', `join ${name}: pid ${known.member.pid} is running, or holds its session`)
   }
-  if (known) checkFormats(known, accepts, 'the restarted version')
+  if (known) checkFormats(known, says.accepts, 'the restarted version')
+  state.checkAfter(peer.uid, name, says.after)
   const workload = state.ensure(peer.uid, name)
   const orphaned = workload.session?.custody === 'orphaned'
   try {
     if (!orphaned) state.createSession(workload)
-    const made = newMember(state, workload, peer, accepts, orphaned ? 'crash' : 'new')
+    const made = newMember(state, workload, peer, says, orphaned ? 'crash' : 'new')
     if (orphaned) Update.claim(state, workload, made.member)
     else workload.member = made.member
     return { workload, ...made }
   } catch (error) {
-    if (!orphaned) state.release(workload)
+    if (!orphaned) state.release(workload, 'its first process could not join')
     state.endIfUnused(workload)
     throw error
   }
@@ -204,7 +211,7 @@ function newMember(
   state: State,
   workload: Workload,
   peer: Peer,
-  accepts: readonly string[],
+  says: Says,
   origin: 'new' | 'update' | 'crash',
 ): { member: Member; sessionFd: Fd } {
   // Before Linux 6.5 the kernel knows the peer's pid only.
@@ -213,9 +220,10 @@ function newMember(
     const options: MemberOptions = {
       workload,
       session: workload.session?.id ?? '',
+      uid: peer.uid,
       pid: peer.pid,
       pidfd,
-      accepts,
+      ...says,
       origin,
       onGone: () => workload.update?.memberGone(made.member),
       onDead: () => workload.update?.memberDead(made.member),

@@ -5,9 +5,19 @@ import { countOpenFds, Fd } from '../sys/fd.js'
 import type { Answer, Call, Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { describeSession, describeWorkload } from './describe.js'
-import { checkCommand, checkNumber, checkText, checkWorkloadName, DEFAULT_DEADLINE_MS, LIMITS } from './limits.js'
+import type { Actor } from './events.js'
+import { GroupUpdate } from './group-update.js'
+import {
+  checkCommand,
+  checkGroup,
+  checkNumber,
+  checkText,
+  checkWorkloadName,
+  DEFAULT_DEADLINE_MS,
+  LIMITS,
+} from './limits.js'
 import type { State, Workload } from './state.js'
-import { Update } from './update.js'
+import { Update, type UpdateRequest, type UpdateResult } from './update.js'
 import type { Usage } from './usage.js'
 
 export interface DaemonFacts {
@@ -18,7 +28,7 @@ export interface DaemonFacts {
   records(): Fd
 }
 
-type OperatorMethods = 'Update' | 'Abort' | 'List' | 'Show' | 'Watch' | 'Inspect' | 'Status'
+type OperatorMethods = 'Update' | 'UpdateGroup' | 'Abort' | 'List' | 'Show' | 'Watch' | 'History' | 'Inspect' | 'Status'
 
 export function operatorHandlers(state: State, answers: Answers, facts: DaemonFacts): Pick<Handlers, OperatorMethods> {
   return {
@@ -29,13 +39,21 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       return follow(update, call)
     },
 
+    UpdateGroup: async (call) => {
+      const { input, peer } = call
+      const group = await answers.once(peer.uid, 'UpdateGroup', input, () => startGroup(state, call))
+      return followGroup(group, call)
+    },
+
     Abort: ({ input, peer }) =>
       answers
         .once(peer.uid, 'Abort', input, async () => {
-          const { update, name } = state.find(peer.uid, input.workload)
+          const workload = state.find(peer.uid, input.workload)
+          const { update, name } = workload
           if (!update || update.isClaim) throw new LuoError('LUO_WRONG_STATE', `abort ${name}: no update is under way`)
           const reason = `aborted by pid ${peer.pid}`
           update.event('abortAsked', { who: peer.pid, code: 'LUO_ABORTED', reason })
+          state.tell(workload, 'aborted', { by: peer, update: update.id })
           const { outcome } = await update.finished
           if (outcome !== 'committed') return { update: update.id }
           throw new LuoError('LUO_WRONG_STATE', `abort ${name}: it came too late, the update is committed`)
@@ -70,10 +88,19 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       })
     },
 
+    History: ({ input, peer }) => {
+      const limit = checkNumber('limit', input.limit ?? LIMITS.history_events, 1, LIMITS.history_events)
+      if (input.workload === undefined)
+        return { output: state.history.all(peer.uid === 0 ? undefined : peer.uid, limit) }
+      const name = checkWorkloadName(input.workload)
+      return { output: state.history.of(ownerOf(state, peer.uid, name), name, limit) }
+    },
+
     Inspect: ({ peer }) => {
       if (peer.uid !== 0 && peer.uid !== process.getuid?.()) {
         throw new LuoError('EPERM', `inspect: uid ${peer.uid} may not see the records, which are about all users`)
       }
+      state.history.flush()
       return { output: { fds: 1, records_fd: 0 }, fds: [facts.records()] }
     },
 
@@ -98,6 +125,18 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
   }
 }
 
+/** Whose workload of this name is meant: the user's own, for root also the only one that there is or was. */
+function ownerOf(state: State, uid: number, name: string): number {
+  if (state.history.has(uid, name)) return uid
+  const others = uid === 0 ? state.history.usersWith(name) : []
+  const [other] = others
+  if (others.length > 1) {
+    throw new LuoError('LUO_NOT_FOUND', `find the history of ${name}: ${others.length} users have one`)
+  }
+  // Of a workload of which nothing is to be told yet it is empty; where there is none, that is an error.
+  return other ?? state.find(uid, name).uid
+}
+
 /** What this user has; for root, what everybody has who has something. */
 function usageFor(usage: Usage, uid: number) {
   const uids = uid === 0 ? [...usage.users()].sort((a, b) => a - b).slice(0, LIMITS.status_users) : [uid]
@@ -117,13 +156,31 @@ function present(workload: Workload) {
 }
 
 function startUpdate(state: State, { input, peer }: Call<'Update'>): Update {
-  checkText('id', input.id, LIMITS.id_bytes)
-  const deadlineMs = checkNumber('deadline_ms', input.deadline_ms ?? DEFAULT_DEADLINE_MS, 1, LIMITS.deadline_ms)
   const command = input.command === undefined ? undefined : checkCommand(input.command)
+  const request = { ...updateRequest(input, peer), command }
   const workload = state.find(peer.uid, input.workload)
   // A user may not have commands run as another.
   if (command && peer.uid !== 0 && peer.uid !== workload.uid) throw new LuoError('EPERM', 'update: not your workload')
-  const { name, member, supervisor, update } = workload
+  mustBeUpdatable(workload)
+  return Update.start(state, workload, request)
+}
+
+function startGroup(state: State, { input, peer }: Call<'UpdateGroup'>): GroupUpdate {
+  const request = updateRequest(input, peer)
+  const workloads = checkGroup(input.workloads).map((name) => state.find(peer.uid, name))
+  for (const workload of workloads) mustBeUpdatable(workload)
+  return new GroupUpdate(state, workloads, request)
+}
+
+type RequestInput = Pick<Call<'Update'>['input'], 'id' | 'deadline_ms' | 'check'>
+
+function updateRequest(input: RequestInput, by: Actor): UpdateRequest {
+  checkText('id', input.id, LIMITS.id_bytes)
+  const deadlineMs = checkNumber('deadline_ms', input.deadline_ms ?? DEFAULT_DEADLINE_MS, 1, LIMITS.deadline_ms)
+  return { deadlineMs, check: input.check, command: undefined, by }
+}
+
+function mustBeUpdatable({ name, member, supervisor, update }: Workload): void {
   if (update) throw new LuoError('LUO_UPDATING', `update ${name}: update ${update.id} is under way`)
   if (!member?.alive) throw new LuoError('LUO_GONE', `update ${name}: no version of it is running`)
   if (!member.ready) throw new LuoError('LUO_WRONG_STATE', `update ${name}: pid ${member.pid} is still starting`)
@@ -131,23 +188,36 @@ function startUpdate(state: State, { input, peer }: Call<'Update'>): Update {
     throw new LuoError('LUO_WRONG_STATE', `update ${name}: pid ${member.pid} does not listen for updates`)
   }
   if (!supervisor) throw new LuoError('LUO_NO_SUPERVISOR', `update ${name}: nobody is there to start its new version`)
-  return Update.start(state, workload, { deadlineMs, check: input.check, command })
 }
 
 async function follow(update: Update, { more, reply }: Call<'Update'>): Promise<Answer<'Update'>> {
   const stop = update.listen((phase) => {
     if (more) reply({ update: update.id, phase })
   })
-  const { outcome, blackoutMs, timeline } = await update.finished
+  const result = await update.finished
   stop()
-  return {
-    output: {
-      update: update.id,
-      outcome,
-      ...(blackoutMs === undefined ? {} : { blackout_ms: blackoutMs }),
-      timeline: [...timeline],
-    },
-  }
+  return { output: { update: update.id, ...describeResult(result) } }
+}
+
+async function followGroup(group: GroupUpdate, call: Call<'UpdateGroup'>): Promise<Answer<'UpdateGroup'>> {
+  const { more, reply } = call
+  const stops = group.updates.map((update) =>
+    update.listen((phase) => {
+      if (more) reply({ group: group.group, workload: update.workload, update: update.id, phase })
+    }),
+  )
+  const results = await group.finished
+  for (const stop of stops) stop()
+  const outcomes = results.map((result) => ({
+    workload: result.workload,
+    update: result.update,
+    ...describeResult(result),
+  }))
+  return { output: { group: group.group, outcomes } }
+}
+
+function describeResult({ outcome, blackoutMs, timeline }: UpdateResult) {
+  return { outcome, ...(blackoutMs === undefined ? {} : { blackout_ms: blackoutMs }), timeline: [...timeline] }
 }
 
 /** The same file, opened again for reading only. */

@@ -9,7 +9,7 @@ import { MAX_FDS } from '../protocol/interface.js'
 import type { FileIn, FileOut } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { fileInfo } from '../sys/file-info.js'
-import type { Answer, Call, Handlers } from '../wire/server.js'
+import type { Answer, Call, Handlers, Peer } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { describeFile, describeSession } from './describe.js'
 import type { Holding } from './holding.js'
@@ -36,7 +36,7 @@ export function sessionHandlers(state: State, answers: Answers): Pick<Handlers, 
     ReleaseSession: ({ input, peer }) =>
       answers
         .once(peer.uid, 'ReleaseSession', input, () => ({
-          files: release(state, named(state, peer.uid, input), input.force === true),
+          files: release(state, named(state, peer.uid, input), input.force === true, peer),
         }))
         .then((output) => ({ output })),
 
@@ -144,7 +144,7 @@ function create(state: State, { input, peer }: Call<'CreateSession'>, give: (fd:
     sessions.release(holding)
     throw error
   }
-  state.tellOf(holding, 'sessionCreated', { pid: peer.pid })
+  state.tellOf(holding, 'sessionCreated', { by: peer })
   return { session: describeSession(holding), fds: 1, session_fd: 0 }
 }
 
@@ -159,7 +159,7 @@ function adopt(state: State, { input, peer, fds }: Call<'AdoptSession'>, give: (
   const holding = named(state, peer.uid, input)
   const member = input.member === undefined ? undefined : state.member(peer.uid, input.member).member
   give(state.sessions.adopt(holding, peer.pid, member))
-  state.tellOf(holding, 'sessionAdopted', { pid: peer.pid })
+  state.tellOf(holding, 'sessionAdopted', { by: peer })
   return { session: describeSession(holding), fds: 1, session_fd: 0 }
 }
 
@@ -169,7 +169,7 @@ function named({ sessions }: State, uid: number, { session, name }: { session?: 
 }
 
 /** By hand. Of a workload that waits for a restart, all of it ends. */
-function release(state: State, holding: Holding, force: boolean): number {
+function release(state: State, holding: Holding, force: boolean, peer: Peer): number {
   const { session, workload } = holding
   const what = `release the session ${session.name}`
   if (session.custody === 'frozen') throw new LuoError('LUO_UPDATING', `${what}: an update decides whose it is`)
@@ -185,11 +185,11 @@ function release(state: State, holding: Holding, force: boolean): number {
     throw new LuoError('EBUSY', `${what}: it is held, and force was not asked for`)
   if (!own) {
     const files = state.sessions.release(holding)
-    state.tellOf(holding, 'sessionReleased')
+    state.tellOf(holding, 'sessionReleased', { by: peer, detail: `by hand: ${files} files` })
     return files
   }
   const files = [...workload.sessions].reduce((sum, { session: { files } }) => sum + files.size, 0)
-  state.release(workload)
+  state.release(workload, 'by hand', peer)
   state.endIfUnused(workload)
   return files
 }

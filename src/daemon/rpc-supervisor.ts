@@ -4,7 +4,7 @@ import type { Fd } from '../sys/fd.js'
 import { pidfdOwner } from '../sys/pidfd.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
-import { checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
+import { checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
 import type { State, SupervisorLink } from './state.js'
 
 export function supervisorHandlers(
@@ -17,13 +17,15 @@ export function supervisorHandlers(
       checkText('id', input.id, LIMITS.id_bytes)
       const keepMs = checkNumber('keep_ms', input.keep_ms ?? 0, 0, LIMITS.keep_ms)
       if (!more) throw new LuoError('LUO_INVALID_PARAMETER', 'supervise: ask for more than one reply (more: true)')
+      const after = checkAfter(input.after ?? [])
+      state.checkAfter(peer.uid, input.workload, after)
       const workload = state.ensure(peer.uid, input.workload)
       if (workload.supervisor) {
         const { pid } = workload.supervisor
         throw new LuoError('LUO_WORKLOAD_ACTIVE', `supervise ${workload.name}: pid ${pid} supervises it already`)
       }
       if (input.keep_ms !== undefined) workload.keepMs = keepMs
-      const link: SupervisorLink = { pid: peer.pid, tell: (event, fds) => reply(event, fds) }
+      const link: SupervisorLink = { pid: peer.pid, after, tell: (event, fds) => reply(event, fds) }
       workload.supervisor = link
       state.recordWorkload(workload)
       return new Promise((resolve) => {

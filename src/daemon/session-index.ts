@@ -53,6 +53,11 @@ export class SessionIndex {
     user.listing.changed()
   }
 
+  /** By id, whoever's. */
+  find(id: string): Holding | undefined {
+    return this.#all.get(id)
+  }
+
   /** By id, of this user; for root of anybody. LUO_NOT_FOUND otherwise. */
   get(uid: number, id: string): Holding {
     const holding = this.#all.get(id)

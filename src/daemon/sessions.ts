@@ -15,6 +15,7 @@ import type { Change } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import { MAX_FILES_PAGE } from '../protocol/interface.js'
 import type { Fd } from '../sys/fd.js'
+import type { EventFacts } from './events.js'
 import {
   frozenOf,
   type Holding,
@@ -37,7 +38,7 @@ export interface SessionsOptions {
   orchestrator: LuodOrchestrator
   usage: Usage
   record(changes: readonly Change[]): void
-  tell(holding: Holding, event: string, more?: { pid?: number; detail?: string }): void
+  tell(holding: Holding, event: string, facts?: EventFacts): void
   /** The time of an orphaned session is over. */
   onExpired(holding: Holding): void
   /** One has gone. */
@@ -169,8 +170,8 @@ export class Sessions {
     const { session, holds, keeper, keepMs } = holding
     if (isOwn(holding) || session.custody !== 'held' || holds.size > 0 || keeper) return
     if (keepMs === 0 || session.files.size === 0) {
-      this.release(holding)
-      this.#options.tell(holding, 'sessionReleased')
+      const files = this.release(holding)
+      this.#options.tell(holding, 'sessionReleased', { detail: `its last holder is gone: ${files} files` })
       return
     }
     this.#orchestrator.orphan(session)

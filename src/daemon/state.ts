@@ -9,8 +9,10 @@ import type { Change, Records } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type * as wire from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { stateOf } from './describe.js'
-import { Events } from './events.js'
+import { afterOf, stateOf } from './describe.js'
+import { type Actor, type EventFacts, Events } from './events.js'
+import { checkCycle } from './group.js'
+import { History } from './history.js'
 import type { Holding, LuodOrchestrator, LuodSession } from './holding.js'
 import { LEFT_BEHIND_KEEP_MS } from './limits.js'
 import type { Logger } from './log.js'
@@ -21,6 +23,8 @@ import type { Usage } from './usage.js'
 
 export interface SupervisorLink {
   pid: number
+  /** What it says that the workload needs, by name. */
+  after: readonly string[]
   /** False when it is gone. */
   tell(event: wire.Methods['Supervise']['output'], fds?: Parameters<SupervisorSend>[1]): boolean
 }
@@ -43,9 +47,17 @@ export interface Workload {
   update: Update | undefined
 }
 
+/** Why the state of a workload has no holder, and who saw to that. */
+interface Leaving {
+  why?: string
+  by?: Actor | undefined
+  successor?: Member | undefined
+}
+
 export class State {
   readonly sessions: Sessions
   readonly events: Events
+  readonly history: History
   readonly usage: Usage
   readonly log: Logger
   readonly #records: Records
@@ -59,6 +71,12 @@ export class State {
   constructor(orchestrator: LuodOrchestrator, records: Records, { log, usage }: { log: Logger; usage: Usage }) {
     this.usage = usage
     this.events = new Events(usage)
+    this.history = new History({
+      records,
+      busy: () => [...this.#workloads.values()].some(({ update }) => update?.holdsRequests),
+      onDefect: (error) => log('error', `record what has happened: ${String(error)}`),
+    })
+    this.events.onEvent((event) => this.history.add(event))
     this.#records = records
     this.log = log
     this.sessions = new Sessions({
@@ -131,6 +149,23 @@ export class State {
     throw new LuoError('LUO_NOT_FOUND', `find the member ${id}: there is none; it has left, or another took its place`)
   }
 
+  // --- dependencies -------------------------------------------------------------------------------------------------
+
+  /** The workloads that this one needs and that are there. */
+  needsOf(workload: Workload): Workload[] {
+    const found = afterOf(workload).map((name) => this.lookup(workload.uid, name))
+    return found.filter((needed) => needed !== undefined)
+  }
+
+  /** Throws LUO_CYCLE when the workload would need itself if it needed these too. */
+  checkAfter(uid: number, name: string, after: readonly string[]): void {
+    const needs = (other: string) => {
+      const workload = this.lookup(uid, other)
+      return workload ? afterOf(workload) : []
+    }
+    checkCycle(name, [...needs(name), ...after], needs)
+  }
+
   // --- the state of a workload --------------------------------------------------------------------------------------
 
   /** The session that its members hold. */
@@ -145,15 +180,20 @@ export class State {
     this.#leave(workload, workload.keepMs > 0 ? workload.keepMs : options.always ? LEFT_BEHIND_KEEP_MS : 0, options)
   }
 
-  /** The end of all its sessions. */
-  release(workload: Workload): void {
-    if (workload.session) this.#leave(workload, 0, {})
+  /** The end of all its sessions; `why` is for people. */
+  release(workload: Workload, why: string, by?: Actor): void {
+    if (workload.session) this.#leave(workload, 0, { why, by })
   }
 
-  #leave(workload: Workload, keepMs: number, { successor }: { successor?: Member | undefined }): void {
+  #leave(workload: Workload, keepMs: number, options: Leaving): void {
+    const { why = 'its last holder is gone', by, successor } = options
+    const files = [...workload.sessions].reduce((sum, { session }) => sum + session.files.size, 0)
     const left = this.sessions.abandon(workload, keepMs, successor)
     this.recordWorkload(workload)
-    this.tell(workload, left, left === 'orphaned' ? { detail: `kept for ${keepMs / 1000} s` } : {})
+    this.tell(workload, left, {
+      by,
+      detail: left === 'orphaned' ? `kept for ${keepMs / 1000} s` : `${why}: ${files} files`,
+    })
   }
 
   #expired(holding: Holding): void {
@@ -164,7 +204,7 @@ export class State {
       return
     }
     this.tell(workload, 'expired', { detail: 'nobody claimed its state in time' })
-    this.release(workload)
+    this.release(workload, 'nobody claimed it in time')
     this.endIfUnused(workload)
   }
 
@@ -181,7 +221,7 @@ export class State {
     if (workload.member !== member) return
     workload.member = undefined
     this.dropMember(member)
-    this.tell(workload, 'left', { pid: member.pid })
+    this.tell(workload, 'left', { by: member, detail: member.dead ? 'its process ended' : 'it let go of its session' })
     this.abandon(workload, { always: false })
     this.endIfUnused(workload)
   }
@@ -211,11 +251,17 @@ export class State {
       generation,
       state: stateOf(workload),
       pid: member?.pid,
+      after: afterOf(workload),
       session: session?.id,
     }
     const changes: Change[] = [{ type: 'workload', key: id, value }]
     for (const holding of workload.sessions) changes.push(this.sessions.change(holding))
-    const updateValue = update && { id: update.id, phase: update.phase, successor: update.successor?.pid }
+    const updateValue = update && {
+      id: update.id,
+      group: update.group,
+      phase: update.phase,
+      successor: update.successor?.pid,
+    }
     if (updateValue || this.#records.get('update', id)) changes.push({ type: 'update', key: id, value: updateValue })
     this.#record([...changes, ...more])
   }
@@ -224,13 +270,30 @@ export class State {
     this.#records.transaction(changes)
   }
 
-  tell(workload: Workload, event: string, more: { pid?: number; update?: string; detail?: string } = {}): void {
-    this.events.emit(workload.uid, { event, workload: workload.name, ...more })
+  /** Somebody was refused something: an event of the workload that it was about, if that is one of theirs. */
+  refused(by: Actor, about: { error: LuoError; method?: string; input?: Record<string, unknown> }): void {
+    const { error, method, input } = about
+    const workload = input && this.#workloadOf(by.uid, input)
+    const { code, message: detail } = error
+    this.events.emit(workload?.uid ?? by.uid, 'refused', { workload: workload?.name, by, method, code, detail })
   }
 
-  tellOf({ uid, session, workload }: Holding, event: string, more: { pid?: number; detail?: string } = {}): void {
-    const of = workload ? { workload: workload.name } : {}
-    this.events.emit(uid, { event, session: session.name, ...of, ...more })
+  #workloadOf(uid: number, { workload, member, session }: Record<string, unknown>): Workload | undefined {
+    const found =
+      (typeof workload === 'string' && this.#workloads.get(keyOf(uid, workload))) ||
+      (typeof member === 'string' && this.#members.get(member)?.workload) ||
+      (typeof session === 'string' && this.sessions.index.find(session)?.workload)
+    return found && (uid === 0 || found.uid === uid) ? found : undefined
+  }
+
+  /** Something has happened to a workload: an event. */
+  tell({ uid, name }: Workload, event: string, facts: EventFacts = {}): void {
+    this.events.emit(uid, event, { workload: name, ...facts })
+  }
+
+  /** Something has happened to one session. */
+  tellOf({ uid, session, workload }: Holding, event: string, facts: EventFacts = {}): void {
+    this.events.emit(uid, event, { workload: workload?.name, session: session.name, ...facts })
   }
 }
 

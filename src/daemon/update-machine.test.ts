@@ -57,6 +57,13 @@ test('the old version is asked only when the successor waits for the state', () 
   expect(ways).toEqual(['joined claimed'])
 })
 
+test('the successor gets the state only when it is frozen', () => {
+  const ways = PHASES.flatMap((phase) =>
+    EVENTS.filter((event) => nextMove(phase, event)?.actions.includes('giveState')).map((event) => `${phase} ${event}`),
+  )
+  expect(ways).toEqual(['restoring frozen'])
+})
+
 test('after the commit was asked for nothing leads back', () => {
   for (const event of EVENTS) expect(['rolledBack', 'aborting']).not.toContain(nextMove('committing', event)?.to)
 })

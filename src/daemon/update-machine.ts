@@ -34,6 +34,8 @@ export const EVENTS = [
   'oldReady',
   'oldRefused',
   'oldDied',
+  /** The state is in luod's custody. */
+  'frozen',
   /** The successor is whole. */
   'commitAsked',
   /** The old version's word, after `release`, that it touches nothing any more. */
@@ -56,8 +58,10 @@ export type UpdateEvent = (typeof EVENTS)[number]
 export type UpdateAction =
   /** Ask the old version to let go; the blackout begins. */
   | 'askOld'
-  /** The state is luod's from here on; the successor's claim is answered. */
+  /** The state is luod's from here on. */
   | 'freeze'
+  /** Answer the successor's claim. */
+  | 'giveState'
   /** It is the successor's, as soon as the old version has given its word or is dead. */
   | 'release'
   /** Answer the commit; the blackout ends. */
@@ -93,6 +97,7 @@ export const UPDATE_TABLE: Readonly<Record<UpdatePhase, Partial<Record<UpdateEve
     ...failures,
     // Frozen state needs no old version: only the way back is gone.
     oldDied: { to: 'restoring', actions: [] },
+    frozen: { to: 'restoring', actions: ['giveState'] },
     commitAsked: { to: 'committing', actions: ['release'] },
   },
   committing: {

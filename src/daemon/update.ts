@@ -15,6 +15,7 @@ import { sameOpenFile } from '../sys/file-info.js'
 import { signalPidfd } from '../sys/pidfd.js'
 import { socketPair } from '../sys/unix.js'
 import { checkFormats, describeFile, describeSession } from './describe.js'
+import type { Actor } from './events.js'
 import { handedOn, ownHolding } from './holding.js'
 import { FENCE_MS, KILL_WAIT_MS } from './limits.js'
 import type { Member } from './member.js'
@@ -35,6 +36,8 @@ export interface UpdateRequest {
   deadlineMs: number
   check: 'successor' | 'prepare' | undefined
   command: readonly string[] | undefined
+  /** Who asked for it. */
+  by: Actor
 }
 
 export interface UpdateResult {
@@ -42,6 +45,21 @@ export interface UpdateResult {
   blackoutMs: number | undefined
   timeline: readonly Phase[]
 }
+
+/**
+ * Holds the updates of a group back, so that they go on in the group's order. Asked before each event of `GATED`; the
+ * event that it does not let through waits, without a deadline, until `Update.retry` asks again.
+ */
+export interface Gate {
+  /** Id of the group. */
+  readonly group: string
+  lets(update: Update): boolean
+  /** An update has moved, or waits. Called in the middle of what it does: look at it later. */
+  changed(): void
+}
+
+/** Each begins something that concerns others: asking the old version, restoring, committing, and the end of a check. */
+const GATED: ReadonlySet<UpdateEvent> = new Set(['claimed', 'frozen', 'commitAsked', 'checkDone'])
 
 /** What an event says about itself, for the timeline. */
 export interface Cause {
@@ -63,9 +81,12 @@ export class Update {
   readonly #state: State
   readonly #workload: Workload
   readonly #old: Member | undefined
+  readonly #gate: Gate | undefined
   readonly #timeline = new Timeline()
   readonly #targets = new Targets((pid) => this.#targetEnded(pid))
   readonly #events: { event: UpdateEvent; cause: Cause }[] = []
+  /** An event that waits for the group. */
+  #atGate: { event: UpdateEvent; cause: Cause } | undefined
   /** A copy of the ticket: while it is open, no other file can be taken for it. */
   #ticket: Fd | undefined
   #phase: UpdatePhase
@@ -84,10 +105,10 @@ export class Update {
   #finish: (result: UpdateResult) => void = () => {}
 
   /** Asks the supervisor to start the successor. Throws, and changes nothing, when that cannot be asked. */
-  static start(state: State, workload: Workload, request: UpdateRequest): Update {
+  static start(state: State, workload: Workload, request: UpdateRequest, gate?: Gate): Update {
     const { supervisor, member } = workload
     if (!supervisor || !member) throw new LuoError('LUO_WRONG_STATE', `update ${workload.name}: it does not run`)
-    const update = new Update(state, workload, request, member)
+    const update = new Update(state, workload, request, member, gate)
     const [ticket, unused] = socketPair()
     unused.close()
     update.#ticket = ticket
@@ -99,14 +120,15 @@ export class Update {
       throw new LuoError('LUO_NO_SUPERVISOR', `update ${workload.name}: its supervisor is just ending`)
     }
     workload.update = update
-    state.tell(workload, 'updating', { update: update.id })
+    state.tell(workload, 'updating', { update: update.id, group: update.group, by: request.by, old_pid: member.pid })
     return update
   }
 
   /** Lets `claimant` have orphaned state; if it fails, the state is orphaned again. */
   static claim(state: State, workload: Workload, claimant: Member): Update {
     state.sessions.freeze(workload, claimant)
-    const update = new Update(state, workload, { deadlineMs: 0, check: undefined, command: undefined }, undefined)
+    const request = { deadlineMs: 0, check: undefined, command: undefined, by: claimant }
+    const update = new Update(state, workload, request, undefined)
     update.successor = claimant
     update.#targets.add(claimant.pid, claimant.pidfd())
     workload.update = update
@@ -114,11 +136,12 @@ export class Update {
     return update
   }
 
-  private constructor(state: State, workload: Workload, request: UpdateRequest, old: Member | undefined) {
+  private constructor(state: State, workload: Workload, request: UpdateRequest, old: Member | undefined, gate?: Gate) {
     this.#state = state
     this.#workload = workload
     this.request = request
     this.#old = old
+    this.#gate = gate
     this.isClaim = old === undefined
     this.#phase = this.isClaim ? 'restoring' : 'starting'
     this.finished = new Promise((resolve) => {
@@ -128,6 +151,35 @@ export class Update {
 
   get phase(): UpdatePhase {
     return this.#phase
+  }
+
+  /** Between what a client may notice first and last. */
+  get holdsRequests(): boolean {
+    return HOLDING.has(this.#phase)
+  }
+
+  get workload(): string {
+    return this.#workload.name
+  }
+
+  /** Id of the group that it is updated in. */
+  get group(): string | undefined {
+    return this.#gate?.group
+  }
+
+  /** The event that waits for the group. */
+  get atGate(): UpdateEvent | undefined {
+    return this.#atGate?.event
+  }
+
+  /** Whether it was a check that has seen what it wanted. */
+  get checked(): boolean {
+    return this.#checked
+  }
+
+  /** Why it does not commit, if that is known. */
+  get failure(): Cause {
+    return this.#failure
   }
 
   /** Calls `listener` with every phase so far and to come. Answers how to stop that. */
@@ -178,7 +230,8 @@ export class Update {
 
   /** The successor is whole: answered when the old version has let go. */
   waitForCommit(member: Member): Promise<CommitAnswer> {
-    if (member !== this.successor || this.#commit || this.#phase !== 'restoring') {
+    const early = this.#phase !== 'restoring' || this.#claim?.settled === false
+    if (member !== this.successor || this.#commit || early) {
       throw new LuoError(
         'LUO_WRONG_STATE',
         `commit: pid ${member.pid} has not claimed, or has committed, or the update is over`,
@@ -202,6 +255,8 @@ export class Update {
   oldRefused(member: Member, heldMs: number | undefined, reason: string): void {
     this.#mustBe('preparing', member, 'refuse')
     this.#held(heldMs)
+    const facts = { by: member, update: this.id, code: 'LUO_REFUSED', detail: reason, method: 'Refuse' }
+    this.#timeline.inform(() => this.#state.tell(this.#workload, 'refused', facts))
     this.event('oldRefused', { who: member.pid, code: 'LUO_REFUSED', reason })
   }
 
@@ -255,14 +310,34 @@ export class Update {
     }
   }
 
+  /** Asks the group again whether the event that waits may go on. */
+  retry(): void {
+    const held = this.#atGate
+    if (held) this.event(held.event, held.cause)
+  }
+
   #step(event: UpdateEvent, cause: Cause): void {
     const move = nextMove(this.#phase, event)
-    if (!move) return
+    if (!move || this.#mustWait(event, cause)) return
     if (event === 'checkDone') this.#checked = true
-    if (move.to === 'aborting') this.#failure = cause
+    if (move.to === 'aborting' || move.to === 'orphaned') this.#failure = cause
     if (move.to !== this.#phase) this.#enter(event === 'successorGone' ? this.#end() : move.to, cause)
     for (const action of move.actions) this.#act(action, cause)
     if (['committed', 'rolledBack', 'checked', 'orphaned'].includes(this.#phase)) this.#close(this.#phase as UpdateEnd)
+    this.#gate?.changed()
+  }
+
+  /** Whom the group waits for has a deadline; this side is not to blame. */
+  #mustWait(event: UpdateEvent, cause: Cause): boolean {
+    if (!this.#gate || !GATED.has(event)) return false
+    this.#atGate = { event, cause }
+    if (this.#gate.lets(this)) {
+      this.#atGate = undefined
+      return false
+    }
+    clearTimeout(this.#timer)
+    this.#gate.changed()
+    return true
   }
 
   #end(): UpdateEnd {
@@ -272,17 +347,24 @@ export class Update {
   #enter(phase: UpdatePhase, cause: Cause): void {
     this.#phase = phase
     this.#timeline.add({ phase, ...cause })
-    clearTimeout(this.#timer)
-    const waits = WAITS[phase]
-    if (waits && !this.isClaim) {
-      this.#timer = setTimeout(() => {
-        const reason = `${waits(this.#old?.pid, this.successor?.pid)} within ${this.request.deadlineMs / 1000} s`
-        this.event('deadline', { code: 'LUO_DEADLINE', reason })
-      }, this.request.deadlineMs)
-    }
+    this.#atGate = undefined
+    this.#startDeadline()
     if (this.isClaim) return
     const { reason: detail, who: pid } = cause
-    this.#timeline.inform(() => this.#state.tell(this.#workload, phase, { update: this.id, detail, pid }))
+    const { uid, name } = this.#workload
+    const facts = { workload: name, update: this.id, group: this.group, detail, pid }
+    this.#timeline.inform(() => this.#state.events.progress(uid, phase, facts))
+  }
+
+  /** The time that the phase has begins now. */
+  #startDeadline(): void {
+    clearTimeout(this.#timer)
+    const waits = WAITS[this.#phase]
+    if (!waits || this.isClaim) return
+    this.#timer = setTimeout(() => {
+      const reason = `${waits(this.#old?.pid, this.successor?.pid)} within ${this.request.deadlineMs / 1000} s`
+      this.event('deadline', { code: 'LUO_DEADLINE', reason })
+    }, this.request.deadlineMs)
   }
 
   #act(action: UpdateAction, cause: Cause): void {
@@ -291,6 +373,8 @@ export class Update {
         return this.#askOld()
       case 'freeze':
         return this.#freeze()
+      case 'giveState':
+        return this.#giveState()
       case 'release':
         return this.#release()
       case 'handOver':
@@ -335,6 +419,11 @@ export class Update {
       return
     }
     this.#state.recordWorkload(this.#workload)
+    this.event('frozen')
+  }
+
+  #giveState(): void {
+    this.#startDeadline()
     this.#claim?.answer(this.#describe())
   }
 
@@ -368,7 +457,8 @@ export class Update {
     if (this.#blackoutFrom !== undefined) this.#blackoutMs = millisecondsSince(this.#blackoutFrom)
     this.#commit?.answer({ released: this.#released ?? (old ? 'death' : 'none') })
     if (old) this.#state.dropMember(old)
-    this.#timeline.inform(() => this.#state.tell(workload, 'running', { pid: successor.pid, update: this.id }))
+    const about = { by: successor, update: this.id, group: this.group }
+    this.#timeline.inform(() => this.#state.tell(workload, 'running', about))
   }
 
   #killSuccessor(cause: Cause): void {
@@ -410,7 +500,7 @@ export class Update {
     if (successor && workload.member !== successor) this.#state.dropMember(successor)
     this.#fail(this.#failure)
     this.#targets.close()
-    const { reason } = this.#failure
+    const { reason, code } = this.#failure
     // What ended while the update was there has waited for its end.
     if (workload.member?.released) this.#state.memberReleased(workload, workload.member)
     this.#timeline.inform(() => {
@@ -418,6 +508,11 @@ export class Update {
         const why = reason === undefined ? {} : { reason }
         workload.supervisor?.tell({ event: 'ended', update: this.id, outcome, ...why })
       }
+      this.#state.tell(workload, this.isClaim ? 'claimed' : 'updated', {
+        ...{ update: this.id, outcome, code, detail: reason, by: this.request.by },
+        ...{ blackout_ms: this.#blackoutMs, duration_ms: this.#timeline.phases.at(-1)?.at_ms },
+        ...{ old_pid: this.#old?.pid, new_pid: successor?.pid },
+      })
       this.#finish({ outcome, blackoutMs: this.#blackoutMs, timeline: this.#timeline.phases })
       this.#state.endIfUnused(workload)
     })
@@ -446,7 +541,7 @@ export class Update {
   }
 
   #mustBe(phase: UpdatePhase, member: Member, what: string): void {
-    if (member === this.#old && this.#phase === phase) return
+    if (member === this.#old && this.#phase === phase && !this.#atGate) return
     throw new LuoError('LUO_WRONG_STATE', `${what}: pid ${member.pid} was not asked; the update is ${this.#phase}`)
   }
 
@@ -462,6 +557,8 @@ export class Update {
     if (this.#targets.allGone) this.event('successorGone')
   }
 }
+
+const HOLDING: ReadonlySet<UpdatePhase> = new Set(['preparing', 'restoring', 'committing', 'aborting'])
 
 /** Whom a phase waits for, for the message of a deadline. */
 const WAITS: Partial<Record<UpdatePhase, (old: number | undefined, successor: number | undefined) => string>> = {

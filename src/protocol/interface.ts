@@ -57,7 +57,8 @@ type Workload (
   sessions: int,
   files: int,
   bytes: string,
-  update: ?string
+  update: ?string,
+  after: ?[]string
 )
 
 # One step of an update as it happens. at_ms counts from the request. who: pid of the side that acted.
@@ -72,11 +73,45 @@ type Phase (
 # What a user has of what is limited. bytes: of memory files, as they were when they were preserved.
 type Usage (uid: int, connections: int, workloads: int, sessions: int, files: int, bytes: int, watchers: int)
 
+# What has happened. uid: whose workload; by_uid and pid: who did it. A refusal that is repeated within an hour is one
+# event: times, at the first and last_at the last, and the words of the last.
+type HistoryEvent (
+  event: string,
+  at: string,
+  workload: ?string,
+  session: ?string,
+  uid: int,
+  by_uid: ?int,
+  pid: ?int,
+  method: ?string,
+  update: ?string,
+  group: ?string,
+  outcome: ?string,
+  code: ?string,
+  detail: ?string,
+  blackout_ms: ?float,
+  duration_ms: ?float,
+  old_pid: ?int,
+  new_pid: ?int,
+  times: ?int,
+  last_at: ?string
+)
+
+# How one update of a group ended.
+type GroupOutcome (
+  workload: string,
+  update: string,
+  outcome: (committed, rolledBack, orphaned, checked),
+  blackout_ms: ?float,
+  timeline: []Phase
+)
+
 # --- a workload -------------------------------------------------------------------------------------------------
 
 # Become the running instance of a workload, or with a ticket (one fd) the successor in its update, or the claimant of
 # what a dead instance left (origin crash). session_fd is a lifetime: when its last copy is closed, the session ends.
-method Join(id: string, workload: string, accepts: []string, keep_ms: ?int, fds: ?int) -> (
+# after: workloads that this one needs, besides those that its supervisor names.
+method Join(id: string, workload: string, accepts: []string, keep_ms: ?int, after: ?[]string, fds: ?int) -> (
   member: string, session: string, origin: (new, update, crash), update: ?string, fds: int, session_fd: int)
 
 # Events for a member, one streaming reply each: prepare (deadline_ms), resume (reason), release.
@@ -141,7 +176,7 @@ method Sessions(offset: ?int, limit: ?int) -> (sessions: []Session, total: int)
 # Keeps this workload's processes. Streaming: start (with the ticket as one fd; command if another one was asked for),
 # ended (of an update). The supervisor starts the successor, says Spawned, and reports nothing else: luod sees deaths
 # itself. Call it on a connection of its own; its end is the end of supervision.
-method Supervise(id: string, workload: string, keep_ms: ?int) -> (
+method Supervise(id: string, workload: string, keep_ms: ?int, after: ?[]string) -> (
   event: (supervising, start, ended), update: ?string, command: ?[]string, outcome: ?string, reason: ?string, fds: ?int)
 
 # fds: one pidfd of the process started for this update.
@@ -177,6 +212,12 @@ method Update(id: string, workload: string, deadline_ms: ?int, check: ?(successo
   update: string, phase: ?Phase, outcome: ?(committed, rolledBack, orphaned, checked), blackout_ms: ?float,
   timeline: ?[]Phase)
 
+# Several workloads, each with its own commit, in the order of what they need. Streaming (more): each phase; the last
+# reply carries the outcomes. One that does not commit before the first commit rolls all of them back.
+method UpdateGroup(id: string, workloads: []string, deadline_ms: ?int, check: ?(successor, prepare)) -> (
+  group: string, workload: ?string, update: ?string, phase: ?Phase, outcomes: ?[]GroupOutcome)
+
+# An update in a group ends with the whole group, if none of it has begun to commit.
 method Abort(id: string, workload: string) -> (update: string)
 
 method List() -> (workloads: []Workload)
@@ -186,8 +227,13 @@ method Show(workload: string) -> (workload: Workload, sessions: []Session)
 
 # Streaming: everything that happens to this user's workloads and sessions. session: the name of one.
 method Watch(workload: ?string) -> (
-  event: string, workload: ?string, session: ?string, uid: ?int, pid: ?int, update: ?string, detail: ?string,
-  at: ?string)
+  event: string, at: ?string, workload: ?string, session: ?string, uid: ?int, by_uid: ?int, pid: ?int, method: ?string,
+  update: ?string, group: ?string, outcome: ?string, code: ?string, detail: ?string, blackout_ms: ?float,
+  duration_ms: ?float, old_pid: ?int, new_pid: ?int)
+
+# The last events of a workload, also of one that has ended; without a name of everything of this user (for root, of
+# all users), with what belongs to no workload. Oldest first. dropped: so many older ones are forgotten.
+method History(workload: ?string, limit: ?int) -> (events: []HistoryEvent, dropped: int)
 
 # luod's durable records, as one read-only file.
 method Inspect() -> (fds: int, records_fd: int)

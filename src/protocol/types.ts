@@ -48,6 +48,7 @@ export interface Workload {
   files: number
   bytes: string
   update?: string
+  after?: string[]
 }
 
 export interface Phase {
@@ -78,6 +79,36 @@ export interface Usage {
   watchers: number
 }
 
+export interface HistoryEvent {
+  event: string
+  at: string
+  workload?: string
+  session?: string
+  uid: number
+  by_uid?: number
+  pid?: number
+  method?: string
+  update?: string
+  group?: string
+  outcome?: string
+  code?: string
+  detail?: string
+  blackout_ms?: number
+  duration_ms?: number
+  old_pid?: number
+  new_pid?: number
+  times?: number
+  last_at?: string
+}
+
+export interface GroupOutcome {
+  workload: string
+  update: string
+  outcome: 'committed' | 'rolledBack' | 'orphaned' | 'checked'
+  blackout_ms?: number
+  timeline: Phase[]
+}
+
 export interface Machine {
   machine: string
   uid: number
@@ -93,6 +124,7 @@ export interface Methods {
       workload: string
       accepts: string[]
       keep_ms?: number
+      after?: string[]
       fds?: number
     }
     output: {
@@ -259,6 +291,7 @@ export interface Methods {
       id: string
       workload: string
       keep_ms?: number
+      after?: string[]
     }
     output: {
       event: 'supervising' | 'start' | 'ended'
@@ -339,6 +372,21 @@ export interface Methods {
       timeline?: Phase[]
     }
   }
+  UpdateGroup: {
+    input: {
+      id: string
+      workloads: string[]
+      deadline_ms?: number
+      check?: 'successor' | 'prepare'
+    }
+    output: {
+      group: string
+      workload?: string
+      update?: string
+      phase?: Phase
+      outcomes?: GroupOutcome[]
+    }
+  }
   Abort: {
     input: {
       id: string
@@ -369,13 +417,32 @@ export interface Methods {
     }
     output: {
       event: string
+      at?: string
       workload?: string
       session?: string
       uid?: number
+      by_uid?: number
       pid?: number
+      method?: string
       update?: string
+      group?: string
+      outcome?: string
+      code?: string
       detail?: string
-      at?: string
+      blackout_ms?: number
+      duration_ms?: number
+      old_pid?: number
+      new_pid?: number
+    }
+  }
+  History: {
+    input: {
+      workload?: string
+      limit?: number
+    }
+    output: {
+      events: HistoryEvent[]
+      dropped: number
     }
   }
   Inspect: {

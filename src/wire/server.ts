@@ -57,6 +57,14 @@ export interface Answer<M extends keyof Methods> {
 
 export type Handlers = { [M in keyof Methods]: (call: Call<M>) => Answer<M> | Promise<Answer<M>> }
 
+export interface Answered {
+  method: keyof Methods
+  peer: Credentials
+  /** As it came: when it failed it may be anything. */
+  input: Record<string, unknown>
+  error: LuoError | undefined
+}
+
 export interface ServerOptions {
   listener: Fd
   handlers: Handlers
@@ -66,6 +74,8 @@ export interface ServerOptions {
   /** Before each request is handled. */
   onRequest?(): void
   onDefect(error: unknown, method: string): void
+  /** A request was answered, with `error` when it failed; one that streams, at its end. */
+  onAnswered?(request: Answered): void
   /** A connection that broke the rules or was refused. */
   onRefused(error: LuoError, peer: Credentials): void
   /** The number of connections has changed: by one, of this user. */
@@ -195,12 +205,17 @@ export class Server {
     const answer = (message: object, files: readonly Fd[] = []) => {
       if (!connection.closed && !request.oneway) connection.send(message, files)
     }
+    let known: keyof Methods | undefined
+    const answered = (error?: LuoError) => {
+      if (known) this.#options.onAnswered?.({ method: known, peer, input: request.parameters, error })
+    }
     try {
       const own = this.#service(request)
       if (own) return answer(own)
       const method = request.method.slice(INTERFACE_NAME.length + 1) as keyof Methods
       const input = this.#interface.methods.get(method)?.input
       if (!input) return answer(notFound('Method', request.method))
+      known = method
       validate(this.#interface, input, request.parameters, '')
       this.#options.onRequest?.()
       const { output, fds: files = [] } = await this.#call(connection, peer, request, method, fds)
@@ -209,14 +224,16 @@ export class Server {
       } finally {
         closeAll(files)
       }
+      answered()
     } catch (error) {
       if (!(error instanceof LuoError)) this.#options.onDefect(error, request.method)
-      const known =
+      const failure =
         error instanceof LuoError
           ? error
           : new LuoError('EIO', `${request.method}: luod failed, see its log`, { cause: error })
+      answered(failure)
       try {
-        answer(encodeError(known))
+        answer(encodeError(failure))
       } catch {
         // It has ended, and said why; or this cannot be sent at all, and the client must not wait for it for ever.
         connection.close()

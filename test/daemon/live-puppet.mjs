@@ -1,13 +1,15 @@
 // A service that does what a test tells it with the client library (see puppet.mjs, which does without).
+import { spawn } from 'node:child_process'
 import { closeSync, fstatSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { createConnection } from 'node:net'
 import { createInterface } from 'node:readline'
-import { join, Refusal } from 'liveupdate'
+import { adoptSession, join, openSession, Refusal } from 'liveupdate'
 
 let live
 const memory = new Map()
 const servers = []
+const sessions = new Map()
 
 const operations = {
   async join(options) {
@@ -53,6 +55,38 @@ const operations = {
     const { ino } = fstatSync(number)
     if (own !== undefined && number !== own) closeSync(own)
     return { ino, number, own }
+  },
+  async session({ name, ...options }) {
+    sessions.set(name, await live.session(name, options))
+    return sessions.get(name).fd !== undefined
+  },
+  async openSession({ name, ...options }) {
+    sessions.set(name, await openSession(name, options))
+  },
+  async adoptSession({ as, ...which }) {
+    const session = await adoptSession(which)
+    sessions.set(as, session)
+    return session.name
+  },
+  /** Preserves the file at `path`. */
+  async preserve({ name, token, path, format }) {
+    const file = openSync(path, 'a+')
+    await sessions.get(name).preserve(token, file, format)
+    closeSync(file)
+  },
+  async retrieve({ name, token }) {
+    const number = await sessions.get(name).retrieve(token)
+    const content = readFileSync(number, 'utf8')
+    closeSync(number)
+    return content
+  },
+  unpreserve: ({ name, tokens }) => sessions.get(name).unpreserve(...tokens),
+  tokens: async ({ name }) => (await sessions.get(name).tokens()).map(String),
+  closeSession: ({ name }) => sessions.get(name).close(),
+  /** Another puppet, as a child that gets the session's descriptor as number 3. */
+  spawn: ({ name, args }) => {
+    const [program, ...rest] = args
+    spawn(program, rest, { stdio: ['ignore', 'ignore', 'inherit', sessions.get(name).fd] }).unref()
   },
   append({ number, text }) {
     writeSync(number, text)

@@ -1,16 +1,20 @@
 // A process that does what a test tells it, over a socket whose path is its argument: it talks to luod as a member of a
 // workload would, right or wrong. One JSON object a line in both directions.
+import { mkdtempSync, rmSync } from 'node:fs'
 import { createConnection } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { inheritedFd } from '../../dist/sys/fd.js'
 import { createMemfd } from '../../dist/sys/memfd.js'
 import { openPidfd } from '../../dist/sys/pidfd.js'
-import { socketPair } from '../../dist/sys/unix.js'
+import { acceptUnix, connectUnix, listenUnix, receive, send, socketPair } from '../../dist/sys/unix.js'
 import { VarlinkClient } from '../../dist/wire/client.js'
 
-const { LUO_TICKET, LUO_SOCKET } = process.env
+const { LUO_TICKET, LUO_SOCKET, LUO_WORKLOAD } = process.env
 const clients = new Map()
 const files = new Map()
+let listener
 if (LUO_TICKET) files.set('ticket', inheritedFd(Number(LUO_TICKET)))
 
 async function client(name) {
@@ -53,6 +57,48 @@ const operations = {
   pair({ name }) {
     files.set(name, socketPair()[0])
   },
+  /** Where another puppet may pass a file to. */
+  listen() {
+    const folder = mkdtempSync(join(tmpdir(), 'luo-pass-'))
+    const path = join(folder, 's')
+    listener = listenUnix(path, 0o666)
+    process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
+    return path
+  },
+  pass({ name, path }) {
+    const socket = connectUnix(path)
+    send(socket, Buffer.of(1), [files.get(name)])
+    socket.close()
+  },
+  /** Takes what was passed. */
+  take({ name }) {
+    const socket = acceptUnix(listener)
+    files.set(name, receive(socket).fds[0])
+    socket.close()
+  },
+  /** Puts a copy of a file into a socket that nobody reads. */
+  enqueue({ name, into }) {
+    const [read, write] = socketPair()
+    send(write, Buffer.of(1), [files.get(name)])
+    files.set(into, read)
+    write.close()
+  },
+  dequeue({ from, name }) {
+    files.set(name, receive(files.get(from)).fds[0])
+  },
+  /** Preserves memory files at tokens from 0 on. */
+  async preserveMany({ session, count }) {
+    for (let at = 0; at < count; at += 253) {
+      const fds = Array.from({ length: Math.min(253, count - at) }, () => createMemfd('many', { size: 1 }))
+      const described = fds.map((_, fd) => ({ token: String(at + fd), fd }))
+      await (await client('control')).call(
+        'Preserve',
+        { id: `many ${session} ${at}`, session, files: described, fds: fds.length },
+        fds,
+      )
+      for (const fd of fds) fd.close()
+    }
+  },
   pidfd({ name, pid }) {
     files.set(name, openPidfd(pid))
   },
@@ -70,7 +116,7 @@ const operations = {
 
 const socket = createConnection(process.argv[2])
 const say = (value) => socket.write(`${JSON.stringify(value)}\n`)
-say({ hello: { pid: process.pid, ticket: LUO_TICKET !== undefined } })
+say({ hello: { pid: process.pid, ticket: LUO_TICKET !== undefined, workload: LUO_WORKLOAD } })
 createInterface({ input: socket }).on('line', async (line) => {
   const { n, op, ...args } = JSON.parse(line)
   try {

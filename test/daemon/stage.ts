@@ -15,7 +15,7 @@ import type { Methods } from '../../src/protocol/types.js'
 import { VarlinkClient } from '../../src/wire/client.js'
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
-const LIMIT_MS = 10_000
+const LIMIT_MS = 20_000
 export const NOBODY = 65_534
 
 export async function eventually<T>(look: () => Promise<T> | T, good: (value: T) => boolean, what: string): Promise<T> {
@@ -48,6 +48,8 @@ export async function failure(work: Promise<unknown>): Promise<string> {
 export class Puppet {
   readonly pid: number
   readonly hasTicket: boolean
+  /** As `luoctl run` told it. */
+  readonly workload: string | undefined
   readonly events: { event: string; update?: string; reason?: string }[] = []
   readonly #socket: Socket
   readonly #waiting = new Map<
@@ -56,11 +58,11 @@ export class Puppet {
   >()
   #next = 1
 
-  constructor(socket: Socket, hello: { pid: number; ticket: boolean }, lines: NodeJS.EventEmitter) {
+  constructor(socket: Socket, hello: { pid: number; ticket: boolean; workload?: string }, lines: NodeJS.EventEmitter) {
     this.#socket = socket
     this.pid = hello.pid
     this.hasTicket = hello.ticket
-    socket.on('error', () => {})
+    this.workload = hello.workload
     lines.on('line', (line: string) => {
       const { n, event, ...answer } = JSON.parse(line)
       if (event) this.events.push(event)
@@ -92,7 +94,7 @@ export class Puppet {
   async join(
     workload: string,
     accepts: string[] = ['*'],
-    more: { keep_ms?: number } = {},
+    more: { keep_ms?: number; after?: string[] } = {},
   ): Promise<Methods['Join']['output']> {
     const ticket = this.hasTicket ? { send: ['ticket'], fds: 1 } : { send: [], fds: 0 }
     const joined = await this.call(
@@ -160,6 +162,8 @@ export class Stage implements AsyncDisposable {
   async #begin(args: string[]): Promise<void> {
     this.#server = createServer((socket) => {
       const lines = createInterface({ input: socket })
+      // A puppet may be killed before it says anything.
+      for (const source of [socket, lines]) source.on('error', () => {})
       lines.once('line', (line) => this.puppets.push(new Puppet(socket, JSON.parse(line).hello, lines)))
     })
     this.#server.listen(this.#control)
@@ -216,6 +220,13 @@ export class Stage implements AsyncDisposable {
     return eventually(() => this.puppets[count], Boolean, 'no puppet comes') as Promise<Puppet>
   }
   #expected = 0
+
+  /** Those that have come and that nobody has asked for yet. */
+  newPuppets(): Puppet[] {
+    const came = this.puppets.slice(this.#expected)
+    this.#expected = this.puppets.length
+    return came
+  }
 
   #spawn(program: string, args: string[], uid?: number): void {
     const { LUO_TICKET, ...env } = process.env

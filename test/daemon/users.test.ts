@@ -50,6 +50,7 @@ test.runIf(isRoot)('another user sees nothing of a workload, and can do nothing 
   const attempts: [string, () => Promise<unknown>][] = [
     ['Show', () => other.call('Show', { workload: 'web' })],
     ['Update', () => other.call('Update', { id: '1', workload: 'web' })],
+    ['UpdateGroup', () => other.call('UpdateGroup', { id: 'g', workloads: ['web'] })],
     ['Abort', () => other.call('Abort', { id: '2', workload: 'web' })],
     ['Claim', () => other.call('Claim', { id: '3', member })],
     ['Commit', () => other.call('Commit', { id: '4', member })],

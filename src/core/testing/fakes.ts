@@ -82,10 +82,15 @@ export class FakeFiles implements FileAccess<FakeFile> {
   }
 
   close(file: FakeFile): void {
+    this.letGo(file)
+    this.#journal.did('close', file.open.name)
+  }
+
+  /** Closes a reference of the test itself: it is not written down. */
+  letGo(file: FakeFile): void {
     this.use(file, 'close')
     file.closed = true
     this.references -= 1
-    this.#journal.did('close', file.open.name)
   }
 
   key(file: FakeFile): string {

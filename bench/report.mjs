@@ -1,0 +1,214 @@
+/** docs/benchmarks.md and its plots, from the result of a run. What a run does not have is left out. */
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { barPlot } from './plot.mjs'
+
+const DOCS = fileURLToPath(new URL('../docs', import.meta.url))
+const PEER_NAMES = { liveupdate: 'liveupdate', restart: 'restart', cluster: 'Node cluster', pm2: 'pm2 reload' }
+
+const count = (value) => Math.round(value).toLocaleString('en-US')
+
+function spread({ median, min, max, n }, unit = '') {
+  return `${median}${unit} (${min} to ${max}, n = ${n})`
+}
+
+function table(head, rows) {
+  const line = (cells) => `| ${cells.join(' | ')} |`
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
+}
+
+function ratios(run) {
+  const wanted = [
+    ['blackout_memory_ratio', 'blackout, memory', 1.2],
+    ['blackout_startup_ratio', 'blackout, time to load', 1.2],
+    ['files_scaling_ratio', 'call, files in luod', 1.5],
+    ['sessions_scaling_ratio', 'call, sessions in luod', 1.5],
+    ['files_scaling_ratio_core', 'call, files in the core', 1.5],
+    ['sessions_scaling_ratio_core', 'call, sessions in the core', 1.5],
+  ]
+  return wanted.flatMap(([key, label, limit]) => (run[key]?.ratio ? [{ label, limit, ...run[key] }] : []))
+}
+
+function peersOf(run) {
+  const entries = Object.entries(run.peers ?? {}).filter(([name]) => name in PEER_NAMES)
+  return entries.map(([name, peer]) => ({ name: PEER_NAMES[name], ours: name === 'liveupdate', ...peer }))
+}
+
+function peerSection(run, plots) {
+  const peers = peersOf(run)
+  if (peers.length === 0) return []
+  const there = peers.filter(({ skipped }) => skipped === undefined)
+  const bar = (value, text) => (peer) => ({ label: peer.name, value: value(peer), text: text(peer), ours: peer.ours })
+  plots.gap = barPlot({
+    title: 'Longest time in which no client got an answer, in an update',
+    bars: there.map(
+      bar(
+        (peer) => peer.longest_gap_ms,
+        (peer) => `${peer.longest_gap_ms} ms`,
+      ),
+    ),
+    log: true,
+  })
+  plots.failed = barPlot({
+    title: `Failed requests, and connections closed by the service, in ${there[0].updates} updates`,
+    bars: there.map(
+      bar(
+        ({ failed, closed_by_peer: closed }) => failed + closed,
+        ({ failed, closed_by_peer: closed }) => `${count(failed)} failed, ${count(closed)} closed`,
+      ),
+    ),
+  })
+  const { connections, rate } = run.peers.load
+  const rows = peers.map(({ name, skipped, ...peer }) =>
+    skipped === undefined
+      ? [name, count(peer.sent), count(peer.failed), `${peer.closed_by_peer}`, spread(peer.gap_ms, ' ms')]
+      : [name, `skipped: ${skipped}`, '', '', ''],
+  )
+  return [
+    '## Beside other ways to replace a service',
+    '',
+    `The same service and the same load for each: ${connections} keep-alive connections, ${count(rate)} requests a second over`,
+    'all of them whatever the answers (an open loop), one process for the load. A request has failed when it got no whole',
+    'answer, or no connection. cluster and pm2 have two workers each and replace one after the other; restart waits for',
+    'the end of the old process before it starts the new one. All of them end as their documentation recommends.',
+    '',
+    table(['', 'requests', 'failed', 'connections closed', 'gap of an update'], rows),
+    '',
+    '![gap](benchmarks/gap.svg)',
+    '',
+    '![failed](benchmarks/failed.svg)',
+    '',
+  ]
+}
+
+function ratioSection(run, plots) {
+  const found = ratios(run)
+  if (found.length === 0) return []
+  plots.ratios = barPlot({
+    title: 'What does not matter: large over small (1 is: no difference)',
+    bars: found.map(({ label, ratio, min, max, limit }) => ({
+      label,
+      value: ratio,
+      text: `${ratio} (below ${limit})`,
+      ...(max < 4 ? { min, max } : {}),
+    })),
+    line: { value: 1, label: '1' },
+  })
+  const rows = found.map(({ label, of, ratio, min, max, n }) => [
+    label,
+    of,
+    `${ratio} (${min} to ${max}, n = ${n} pairs)`,
+  ])
+  return [
+    '## What does not matter',
+    '',
+    'How much memory a service has, how long its new version takes to load, and how much luod holds already. Each is a',
+    'quotient of medians, large over small, both measured in turn; the spread is that of the pairs.',
+    '',
+    table(['', 'large over small', 'quotient'], rows),
+    '',
+    '![ratios](benchmarks/ratios.svg)',
+    '',
+  ]
+}
+
+function filesSection(run, plots) {
+  const rows = []
+  const distribution = ({ p50, p99, n }) => `${p50} µs, p99 ${p99} µs (n = ${n})`
+  if (run.preserve_us) {
+    rows.push(['preserve one file, a call', distribution(run.preserve_us)])
+    rows.push(['retrieve one file, a call', distribution(run.retrieve_us)])
+    rows.push(['preserve, 253 in a message', spread(run.preserve_batch_per_s, ' files/s')])
+    rows.push(['retrieve, 253 in a message', spread(run.retrieve_batch_per_s, ' files/s')])
+  }
+  if (run.freeze_10k_files_ms) rows.push(['freeze 10,000 files', spread(run.freeze_10k_files_ms, ' ms')])
+  if (run.luod_start_ms) {
+    rows.push(['luod: from its start to the first client', spread(run.luod_start_ms, ' ms')])
+    rows.push(['luod: resident memory, idle', spread(run.luod_idle_rss_mb, ' MiB')])
+  }
+  if (rows.length === 0) return []
+  const lines = ['## Files', '', table(['', ''], rows), '']
+  const { liveupdate: ours, s6_fdholder: theirs } = run.fdholder ?? {}
+  if (!ours) return lines
+  const bar = (label, { median, min, max }, mine) => ({
+    label,
+    value: median,
+    min,
+    max,
+    text: `${count(median)} /s`,
+    ours: mine,
+  })
+  plots.files = barPlot({
+    title: 'Files a second, beside s6-fdholder-daemon',
+    bars: [
+      bar('luod, 253 in a message', ours.store_per_s, true),
+      bar('s6: setdump, 253 a message', theirs.setdump_per_s, false),
+      bar('s6: store, 32 under way', theirs.store_per_s, false),
+      bar('luod, one a call', ours.store_one_per_s, true),
+      bar('s6: store, one a call', theirs.store_one_per_s, false),
+      bar('luod, retrieve one', ours.retrieve_one_per_s, true),
+      bar('s6: retrieve one', theirs.retrieve_one_per_s, false),
+    ],
+  })
+  return [
+    ...lines,
+    'The same files through luod and through s6-fdholder-daemon, each with a client that keeps its connection. s6 stores one',
+    'file a message; its `setdump`, 253 a message, brings back a whole state. luod looks at each file, refuses those that',
+    'cannot be kept, and writes each down before it answers.',
+    '',
+    '![files](benchmarks/files.svg)',
+    '',
+  ]
+}
+
+function blackoutSection(run) {
+  const { blackout_memory_ms: memory, blackout_startup_ms: startup } = run
+  if (!memory || !startup) return []
+  const gap = (key, side) => spread(run[key][side], ' ms')
+  const rows = [
+    ['64 MiB', spread(memory.small, ' ms'), gap('blackout_memory_gap_ms', 'small')],
+    [
+      run.blackout_memory_ratio.of.replace(/ over.*/, ''),
+      spread(memory.large, ' ms'),
+      gap('blackout_memory_gap_ms', 'large'),
+    ],
+    ['loads at once', spread(startup.none, ' ms'), gap('blackout_startup_gap_ms', 'none')],
+    [
+      run.blackout_startup_ratio.of.replace(/ to load.*/, ' to load'),
+      spread(startup.slow, ' ms'),
+      gap('blackout_startup_gap_ms', 'slow'),
+    ],
+  ]
+  return [
+    '## The blackout',
+    '',
+    'From the first request held back to the commit, as `luoctl update` shows it; and the longest time without any answer',
+    'that the clients saw (8 connections, 400 requests a second: with 2.5 ms between two answers when nothing happens).',
+    '',
+    table(['service', 'blackout', 'gap seen by the clients'], rows),
+    '',
+  ]
+}
+
+export function writeReport(run) {
+  const { cpu, cores, memory_gib: memory, kernel, node } = run.machine
+  const plots = {}
+  const page = [
+    '# Benchmarks',
+    '',
+    `Measured with \`npm run bench\` on ${run.date.slice(0, 10)}: ${cpu}, ${cores} cores, ${memory} GiB of memory, Linux ${kernel},`,
+    `Node.js ${node.slice(1)}. Numbers are medians, with least, greatest, and how many. \`bench/last-run.json\` has all of them.`,
+    'This page is written by `npm run bench -- --report`.',
+    '',
+    ...peerSection(run, plots),
+    ...ratioSection(run, plots),
+    ...blackoutSection(run),
+    ...filesSection(run, plots),
+  ]
+  const folder = join(DOCS, 'benchmarks')
+  rmSync(folder, { recursive: true, force: true })
+  mkdirSync(folder)
+  for (const [name, svg] of Object.entries(plots)) writeFileSync(join(folder, `${name}.svg`), svg)
+  writeFileSync(join(DOCS, 'benchmarks.md'), `${page.join('\n').trimEnd()}\n`)
+}

@@ -1,0 +1,96 @@
+/**
+ * Updates of several workloads at once. Each is an `Update` of its own, with its own commit; a gate holds it back at the
+ * steps that concern others, and the plan (`group.ts`) says when it may go on, and who rolls back when one fails.
+ *
+ * A gate always opens, or the group fails: whoever is held has no deadline, and whoever it waits for has one.
+ */
+import { randomUUID } from 'node:crypto'
+import { GroupPlan, type Standing, standingOf } from './group.js'
+import { LIMITS } from './limits.js'
+import type { State, Workload } from './state.js'
+import { type Gate, Update, type UpdateRequest, type UpdateResult } from './update.js'
+
+export interface GroupResult extends UpdateResult {
+  workload: string
+  update: string
+}
+
+export class GroupUpdate implements Gate {
+  readonly group = randomUUID()
+  readonly finished: Promise<readonly GroupResult[]>
+  readonly #updates = new Map<Workload, Update>()
+  readonly #needs: (workload: Workload) => readonly Workload[]
+  #plan: GroupPlan<Workload>
+  /** All successors are there. */
+  #complete = false
+  /** One was let to its commit: they cannot all go back any more. */
+  #begun = false
+  #looking = false
+
+  /**
+   * Asks every supervisor to start its successor. When one cannot be asked it throws; those that were asked before it
+   * end again, and no old version has heard of anything.
+   */
+  constructor(state: State, workloads: readonly Workload[], request: UpdateRequest) {
+    this.#needs = (workload) => state.needsOf(workload)
+    this.#plan = new GroupPlan(workloads, this.#needs)
+    try {
+      for (const workload of workloads) this.#updates.set(workload, Update.start(state, workload, request, this))
+    } catch (error) {
+      const reason = 'the group could not be started'
+      for (const update of this.updates) update.event('abortAsked', { code: 'LUO_GROUP', reason })
+      throw error
+    }
+    this.finished = Promise.all(
+      this.updates.map(async (update) => ({
+        ...(await update.finished),
+        workload: update.workload,
+        update: update.id,
+      })),
+    )
+  }
+
+  get updates(): Update[] {
+    return [...this.#updates.values()]
+  }
+
+  lets(update: Update): boolean {
+    this.#planAgain()
+    const [workload] = [...this.#updates].find(([, candidate]) => candidate === update) ?? []
+    if (!workload || !this.#plan.mayGoOn(workload, this.#standing, this.#begun)) return false
+    if (update.atGate === 'commitAsked') this.#begun = true
+    return true
+  }
+
+  changed(): void {
+    if (this.#looking) return
+    this.#looking = true
+    queueMicrotask(() => {
+      this.#looking = false
+      this.#look()
+    })
+  }
+
+  /** Once, when all successors are there: they may need others than the versions before them. */
+  #planAgain(): void {
+    if (this.#complete || this.updates.some((update) => update.atGate === undefined)) return
+    this.#complete = true
+    this.#plan = new GroupPlan([...this.#updates.keys()], this.#needs)
+  }
+
+  readonly #standing = (workload: Workload): Standing => {
+    const update = this.#updates.get(workload)
+    return update ? standingOf(update) : 'starting'
+  }
+
+  #look(): void {
+    for (const [workload, culprit] of this.#plan.rollBacks(this.#standing, this.#begun)) {
+      const why = this.#updates.get(culprit)?.failure.reason ?? 'it ended'
+      const reason = `${culprit.name}, in the same group, does not commit: ${why}`.slice(0, LIMITS.reason_bytes)
+      this.#updates.get(workload)?.event('abortAsked', { code: 'LUO_GROUP', reason })
+    }
+    for (const [workload, update] of this.#updates) {
+      if (this.#plan.mayGoOn(workload, this.#standing, this.#begun)) update.retry()
+    }
+  }
+}

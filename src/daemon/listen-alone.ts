@@ -1,0 +1,33 @@
+/**
+ * Listening at a path as the only one: a lock beside the socket keeps others away for as long as this process runs, and
+ * what a killed one left behind is replaced. EADDRINUSE when one is alive, EEXIST when what is there is no socket.
+ */
+import { lstatSync, rmSync } from 'node:fs'
+import { isLuoError, LuoError } from '../errors.js'
+import type { Fd } from '../sys/fd.js'
+import { lockFile } from '../sys/lock.js'
+import { connectUnix, listenUnix } from '../sys/unix.js'
+
+export function listenAlone(path: string, mode: number): Fd {
+  try {
+    // Held for as long as we run. Between looking at a stale socket and replacing it nobody else can come.
+    lockFile(`${path}.lock`)
+  } catch (error) {
+    if (!isLuoError(error, 'EBUSY')) throw error
+    throw new LuoError('EADDRINUSE', `another luod listens at ${path} already`, { cause: error })
+  }
+  const there = lstatSync(path, { throwIfNoEntry: false })
+  if (there && !there.isSocket()) throw new LuoError('EEXIST', `listen at ${path}: it is there, and is no socket`)
+  if (there && !somebodyListens(path)) rmSync(path)
+  return listenUnix(path, mode)
+}
+
+/** Of a program that is no luod, or does not know of the lock. */
+function somebodyListens(path: string): boolean {
+  try {
+    connectUnix(path).close()
+    return true
+  } catch (error) {
+    return !isLuoError(error, 'ECONNREFUSED')
+  }
+}
