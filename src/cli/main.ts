@@ -262,10 +262,6 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
 }
 
 /** For an option that may be given more than once. */
-function collect(value: string, before: string[]): string[] {
-  return [...before, value]
-}
-
 type LookAction = (context: Context, value: string | undefined) => Promise<number>
 
 function checkMode(text: string): CheckMode {
