@@ -1,8 +1,8 @@
 /** What file handlers are built with, anew for each generation. */
-import type { HandoverMemory } from '../abi/handover-memory.js'
-import type { HandlerRegistry } from '../core/handler.js'
+import { HandoverMemory } from '../abi/handover-memory.js'
+import { HandlerRegistry } from '../core/handler.js'
 import type { HeldFile } from './held-file.js'
-import type { FileSlots } from './slots.js'
+import { FileSlots } from './slots.js'
 
 export interface HandlerContext {
   registry: HandlerRegistry<HeldFile>
@@ -12,4 +12,15 @@ export interface HandlerContext {
   memory: HandoverMemory
   /** What was handed over, for `retrieve` and `finish`. Empty when nothing came in. */
   received(): HandoverMemory
+}
+
+/** Of a luod that neither got anything from another generation nor hands anything over. */
+export function standaloneContext(): HandlerContext {
+  const nothing = new HandoverMemory()
+  return {
+    registry: new HandlerRegistry(),
+    slots: new FileSlots(),
+    memory: new HandoverMemory(),
+    received: () => nothing,
+  }
 }

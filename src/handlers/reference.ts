@@ -3,14 +3,13 @@
  * change of code on a running kernel, for every kind whose state is in the open file itself. Which kinds these are, and
  * why the others are refused, says the table in kinds.ts.
  */
-import { HandoverMemory } from '../abi/handover-memory.js'
-import { type FileHandler, HandlerRegistry } from '../core/handler.js'
+import type { FileHandler, HandlerRegistry } from '../core/handler.js'
 import { LuoError } from '../errors.js'
-import type { HandlerContext } from './context.js'
+import { type HandlerContext, standaloneContext } from './context.js'
 import type { HeldFile } from './held-file.js'
 import { type HugetlbPool, type HugetlbPoolOptions, hugetlbPool } from './hugetlb-pool.js'
 import { KEPT_KINDS, type KeptFileKind, type KeptKind, REFUSED_KINDS } from './kinds.js'
-import { FileSlots } from './slots.js'
+import type { FileSlots } from './slots.js'
 
 export interface ReferenceOptions {
   /** Whether a file is one of luod's own: a session descriptor, a connection to luod. Asked of Unix sockets only. */
@@ -81,10 +80,9 @@ export function registerReferenceHandlers(
   })
 }
 
-/** The handlers of a luod that hands nothing over. */
+/** These handlers alone, of a luod that hands nothing over. */
 export function referenceHandlers(options: ReferenceOptions = {}): HandlerRegistry<HeldFile> {
-  const registry = new HandlerRegistry<HeldFile>()
-  const memory = new HandoverMemory()
-  registerReferenceHandlers({ registry, slots: new FileSlots(), memory, received: () => memory }, options)
-  return registry
+  const context = standaloneContext()
+  registerReferenceHandlers(context, options)
+  return context.registry
 }
