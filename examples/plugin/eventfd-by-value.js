@@ -34,7 +34,7 @@ const write = libc.func('int64_t write(int fd, const uint64_t *value, size_t byt
 /** @param {import('liveupdate/plugin').HeldFile} file what the kernel says of an eventfd */
 function look({ fd }) {
   const text = readFileSync(`/proc/self/fdinfo/${fd.number}`, 'latin1')
-  const field = (name, pattern) => new RegExp(`^${name}:\\s*(${pattern})$`, 'm').exec(text)?.[1]
+  const field = (name, pattern) => new RegExp(`^${name}:\\s*(${pattern})$`, 'm').exec(text)?.[1] ?? ''
   const nonblock = Number.parseInt(field('flags', '\\d+'), 8) & EFD_NONBLOCK
   const semaphore = field('eventfd-semaphore', '\\d')
   return {
@@ -42,7 +42,7 @@ function look({ fd }) {
     flags: nonblock | (semaphore === '1' ? EFD_SEMAPHORE : 0),
     id: field('eventfd-id', '\\d+'),
     // Before Linux 6.7 nothing says so; then the file is left to luod's own handler.
-    known: semaphore !== undefined,
+    known: semaphore !== '',
   }
 }
 
@@ -132,6 +132,8 @@ export function register(registry, context) {
     // Only now the counter is final.
     freeze: ({ data }, file) => {
       withOutgoing((object) => object.write(data, { ...look(file), state: FROZEN }))
+      // The number of its entry is what it was.
+      return undefined
     },
 
     // It goes on: what was written down is out of date.

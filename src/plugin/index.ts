@@ -7,24 +7,27 @@
  */
 import type { HandoverMemory } from '../abi/handover-memory.js'
 import type { Flb } from '../core/flb.js'
-import type { FileHandler } from '../core/handler.js'
+import type { Finishing as CoreFinishing, FileHandler as CoreHandler } from '../core/handler.js'
 import type { HeldFile } from '../handlers/held-file.js'
 import type { FileSlots } from '../handlers/slots.js'
 
 export type { Flb, KeptFlb } from '../core/flb.js'
-export type { FileHandler, Finishing, Kept } from '../core/handler.js'
+export type { Kept } from '../core/handler.js'
 export type { HeldFile } from '../handlers/held-file.js'
 export type { Fd } from '../sys/fd.js'
 export type { FileInfo, FileKind } from '../sys/file-info.js'
+
+export type FileHandler = CoreHandler<HeldFile>
+export type Finishing = CoreFinishing<HeldFile>
 
 /** What the module exports. Called once for each generation, before the built-in handlers are registered. */
 export type Register = (registry: PluginRegistry, context: PluginContext) => void
 
 export interface PluginRegistry {
   /** EINVAL without a required operation, EEXIST when `compatible` is taken. Earlier handlers are asked first. */
-  register(handler: FileHandler<HeldFile>): void
+  register(handler: FileHandler): void
   /** Files of `handler` depend on `flb`. ENOENT before the handler is registered, EEXIST when it has this one already. */
-  registerFlb<O>(handler: FileHandler<HeldFile>, flb: Flb<O>): void
+  registerFlb<O>(handler: FileHandler, flb: Flb<O>): void
 }
 
 /** Memory that crosses an emulated kexec. An address is a u64, and 0 means none. */

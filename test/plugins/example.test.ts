@@ -1,4 +1,5 @@
 /** The plug-in of examples/plugin, as an operator and their services use it, and over an emulated kexec. */
+import { spawnSync } from 'node:child_process'
 import { readFileSync, readSync, writeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
@@ -148,6 +149,15 @@ describe('over an emulated kexec', () => {
     session.finish()
     last.close()
   })
+})
+
+test('the types of liveupdate/plugin fit it', () => {
+  const compiler = fileURLToPath(new URL('../../node_modules/typescript/bin/tsc', import.meta.url))
+  const options = ['--noEmit', '--allowJs', '--checkJs', '--module', 'nodenext', '--target', 'es2022', '--skipLibCheck']
+  const args = [compiler, ...options, '--types', 'node', '--strict', '--noImplicitAny', 'false', EXAMPLE]
+  const { status, stdout } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+  expect(stdout).toBe('')
+  expect(status).toBe(0)
 })
 
 test('the documentation names the example, and each operation that it uses', () => {
