@@ -96,7 +96,10 @@ async function main() {
   }
   if (given.help) return console.log(HELP)
   if (given.report) {
-    if (!existsSync(LAST_RUN)) throw new Error('there is no bench/last-run.json: npm run bench first')
+    if (!existsSync(LAST_RUN)) {
+      console.error('there is no bench/last-run.json: a whole run makes it')
+      process.exit(1)
+    }
     return writeReport(JSON.parse(readFileSync(LAST_RUN, 'utf8')))
   }
   const result = await run(given)

@@ -14,6 +14,7 @@ export const LUO_CODES = {
   LUO_NOT_FOUND: 'No such workload, session, member or update is visible to this user.',
   LUO_NO_DAEMON: 'luod cannot be reached. Start luod, or start the workload with `luoctl run`.',
   LUO_NO_SUPERVISOR: 'Nobody is there to start the new version. Start the workload with `luoctl run`.',
+  LUO_PLUGIN: 'A plug-in cannot be loaded. luod does not start; the message says what to change.',
   LUO_PROTOCOL: 'The peer broke the framing of the protocol. The connection was closed.',
   LUO_RECORDS: 'The records are damaged or not records at all. Nothing was changed.',
   LUO_RECORDS_VERSION: 'The records were written by a newer version. Nothing was changed; use that version.',

@@ -5,6 +5,7 @@ import { decodeLuo } from '../abi/luo.js'
 import type { Flb } from '../core/flb.js'
 import type { FileHandler } from '../core/handler.js'
 import { isLuoError, LuoError } from '../errors.js'
+import type { HandlerContext } from '../handlers/context.js'
 import type { HeldFile } from '../handlers/held-file.js'
 import { registerReferenceHandlers } from '../handlers/reference.js'
 import { closeAll, countOpenFds, type Fd } from '../sys/fd.js'
@@ -12,7 +13,7 @@ import { fileInfo, sameOpenFile } from '../sys/file-info.js'
 import { nofileLimit, raiseNofile } from '../sys/limits.js'
 import { createMemfd, fileSize, getSeals, readAt, truncate, writeAt } from '../sys/memfd.js'
 import { socketPair } from '../sys/unix.js'
-import { closeHandover, Generation, type GenerationOptions, type HandlerContext, type Handover } from './generation.js'
+import { closeHandover, Generation, type GenerationOptions, type Handover } from './generation.js'
 
 let openBefore: number
 let owned: { close(): void }[]
@@ -42,7 +43,7 @@ const codeOf = (run: () => unknown): unknown => {
   }
 }
 
-const byReference = ({ registry, slots }: HandlerContext) => registerReferenceHandlers(registry, slots)
+const byReference = (context: HandlerContext) => registerReferenceHandlers(context)
 
 function begin(options: Partial<GenerationOptions> = {}): Generation {
   return own(

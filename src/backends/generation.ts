@@ -16,6 +16,7 @@ import { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
 import type { Session } from '../core/session.js'
 import { asLuoError, LuoError } from '../errors.js'
+import type { HandlerContext } from '../handlers/context.js'
 import { type FileAbout, type HeldFile, heldFiles } from '../handlers/held-file.js'
 import { FileSlots, type SlottedFile } from '../handlers/slots.js'
 import { closeAll, type Fd } from '../sys/fd.js'
@@ -32,17 +33,6 @@ export interface Handover {
 export function closeHandover({ image, files }: Handover): void {
   image.close()
   closeAll(files.map(({ fd }) => fd))
-}
-
-/** What file handlers are built with. */
-export interface HandlerContext {
-  registry: HandlerRegistry<HeldFile>
-  /** For files that are kept by reference. */
-  slots: FileSlots
-  /** What is handed over: a handler allocates here what crosses by value, and its `data` is the address. */
-  memory: HandoverMemory
-  /** What was handed over, for `retrieve` and `finish`. Empty when nothing came in. */
-  received(): HandoverMemory
 }
 
 export interface GenerationOptions {

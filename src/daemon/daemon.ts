@@ -3,14 +3,13 @@
  * itself when it was asked to and nothing is left to do.
  */
 import { type RecordStorage, Records } from '../abi/records.js'
+import type { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
 import type { ErrnoName, LuoCode } from '../errors.js'
-import { heldFiles } from '../handlers/held-file.js'
-import { referenceHandlers } from '../handlers/reference.js'
+import { type HeldFile, heldFiles } from '../handlers/held-file.js'
 import type { HistoryEvent } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
-import { madeHere } from '../sys/unix.js'
 import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
 import { stateOf } from './describe.js'
@@ -42,6 +41,8 @@ export interface DaemonOptions {
   /** The limit on open files, for `Status`. */
   nofile: number
   limits: UserLimits
+  /** Which kinds of files are kept. */
+  registry: HandlerRegistry<HeldFile>
   log: Logger
   /** Called once when nothing is left to do: no workload, no session, no connection. */
   onIdle?: () => void
@@ -56,13 +57,13 @@ export class Daemon implements MetricsSource {
   readonly #onAnswered: ((method: string, code: string) => void)[] = []
   #idleTimer: NodeJS.Timeout | undefined
 
-  constructor({ listener, version, nofile, limits, log, onIdle }: DaemonOptions) {
+  constructor({ listener, version, nofile, limits, registry, log, onIdle }: DaemonOptions) {
     this.#records = createMemfd('luod-records')
     this.#onIdle = onIdle
     const records = Records.create(storageOf(this.#records))
     records.transaction([{ type: 'meta', key: '0', value: { version, pid: process.pid, started_at: Date.now() } }])
     const orchestrator: LuodOrchestrator = new Orchestrator({
-      registry: referenceHandlers({ isOwn: ({ fd }) => madeHere(fd) }),
+      registry,
       files: heldFiles,
       onDefect: (error, action) => log('error', `${action}: ${String(error)}`),
     })

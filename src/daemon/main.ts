@@ -13,6 +13,7 @@ import { raiseNofile } from '../sys/limits.js'
 import { notify } from '../sys/notify.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
 import { Daemon } from './daemon.js'
+import { loadHandlers } from './handlers.js'
 import { listenAlone } from './listen-alone.js'
 import { logger } from './log.js'
 import { type MetricsAddress, parseMetricsAddress, serveMetrics } from './metrics-server.js'
@@ -21,12 +22,15 @@ import { parseLimits, userLimits } from './user-limits.js'
 const HELP = `luod: keeps the state of services while their code changes
 
 Usage: luod [--socket PATH] [--limit NAME=N]... [--metrics ADDRESS] [--exit-when-idle] [--ready-fd N] [--verbose]
+Usage: luod [--socket PATH] [--limit NAME=N]... [--plugin PATH]... [--exit-when-idle] [--ready-fd N] [--verbose]
 
   --socket PATH      where to listen; else $LUO_SOCKET, else /run/luod/liveupdate.sock for root,
                      else $XDG_RUNTIME_DIR/luod/liveupdate.sock, else /tmp/luod-$UID/liveupdate.sock
   --limit NAME=N     what one user may have: connections, workloads, sessions, files, bytes (of memory; 4GiB),
                      watchers; luoctl status shows what holds, and what is used
   --metrics ADDRESS  serve Prometheus metrics at unix:/PATH, 127.0.0.1:PORT or [::1]:PORT
+  --plugin PATH      a module with handlers for more kinds of files (docs/plugins.md); an absolute path that only
+                     root and luod's user may write to
   --exit-when-idle   end when the last workload and the last connection have ended
   --ready-fd N       write "ready" to this descriptor when clients can connect
   --verbose          also log what is not a problem
@@ -47,6 +51,7 @@ function parse() {
         socket: { type: 'string' },
         limit: { type: 'string', multiple: true, default: [] },
         metrics: { type: 'string' },
+        plugin: { type: 'string', multiple: true, default: [] },
         'exit-when-idle': { type: 'boolean', default: false },
         'ready-fd': { type: 'string' },
         verbose: { type: 'boolean', default: false },
@@ -100,6 +105,7 @@ async function start(
   const machine = { nofile, shared: process.getuid?.() === 0, memory: totalmem() }
   const limits = userLimits(parseLimits(options.limit), machine)
   const metrics = options.metrics === undefined ? undefined : parseMetricsAddress(options.metrics)
+  const registry = await loadHandlers(options.plugin)
   prepareSocketDirectory(path)
   const listener = listenAlone(path, process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE)
   const end = (code: number) => {
@@ -113,6 +119,7 @@ async function start(
     version,
     nofile,
     limits,
+    registry,
     log,
     ...(options['exit-when-idle'] ? { onIdle: () => end(EXIT.OK) } : {}),
   })

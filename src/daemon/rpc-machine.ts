@@ -1,7 +1,6 @@
 /** What is asked of emulated machines: by the notifiers of their programs, and by whoever does a kexec. */
-
-import type { HandlerContext } from '../backends/generation.js'
 import { LuoError } from '../errors.js'
+import type { HandlerContext } from '../handlers/context.js'
 import { kernelMemfdHandler } from '../handlers/kernel-memfd.js'
 import { registerReferenceHandlers } from '../handlers/reference.js'
 import { openPidfd, signalPidfd } from '../sys/pidfd.js'
@@ -72,7 +71,7 @@ export function machineHandlers(machines: Machines, answers: Answers, log: Logge
 function registerer(handlers: 'kernel' | 'all'): (context: HandlerContext) => void {
   return (context) => {
     context.registry.register(kernelMemfdHandler(context))
-    if (handlers === 'all') registerReferenceHandlers(context.registry, context.slots)
+    if (handlers === 'all') registerReferenceHandlers(context)
   }
 }
 

@@ -1,4 +1,5 @@
 /** docs/kinds.md, made from the table of kinds by `npm run generate`. A test compares. */
+import { HUGETLB_POOL } from './hugetlb-pool.js'
 import { type Crossing, KEPT_KINDS, type KeptKind, REFUSED_KINDS } from './kinds.js'
 
 const HEAD = `# Kinds of files
@@ -15,6 +16,24 @@ object however often it was opened, and the same open file for the other kinds.
 
 What is not of the file but of the process is not kept: close-on-exec, locks of fcntl(F_SETLK), mappings, asynchronous
 notification (F_SETOWN) and epoll registrations.
+`
+
+const HUGE_PAGES = `
+## Huge pages
+
+Whoever touches a hole of a file of huge pages is killed by SIGBUS when there is no page for it. So when such a file is
+preserved, and again when it is frozen, luod reserves pages of the kernel's pool for all of its holes. They are the
+file's from then on, and leave the pool when the file ends.
+
+Where the pool has too few, a luod that runs as root adds what is missing, up to a quarter of the machine's memory in
+all; an unprivileged one cannot. If pages cannot be had, preserving fails with \`ENOMEM\` and says how many are missing:
+add them to \`nr_hugepages\`, write to the holes first, or make the file shorter. A pool that is large enough is never
+changed.
+
+What was added is one number for all files (the FLB \`${HUGETLB_POOL}\`). It stays added over updates and over an emulated
+kexec, and is given back when the last of the files is let go of. A luod that is killed gives nothing back: write the
+number that was there before to \`/sys/kernel/mm/hugepages/hugepages-*kB/nr_hugepages\`. Pages in use stay until they are
+not.
 `
 
 export function kindsPage(): string {
@@ -34,7 +53,8 @@ export function kindsPage(): string {
       ['kind', 'property', 'what is found again'],
       kept.flatMap(([kind, { properties }]) => Object.entries(properties).map(([id, text]) => [kind, id, text])),
     ),
-    '\n## Refused\n',
+    HUGE_PAGES,
+    '## Refused\n',
     'With `ENOENT`, and with the reason in the message.\n',
     ...table(
       ['kind', 'what it is', 'reason'],

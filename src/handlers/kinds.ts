@@ -83,8 +83,12 @@ export const KEPT_KINDS = {
     properties: {
       contents: 'what is in it, also what is written after it was preserved',
       size: 'its size',
+      position: 'the file position',
       seals: 'the seals, and that more can be added or not',
       'page size': 'the size of its pages',
+      holes:
+        'holes can be written to: pages of the pool are reserved for them when it is preserved and at each freeze, or ' +
+        'that fails with ENOMEM',
     },
   },
   tcp: {

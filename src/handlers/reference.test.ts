@@ -1,5 +1,6 @@
 import { openSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { HandoverMemory } from '../abi/handover-memory.js'
 import { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
 import type { OutgoingSession } from '../core/session.js'
@@ -208,10 +209,14 @@ describe('the next generation', () => {
 
   /** Preserves memory, hands over, and answers what came, with `change` made to it. */
   function handOver(change: (received: SlottedFile[]) => SlottedFile[] = (received) => received) {
+    const context = (slots: FileSlots) => {
+      const memory = new HandoverMemory()
+      return { registry: new HandlerRegistry<HeldFile>(), slots, memory, received: () => memory }
+    }
     const slots = new FileSlots()
-    const registry = new HandlerRegistry<HeldFile>()
-    registerReferenceHandlers(registry, slots)
-    const before = orchestratorOf(registry)
+    const first = context(slots)
+    registerReferenceHandlers(first)
+    const before = orchestratorOf(first.registry)
     const original = memory()
     before.preserve(before.createSession('0', 'web'), [toPreserve('7', original)])
     before.freezeAll()
@@ -219,9 +224,9 @@ describe('the next generation', () => {
     const received = slots.take()
     before.end({ handedOver: true })
     const after = new FileSlots(change(received))
-    const next = new HandlerRegistry<HeldFile>()
-    registerReferenceHandlers(next, after)
-    const orchestrator = orchestratorOf(next)
+    const next = context(after)
+    registerReferenceHandlers(next)
+    const orchestrator = orchestratorOf(next.registry)
     orchestrator.receive(state)
     ended.push(() => {
       orchestrator.end({ handedOver: false })

@@ -3,15 +3,18 @@
  * change of code on a running kernel, for every kind whose state is in the open file itself. Which kinds these are, and
  * why the others are refused, says the table in kinds.ts.
  */
-import { type FileHandler, HandlerRegistry } from '../core/handler.js'
+import type { FileHandler, HandlerRegistry } from '../core/handler.js'
 import { LuoError } from '../errors.js'
+import { type HandlerContext, standaloneContext } from './context.js'
 import type { HeldFile } from './held-file.js'
+import { type HugetlbPool, type HugetlbPoolOptions, hugetlbPool } from './hugetlb-pool.js'
 import { KEPT_KINDS, type KeptFileKind, type KeptKind, REFUSED_KINDS } from './kinds.js'
-import { FileSlots } from './slots.js'
+import type { FileSlots } from './slots.js'
 
 export interface ReferenceOptions {
   /** Whether a file is one of luod's own: a session descriptor, a connection to luod. Asked of Unix sockets only. */
   isOwn?: (file: HeldFile) => boolean
+  hugetlb?: HugetlbPoolOptions
 }
 
 const nobodys = () => false
@@ -39,13 +42,36 @@ function referenceHandler(
   return handler
 }
 
+/** Files of huge pages whose holes have pages, when they are preserved and again when they are frozen. */
+function withBackedHoles(handler: FileHandler<HeldFile>, { back }: HugetlbPool): FileHandler<HeldFile> {
+  return {
+    ...handler,
+    preserve: (file) => {
+      back(file)
+      return handler.preserve(file)
+    },
+    freeze: (kept, file) => {
+      back(file)
+      return kept.data
+    },
+  }
+}
+
 export function registerReferenceHandlers(
-  registry: HandlerRegistry<HeldFile>,
-  slots: FileSlots,
-  { isOwn = nobodys }: ReferenceOptions = {},
+  context: HandlerContext,
+  { isOwn = nobodys, hugetlb }: ReferenceOptions = {},
 ): void {
-  for (const kind of Object.keys(KEPT_KINDS)) {
-    registry.register(referenceHandler(kind as KeptFileKind, slots, isOwn))
+  const { registry, slots } = context
+  const pool = hugetlbPool(context, hugetlb)
+  for (const kind of Object.keys(KEPT_KINDS) as KeptFileKind[]) {
+    const handler = referenceHandler(kind, slots, isOwn)
+    if (kind !== 'hugetlb') {
+      registry.register(handler)
+      continue
+    }
+    const backed = withBackedHoles(handler, pool)
+    registry.register(backed)
+    registry.registerFlb(backed, pool.flb)
   }
   registry.explainRefusals((file) => {
     const { kind } = file.info
@@ -54,9 +80,9 @@ export function registerReferenceHandlers(
   })
 }
 
-/** The handlers of a luod that hands nothing over. */
+/** These handlers alone, of a luod that hands nothing over. */
 export function referenceHandlers(options: ReferenceOptions = {}): HandlerRegistry<HeldFile> {
-  const registry = new HandlerRegistry<HeldFile>()
-  registerReferenceHandlers(registry, new FileSlots(), options)
-  return registry
+  const context = standaloneContext()
+  registerReferenceHandlers(context, options)
+  return context.registry
 }

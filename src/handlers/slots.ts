@@ -42,9 +42,13 @@ export class FileSlots {
     this.#outgoing.delete(slot)
   }
 
-  /** Everything that is to cross. The descriptors are moved out of their files, which are closed then. */
+  /**
+   * Everything that is to cross. The descriptors are moved out of their files, which are closed then. A file that is
+   * closed already, by a handler that has not dropped its slot, is left out.
+   */
   take(): SlottedFile[] {
-    const taken = [...this.#outgoing].map(([slot, { fd }]) => ({ slot, fd: fd.move() }))
+    const open = [...this.#outgoing].filter(([, { fd }]) => !fd.closed)
+    const taken = open.map(([slot, { fd }]) => ({ slot, fd: fd.move() }))
     this.#outgoing.clear()
     return taken
   }

@@ -58,7 +58,7 @@ function update(files: readonly Fd[], meanwhile = () => {}): Fd[] {
 function emulatedKexec(files: readonly Fd[], meanwhile = () => {}): Fd[] {
   const begin = (handover?: Handover) =>
     Generation.begin({
-      register: ({ registry, slots }) => registerReferenceHandlers(registry, slots),
+      register: (context) => registerReferenceHandlers(context),
       onDefect,
       ...(handover ? { handover } : {}),
     })

@@ -1,6 +1,11 @@
-/** Huge pages for tests: root may have as many as there is memory for. */
-import { readFileSync, writeFileSync } from 'node:fs'
-import type { Fd } from '../../src/sys/fd.js'
+/**
+ * Huge pages for tests: root may have as many as there is memory for. The pool is the machine's: whoever looks at it or
+ * sets it has it for themselves meanwhile.
+ */
+import { openSync, readFileSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Fd } from '../../src/sys/fd.js'
 import { checked, koffi, libc } from '../../src/sys/ffi.js'
 import type { Kit } from './kit.js'
 
@@ -24,8 +29,27 @@ export function setPool(pages: number): void {
   if (poolCount('nr') < pages) throw new Error(`no memory for ${pages} huge pages; as root, on a machine with memory`)
 }
 
+const LOCK_EX = 2
+let lock: { fd: Fd; holders: number } | undefined
+
+/** Until the end of the test no other process of the tests touches the pool. */
+export function holdPool(kit: Kit): void {
+  if (!lock) {
+    const fd = Fd.adopt(openSync(join(tmpdir(), 'luo-hugepages.lock'), 'a'))
+    checked('wait for the pool', 'flock', fd.number, LOCK_EX)
+    lock = { fd, holders: 0 }
+  }
+  lock.holders += 1
+  kit.atEnd(() => {
+    if (!lock || --lock.holders > 0) return
+    lock.fd.close()
+    lock = undefined
+  })
+}
+
 /** `pages` more, until the end of the test. */
 export function withHugePages(kit: Kit, pages: number): void {
+  holdPool(kit)
   const before = poolCount('nr')
   setPool(before + pages)
   kit.atEnd(() => setPool(before))

@@ -4,7 +4,7 @@ import { expect } from 'vitest'
 import type { Fd } from '../../src/sys/fd.js'
 import { checked } from '../../src/sys/ffi.js'
 import { addSeals, createMemfd, fileSize, getSeals, readAt, truncate, writeAt } from '../../src/sys/memfd.js'
-import { HUGE_PAGE_BYTES, withHugePages, withPage } from './hugepages.js'
+import { HUGE_PAGE_BYTES, poolCount, withHugePages, withPage } from './hugepages.js'
 import { call, failsWith, type Kit, position } from './kit.js'
 import type { Proof } from './proofs.js'
 
@@ -122,7 +122,15 @@ export const MEMORY_PROOFS = {
       expect([has(back, 0), has(back, 1)]).toEqual([new Set([7]), new Set([9])])
     }) satisfies Proof,
     size: size(hugeMemory, 2 * HUGE_PAGE_BYTES),
+    position: filePosition(hugeMemory),
     seals: seals(hugeMemory),
+    holes: ((kit, cross) => {
+      const fd = hugeMemory(kit)
+      expect(fstatSync(fd.number).blocks).toBe(0)
+      const [back] = cross([fd])
+      expect(poolCount('resv')).toBeGreaterThanOrEqual(2)
+      for (const page of [0, 1]) withPage(back, page, (bytes) => bytes.fill(1))
+    }) satisfies Proof,
     'page size': ((kit, cross) => {
       const [back] = cross([hugeMemory(kit)])
       expect(statfsSync(`/proc/self/fd/${back.number}`).bsize).toBe(HUGE_PAGE_BYTES)
