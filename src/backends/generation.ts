@@ -38,6 +38,8 @@ export function closeHandover({ image, files }: Handover): void {
 export interface GenerationOptions {
   /** Registers the handlers and FLBs of this generation. */
   register(context: HandlerContext): void
+  /** Called before what came in is read; what it throws is a failure to read it. */
+  beforeDeserialize?: () => void
   /** From the generation before; this one owns it, once it has begun. */
   handover?: Handover
   /** False: live update is switched off, and there is no device. Default true. */
@@ -48,6 +50,7 @@ export interface GenerationOptions {
 
 export class Generation {
   readonly #enabled: boolean
+  readonly #beforeDeserialize: (() => void) | undefined
   readonly #orchestrator: Orchestrator<HeldFile, FileAbout>
   readonly #slots: FileSlots
   readonly #memory = new HandoverMemory()
@@ -64,8 +67,9 @@ export class Generation {
     return new Generation(options)
   }
 
-  private constructor({ register, handover, enabled = true, onDefect }: GenerationOptions) {
+  private constructor({ register, handover, enabled = true, onDefect, beforeDeserialize }: GenerationOptions) {
     this.#enabled = enabled
+    this.#beforeDeserialize = beforeDeserialize
     const registry = new HandlerRegistry<HeldFile>({ enabled })
     this.#slots = new FileSlots(handover?.files)
     const received = () => this.#received
@@ -82,6 +86,18 @@ export class Generation {
   /** Why every open is EIO. */
   get failure(): LuoError | undefined {
     return this.#deserialized?.failure
+  }
+
+  /** Descriptors of preserved files, outgoing and incoming. */
+  get openFiles(): number {
+    return this.#slots.size
+  }
+
+  /** Whether something came in that somebody may still come for. */
+  get holdsState(): boolean {
+    if (!this.#image || this.#ended) return false
+    if (!this.#deserialized || this.#deserialized.failure) return true
+    return [...this.#orchestrator.incoming()].length > 0
   }
 
   /** What came in, to look at: a copy, owned by the caller. */
@@ -116,6 +132,8 @@ export class Generation {
   kexec(): Handover {
     this.#mustLast('kexec')
     if (!this.#enabled) throw new LuoError('EOPNOTSUPP', 'kexec: live update is switched off')
+    // For the number of the live update, which goes on from what came in.
+    this.#deserialized ??= this.#deserialize()
     // What nobody has looked at is handed over by nobody: as in the kernel, only what is outgoing crosses.
     this.#orchestrator.freezeAll()
     let luo = 0n
@@ -148,6 +166,7 @@ export class Generation {
   #deserialize(): { failure?: LuoError } {
     if (!this.#image) return {}
     try {
+      this.#beforeDeserialize?.()
       const image = this.#image
       const { memory, luo } = readImage({
         size: fileSize(image),

@@ -8,8 +8,8 @@ import { randomUUID } from 'node:crypto'
 import { constants } from 'node:os'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
-import type { TracedCall } from '../emulate/notifier.js'
-import { type ErrnoName, LuoError } from '../errors.js'
+import type { EmulationSettings, Report, TracedCall } from '../emulate/reports.js'
+import { LuoError } from '../errors.js'
 import { type Context, EXIT, withClient } from './context.js'
 import { clean, table } from './format.js'
 import { builtFile, connectOrStart } from './private-daemon.js'
@@ -18,7 +18,7 @@ import { findProgram } from './workload-process.js'
 export interface EmulateRequest {
   machine: string
   command: readonly string[]
-  handlers: 'kernel' | 'all'
+  handlers: 'kernel' | 'all' | undefined
   fail: readonly string[]
   trace: boolean
 }
@@ -26,25 +26,17 @@ export interface EmulateRequest {
 /** Sent to this process alone, they are for the program. What a terminal sends reaches the program by itself. */
 const FORWARDED = ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const
 
-type Report =
-  | { pid: number }
-  | { exit: number }
-  | { signal: NodeJS.Signals }
-  | { kexec: true }
-  | { trace: TracedCall }
-  | { error: string; code: ErrnoName }
-
 export async function emulateCommand(context: Context, request: EmulateRequest): Promise<number> {
   const { machine, command, handlers, fail, trace } = request
   const [program = ''] = command
   const path = findProgram(program, process.cwd())
   // The notifier connects by itself; a private luod must be there, and stay until it has.
-  const { client } = await connectOrStart(context.socket)
-  const settings = { socket: context.socket, machine, handlers, fail, trace, path, argv: [...command] }
+  const { client } = await connectOrStart(context.socket, { quiet: true })
+  const settings: EmulationSettings = { socket: context.socket, machine, handlers, fail, trace, path, argv: command }
   const notifier = spawn(process.execPath, [builtFile('emulate/main.js'), JSON.stringify(settings)], {
     stdio: ['inherit', 'inherit', 'inherit', 'pipe'],
   })
-  let code: number = EXIT.FAILED
+  let code: number | undefined
   let rebooted = false
   let pid: number | undefined
   const forward = (signal: NodeJS.Signals) => {
@@ -59,6 +51,7 @@ export async function emulateCommand(context: Context, request: EmulateRequest):
       if ('pid' in report) pid = report.pid
       else if ('trace' in report) context.err(context.json ? JSON.stringify(report.trace) : traceLine(report.trace))
       else if ('kexec' in report) rebooted = true
+      else if ('warning' in report) context.err(`luoctl: ${report.warning}`)
       else if ('error' in report) throw new LuoError(report.code, `emulate ${program}: ${report.error}`)
       else {
         code = 'exit' in report ? report.exit : EXIT.SIGNAL_BASE + constants.signals[report.signal]
@@ -67,8 +60,10 @@ export async function emulateCommand(context: Context, request: EmulateRequest):
     }
   } finally {
     client.close()
+    ;(notifier.stdio[3] as Readable).destroy()
     notifier.unref()
   }
+  if (code === undefined) throw new LuoError('LUO_GONE', `emulate ${program}: its notifier was killed`)
   if (rebooted) context.err(`luoctl: machine ${clean(machine)} did a kexec; its programs were ended`)
   return code
 }

@@ -77,6 +77,7 @@ Examples:
 
 Exit codes: that of the program, or 128 + signal; 126 not executable, 127 not found, 2 wrong usage, 4 no luod`
 
+/** For an option that may be given more than once. */
 function collect(value: string, before: string[]): string[] {
   return [...before, value]
 }
@@ -168,15 +169,16 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
     .description('run an unmodified program against an emulated /dev/liveupdate')
     .usage('[--machine NAME] [--handlers kernel|all] [--fail FAULT]... [--trace] -- PROGRAM [ARGUMENT...]')
     .option('--machine <name>', 'its device, sessions and kexecs are those of this machine', DEFAULT_MACHINE)
-    .option('--handlers <which>', 'what can be preserved: what a kernel takes, or all kinds', 'kernel')
+    .option('--handlers <which>', 'what can be preserved: what a kernel takes (kernel), or all kinds (all)')
     .option('--fail <fault>', 'an operation that fails, such as preserve:ENOMEM@3', collect, [])
     .option('--trace', 'show each intercepted call')
     .addHelpText('after', EMULATE_HELP)
-    .action((options: { machine: string; handlers: string; fail: string[]; trace?: boolean }) => {
+    .action((options: { machine: string; handlers?: string; fail: string[]; trace?: boolean }) => {
       if (!command?.length) throw usageError('emulate: which program? luoctl emulate -- PROGRAM')
       const { machine, fail } = options
       const handlers = (['kernel', 'all'] as const).find((known) => known === options.handlers)
-      if (!handlers) throw usageError(`--handlers "${options.handlers}": choose kernel or all`)
+      if (options.handlers !== undefined && !handlers)
+        throw usageError(`--handlers "${options.handlers}": choose kernel or all`)
       const request = { machine, handlers, fail, command, trace: options.trace === true }
       choose(async (context) => (await emulation()).emulateCommand(context, request))
     })
@@ -261,7 +263,6 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
   return program
 }
 
-/** For an option that may be given more than once. */
 type LookAction = (context: Context, value: string | undefined) => Promise<number>
 
 function checkMode(text: string): CheckMode {

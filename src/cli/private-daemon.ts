@@ -29,7 +29,11 @@ function daemonEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return rest
 }
 
-export async function connectOrStart(socket: string): Promise<{ client: VarlinkClient; started: boolean }> {
+/** `quiet`: its messages go nowhere; whoever reads ours must not wait for its end, when it may outlive us. */
+export async function connectOrStart(
+  socket: string,
+  options: { quiet?: boolean } = {},
+): Promise<{ client: VarlinkClient; started: boolean }> {
   let failure: unknown
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     try {
@@ -39,7 +43,7 @@ export async function connectOrStart(socket: string): Promise<{ client: VarlinkC
       failure = error
     }
     if (attempt > 1) await new Promise((resolve) => setTimeout(resolve, RETRY_MS * attempt))
-    await startDaemon(socket)
+    await startDaemon(socket, options.quiet === true)
   }
   throw new LuoError('LUO_NO_DAEMON', `started a private luod ${ATTEMPTS} times and none answers at ${socket}`, {
     cause: failure,
@@ -47,11 +51,16 @@ export async function connectOrStart(socket: string): Promise<{ client: VarlinkC
 }
 
 /** Resolves when the new luod is ready, or has ended (then another one may have won). */
-async function startDaemon(socket: string): Promise<void> {
+async function startDaemon(socket: string, quiet: boolean): Promise<void> {
   const child = spawn(
     process.execPath,
     [builtFile('daemon/main.js'), '--socket', socket, '--exit-when-idle', '--ready-fd', '3'],
-    { detached: true, cwd: '/', env: daemonEnvironment(process.env), stdio: ['ignore', 'ignore', 'inherit', 'pipe'] },
+    {
+      detached: true,
+      cwd: '/',
+      env: daemonEnvironment(process.env),
+      stdio: ['ignore', 'ignore', quiet ? 'ignore' : 'inherit', 'pipe'],
+    },
   )
   const ready = child.stdio[3] as Readable
   try {

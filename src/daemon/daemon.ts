@@ -84,7 +84,7 @@ export class Daemon implements MetricsSource {
       handlers: {
         ...memberHandlers(this.#state, answers),
         ...sessionHandlers(this.#state, answers),
-        ...machineHandlers(this.#machines, answers, log),
+        ...machineHandlers(this.#machines, answers, usage, log),
         ...supervisorHandlers(this.#state, answers),
         ...operatorHandlers(this.#state, answers, facts),
       },

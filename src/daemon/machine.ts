@@ -13,19 +13,33 @@ import {
   type MachineAnswer,
   type MachineRequest,
 } from '../abi/machine.js'
-import { type Device, type DeviceSession, Generation, type GenerationOptions } from '../backends/generation.js'
+import { type Device, type DeviceSession, Generation, type Handover } from '../backends/generation.js'
 import { asLuoError, LuoError } from '../errors.js'
+import type { HandlerContext } from '../handlers/context.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { errnoNumber } from '../sys/ffi.js'
 import { fileInfo } from '../sys/file-info.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { receive, send, socketPair } from '../sys/unix.js'
+import { Faults } from './failing-handlers.js'
 import { Lifetimes } from './lifetime.js'
 
 /** Requests of one notifier in one turn. */
 const MAX_REQUESTS = 16
 /** How long the programs of a machine may take to end at a kexec. */
 export const END_PROGRAMS_MS = 10_000
+
+/** What the handlers of one machine take, for as long as it is there. */
+export type MachineHandlers = 'kernel' | 'all'
+
+export interface MachineOptions {
+  handlers: MachineHandlers
+  register(context: HandlerContext, handlers: MachineHandlers, faults: Faults): void
+  onDefect(error: unknown, action: string): void
+  /** Throws when its user may not have one more descriptor of luod. */
+  checkFiles(): void
+  changeFiles(by: number): void
+}
 
 type MachineThing = { kind: 'device'; device: Device } | { kind: 'session'; session: DeviceSession }
 
@@ -39,27 +53,40 @@ export interface Notifier {
 export class Machine {
   readonly uid: number
   readonly name: string
-  readonly #options: Omit<GenerationOptions, 'handover'>
+  readonly faults = new Faults()
+  readonly #options: MachineOptions
   readonly #lifetimes = new Lifetimes()
   readonly #things = new Map<bigint, MachineThing>()
   readonly #channels = new Map<Notifier, { fd: Fd; watch: Registration }>()
   readonly #onEmpty: () => void
   #generation: Generation
-  /** Set while a kexec waits for the programs to end. */
-  #onProgramsEnded: (() => void) | undefined
-  /** The state of a generation that was handed over, and that nobody has looked at since. */
-  #booted = false
+  /** Of the kexecs of this machine. */
+  #liveupdateNumber = 0n
+  /** Descriptors that its user was charged for. */
+  #charged = 0
+  /** Set while the programs are being ended. */
+  #ending: { ended: Promise<void>; resolve: () => void } | undefined
+  #closed = false
 
-  constructor(uid: number, name: string, options: Omit<GenerationOptions, 'handover'>, onEmpty: () => void) {
+  constructor(uid: number, name: string, options: MachineOptions, onEmpty: () => void) {
     this.uid = uid
     this.name = name
     this.#options = options
     this.#onEmpty = onEmpty
-    this.#generation = Generation.begin(options)
+    this.#generation = this.#begin()
   }
 
   get liveupdateNumber(): bigint {
-    return this.#generation.liveupdateNumber
+    return this.#liveupdateNumber
+  }
+
+  get handlers(): MachineHandlers {
+    return this.#options.handlers
+  }
+
+  /** Nobody runs a program on it, and it has nothing that one may come for. */
+  get idle(): boolean {
+    return this.#channels.size === 0 && !this.#ending && !this.holdsState
   }
 
   get notifiers(): number {
@@ -68,17 +95,21 @@ export class Machine {
 
   /** Whether it has something that a program may come for. */
   get holdsState(): boolean {
-    return this.#booted
+    return this.#generation.holdsState
   }
 
   /** A notifier's channel, its end owned by the caller. EBUSY while a kexec ends the programs. */
   attach(notifier: Notifier): Fd {
-    if (this.#onProgramsEnded)
-      throw new LuoError('EBUSY', `join machine ${this.name}: its programs are being ended by a kexec`)
+    if (this.#ending) throw new LuoError('EBUSY', `join machine ${this.name}: its programs are being ended by a kexec`)
     const [fd, theirs] = socketPair('packets')
-    const watch = Poller.shared().add(fd, { read: true, write: false }, () => this.#serve(notifier, fd))
-    this.#channels.set(notifier, { fd, watch })
-    return theirs
+    try {
+      const watch = Poller.shared().add(fd, { read: true, write: false }, () => this.#serve(notifier, fd))
+      this.#channels.set(notifier, { fd, watch })
+      return theirs
+    } catch (error) {
+      closeAll([fd, theirs])
+      throw error
+    }
   }
 
   detach(notifier: Notifier): void {
@@ -88,10 +119,12 @@ export class Machine {
     channel.watch.close()
     channel.fd.close()
     if (this.#channels.size > 0) return
-    // What its programs held has hung up by now.
-    this.#lifetimes.drain()
-    if (this.#onProgramsEnded) this.#onProgramsEnded()
-    else this.#onEmpty()
+    // What its programs held has hung up by now; whoever outlived a killed notifier can do nothing with it.
+    if (!this.#closed) this.#lifetimes.drain()
+    this.faults.set([])
+    this.#ending?.resolve()
+    this.#ending = undefined
+    this.#onEmpty()
   }
 
   /**
@@ -99,30 +132,38 @@ export class Machine {
    * resolves when the programs of the one before are gone.
    */
   kexec(): { ended: Promise<void> } {
-    if (this.#onProgramsEnded) throw new LuoError('EBUSY', `kexec of machine ${this.name}: one is under way`)
+    if (this.#ending) throw new LuoError('EBUSY', `kexec of machine ${this.name}: one is under way`)
     this.#lifetimes.drain()
     const handover = this.#generation.kexec()
+    this.#liveupdateNumber = this.#liveupdateNumber + 1n
     this.#forgetThings()
-    this.#generation = Generation.begin({ ...this.#options, handover })
-    this.#booted = true
+    this.#generation = this.#begin(handover)
+    this.#charge()
     return { ended: this.endPrograms() }
   }
 
   /** Resolves when every program has ended. */
   async endPrograms(): Promise<void> {
+    if (this.#ending) return this.#ending.ended
+    if (this.#channels.size === 0) return
+    let resolve = () => {}
+    const ended = new Promise<void>((done) => {
+      resolve = done
+    })
+    this.#ending = { ended, resolve }
     const late = setTimeout(() => {
       for (const notifier of this.#channels.keys()) notifier.kill()
     }, END_PROGRAMS_MS)
-    await new Promise<void>((resolve) => {
-      this.#onProgramsEnded = resolve
-      for (const notifier of this.#channels.keys()) notifier.endPrograms()
-      if (this.#channels.size === 0) resolve()
-    })
+    for (const notifier of this.#channels.keys()) notifier.endPrograms()
+    await ended
     clearTimeout(late)
-    this.#onProgramsEnded = undefined
   }
 
   close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#ending?.resolve()
+    this.#ending = undefined
     for (const { fd, watch } of this.#channels.values()) {
       watch.close()
       fd.close()
@@ -131,11 +172,22 @@ export class Machine {
     this.#forgetThings()
     this.#lifetimes.close()
     this.#generation.close()
+    this.#charge(0)
   }
 
-  /** What was handed over to this generation, for inspection. */
-  image(): Fd | undefined {
-    return this.#generation.image()
+  #begin(handover?: Handover): Generation {
+    const { register, handlers, onDefect } = this.#options
+    return Generation.begin({
+      register: (context) => register(context, handlers, this.faults),
+      beforeDeserialize: () => this.faults.check('deserialize'),
+      onDefect,
+      ...(handover ? { handover } : {}),
+    })
+  }
+
+  #charge(files = this.#things.size + this.#generation.openFiles): void {
+    this.#options.changeFiles(files - this.#charged)
+    this.#charged = files
   }
 
   #forgetThings(): void {
@@ -175,7 +227,7 @@ export class Machine {
     const nothing = { errno: 0, object: 'none', inode: 0n, name: '' } as const
     try {
       this.#lifetimes.drain()
-      if (this.#onProgramsEnded) throw new LuoError('ENODEV', 'the machine is in a kexec')
+      if (this.#ending) throw new LuoError('ENODEV', 'the machine is in a kexec')
       const { file, ...answer } = this.#do(request, fds)
       return { answer: { ...nothing, ...answer }, ...(file ? { file } : {}) }
     } catch (error) {
@@ -183,6 +235,7 @@ export class Machine {
       return { answer: { ...nothing, errno: errnoNumber(code as `E${string}`) } }
     } finally {
       closeAll(fds)
+      this.#charge()
     }
   }
 
@@ -193,10 +246,12 @@ export class Machine {
       case 'describe':
         return { object: this.#describe(inode) }
       case 'open': {
+        this.#mayHoldMore()
         const device = this.#generation.open()
         return this.#give({ kind: 'device', device }, () => device.close())
       }
       case 'createSession': {
+        this.#mayHoldMore()
         const session = this.#device(inode).createSession(name)
         return this.#give({ kind: 'session', session }, () => session.close())
       }
@@ -207,10 +262,13 @@ export class Machine {
       case 'giveBackSession':
         return this.#giveBack(inode)
       case 'preserve':
-        this.#session(inode).preserve(token, flags & FLAG_NO_FILE ? undefined : fds[0])
+        this.#mayHoldMore()
+        this.faults.during(request.token, () =>
+          this.#session(inode).preserve(token, flags & FLAG_NO_FILE ? undefined : fds[0]),
+        )
         return {}
       case 'retrieve':
-        return { file: this.#session(inode).retrieve(token) }
+        return { file: this.faults.during(request.token, () => this.#session(inode).retrieve(token)) }
       case 'finish':
         this.#session(inode).finish()
         return {}
@@ -220,6 +278,15 @@ export class Machine {
         // What fails is thrown here; the rest goes on without whoever asked, who is ended by it.
         void this.kexec()
         return {}
+    }
+  }
+
+  /** The errno of a kernel that can record no more. */
+  #mayHoldMore(): void {
+    try {
+      this.#options.checkFiles()
+    } catch (cause) {
+      throw new LuoError('ENOSPC', `machine ${this.name}: its user has too much`, { cause })
     }
   }
 

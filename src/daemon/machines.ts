@@ -2,10 +2,9 @@
  * The emulated machines of this luod, by user and name. One that nobody runs programs on is there for as long as it
  * holds what a generation handed over.
  */
-import type { GenerationOptions } from '../backends/generation.js'
 import { LuoError } from '../errors.js'
 import { LIMITS } from './limits.js'
-import { Machine } from './machine.js'
+import { Machine, type MachineOptions } from './machine.js'
 
 export class Machines {
   readonly #machines = new Map<string, Machine>()
@@ -32,7 +31,7 @@ export class Machines {
   }
 
   /** Made if there is none; LUO_LIMIT when this user has too many. */
-  ensure(uid: number, name: string, options: Omit<GenerationOptions, 'handover'>): Machine {
+  ensure(uid: number, name: string, options: MachineOptions): Machine {
     const known = this.#machines.get(keyOf(uid, name))
     if (known) return known
     const count = [...this.#machines.values()].filter((machine) => machine.uid === uid).length
@@ -40,10 +39,15 @@ export class Machines {
       throw new LuoError('LUO_LIMIT', `start the machine ${name}: uid ${uid} has ${count}, of ${LIMITS.machines}`)
     }
     const machine = new Machine(uid, name, options, () => {
-      if (!machine.holdsState) this.end(machine)
+      this.endIdle(machine)
     })
     this.#machines.set(keyOf(uid, name), machine)
     return machine
+  }
+
+  /** Ends it if there is no reason for it to be there. */
+  endIdle(machine: Machine): void {
+    if (machine.idle) this.end(machine)
   }
 
   end(machine: Machine): void {

@@ -1,4 +1,7 @@
-/** What is asked of emulated machines: by the notifiers of their programs, and by whoever does a kexec. */
+/**
+ * What is asked of emulated machines: by the notifiers of their programs, and by whoever does a kexec. Each user sees
+ * their own machines, and root sees all; only whoever made one uses it.
+ */
 import { LuoError } from '../errors.js'
 import type { HandlerContext } from '../handlers/context.js'
 import { kernelMemfdHandler } from '../handlers/kernel-memfd.js'
@@ -6,23 +9,38 @@ import { registerReferenceHandlers } from '../handlers/reference.js'
 import { openPidfd, signalPidfd } from '../sys/pidfd.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
+import { type Faults, parseFaults } from './failing-handlers.js'
 import { checkText, checkWorkloadName, LIMITS } from './limits.js'
 import type { Logger } from './log.js'
-import type { Machine, Notifier } from './machine.js'
+import type { Machine, MachineHandlers, Notifier } from './machine.js'
 import type { Machines } from './machines.js'
+import type { Usage } from './usage.js'
 
 type MachineMethods = 'Emulate' | 'KexecMachine' | 'Machines' | 'EndMachine'
 
-export function machineHandlers(machines: Machines, answers: Answers, log: Logger): Pick<Handlers, MachineMethods> {
+export function machineHandlers(
+  machines: Machines,
+  answers: Answers,
+  usage: Usage,
+  log: Logger,
+): Pick<Handlers, MachineMethods> {
   return {
     Emulate: ({ input, peer, more, reply }) => {
       checkText('id', input.id, LIMITS.id_bytes)
       checkWorkloadName(input.machine)
       if (!more) throw new LuoError('LUO_INVALID_PARAMETER', 'emulate: ask for more than one reply (more: true)')
+      const faults = parseFaults(input.fail ?? [])
       const machine = machines.ensure(peer.uid, input.machine, {
-        register: registerer(input.handlers ?? 'kernel'),
+        handlers: input.handlers ?? 'kernel',
+        register,
         onDefect: (error, action) => log('error', `machine ${input.machine}: ${action}: ${String(error)}`),
+        checkFiles: () => usage.check(peer.uid, 'files', 1, `hold a file of machine ${input.machine}`),
+        changeFiles: (by) => usage.change(peer.uid, 'files', by),
       })
+      if (input.handlers && input.handlers !== machine.handlers) {
+        const message = `emulate: machine ${input.machine} has the handlers ${machine.handlers}; end it, or use another`
+        throw new LuoError('LUO_WRONG_STATE', message)
+      }
       const pidfd = peer.pidfd() ?? openPidfd(peer.pid)
       const notifier: Notifier = {
         pid: peer.pid,
@@ -32,6 +50,7 @@ export function machineHandlers(machines: Machines, answers: Answers, log: Logge
       return new Promise((resolve, reject) => {
         try {
           using channel = machine.attach(notifier)
+          if (faults.length > 0) machine.faults.set(faults)
           peer.onDisconnect(() => {
             machine.detach(notifier)
             pidfd.close()
@@ -39,6 +58,8 @@ export function machineHandlers(machines: Machines, answers: Answers, log: Logge
           })
           reply({ event: 'attached', fds: 1, channel_fd: 0 }, [channel])
         } catch (error) {
+          machine.detach(notifier)
+          machines.endIdle(machine)
           pidfd.close()
           reject(error)
         }
@@ -68,11 +89,9 @@ export function machineHandlers(machines: Machines, answers: Answers, log: Logge
   }
 }
 
-function registerer(handlers: 'kernel' | 'all'): (context: HandlerContext) => void {
-  return (context) => {
-    context.registry.register(kernelMemfdHandler(context))
-    if (handlers === 'all') registerReferenceHandlers(context)
-  }
+function register(context: HandlerContext, handlers: MachineHandlers, faults: Faults): void {
+  context.registry.register(faults.wrap(kernelMemfdHandler(context)))
+  if (handlers === 'all') registerReferenceHandlers(context)
 }
 
 function describe(machine: Machine) {

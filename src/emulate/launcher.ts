@@ -1,15 +1,4 @@
-/**
- * The last steps before an unmodified program: this process puts the filter on itself, sends the listener to its parent
- * (descriptor 3, a Unix socket), and becomes the program.
- *
- * From the filter on, every call that it names waits for the parent, which has no listener yet; one file opened by the
- * runtime in between would hang both for ever. So all memory is prepared, and every function called once, before.
- *
- * argv: filter as base64, path of the program, its argv. Exit codes 126 and 127 as in a shell, and the parent is told.
- */
-import { constants } from 'node:os'
-import { Fd } from '../sys/fd.js'
-import { errno, koffi, libc, SYS } from '../sys/ffi.js'
+import { errno, libc, SYS } from '../sys/ffi.js'
 import { scratch } from '../sys/mapping.js'
 
 const LISTENER_SOCKET = 3

@@ -1,7 +1,7 @@
 /**
  * The notifier's process: parent of the program and subreaper of all that it starts, so that it may read their memory.
  * It lives until the last of them has ended, longer than `luoctl emulate` in the foreground, which is told on descriptor
- * 3 how the program ended. One JSON line each: {"exit":0}, {"signal":"SIGKILL"}, {"error":…}, {"trace":…}.
+ * 3 how the program ended (`reports.ts`). When this process is killed, intercepted calls of its programs get ENOSYS.
  */
 import { spawn } from 'node:child_process'
 import { closeSync, openSync, writeSync } from 'node:fs'
@@ -17,23 +17,14 @@ import { VarlinkClient } from '../wire/client.js'
 import { MachineChannel } from './channel.js'
 import { emulationFilter } from './filter.js'
 import { Notifier } from './notifier.js'
+import type { EmulationSettings, Report } from './reports.js'
 
 const REPORT = 3
 const PR_SET_CHILD_SUBREAPER = 36
 /** Between two looks for what has not ended yet. */
 const END_RETRY_MS = 20
 
-interface Request {
-  socket: string
-  machine: string
-  handlers: 'kernel' | 'all'
-  fail: string[]
-  trace: boolean
-  path: string
-  argv: string[]
-}
-
-function report(value: object): void {
+function report(value: Report): void {
   try {
     writeSync(REPORT, `${JSON.stringify(value)}\n`)
   } catch {
@@ -42,7 +33,7 @@ function report(value: object): void {
 }
 
 async function main(): Promise<void> {
-  const request = JSON.parse(process.argv[2] ?? '{}') as Request
+  const request = JSON.parse(process.argv[2] ?? '{}') as EmulationSettings
   // The terminal's signals are for the program.
   for (const signal of ['SIGINT', 'SIGQUIT', 'SIGHUP', 'SIGTERM', 'SIGTSTP', 'SIGTTOU', 'SIGTTIN'] as const) {
     process.on(signal, () => {})
@@ -52,8 +43,8 @@ async function main(): Promise<void> {
   const events = client.stream('Emulate', {
     id: `emulate-${process.pid}-${Date.now()}`,
     machine: request.machine,
-    handlers: request.handlers,
-    ...(request.fail.length > 0 ? { fail: request.fail } : {}),
+    ...(request.handlers ? { handlers: request.handlers } : {}),
+    ...(request.fail.length > 0 ? { fail: [...request.fail] } : {}),
   })
   const first = await events.next()
   const [channel] = first.done ? [] : first.value.fds
@@ -72,7 +63,7 @@ interface Programs {
   end(): void
 }
 
-function launch({ path, argv, trace }: Request, channel: MachineChannel): Programs {
+function launch({ path, argv, trace }: EmulationSettings, channel: MachineChannel): Programs {
   const [ours, theirs] = socketPair()
   const filter = Buffer.from(emulationFilter()).toString('base64')
   const launcher = fileURLToPath(new URL('./launcher.js', import.meta.url))
@@ -86,7 +77,7 @@ function launch({ path, argv, trace }: Request, channel: MachineChannel): Progra
   closeSync(nothing)
   if (child.pid !== undefined) report({ pid: child.pid })
   child.once('error', (error) => report({ error: error.message, code: 'LUO_SPAWN' }))
-  child.once('exit', (code, signal) => report(signal ? { signal } : { exit: code }))
+  child.once('exit', (code, signal) => report(signal ? { signal } : { exit: code ?? 1 }))
   let ending = false
   let resolveEnded = () => {}
   const ended = new Promise<void>((resolve) => {
@@ -108,8 +99,7 @@ function launch({ path, argv, trace }: Request, channel: MachineChannel): Progra
       ...(trace ? { onTrace: (call) => report({ trace: call }) } : {}),
       onForeign: (tid) => {
         report({
-          error: `thread ${tid} made a system call of another ABI (i386, x32): it is ended`,
-          code: 'LUO_UNSUPPORTED',
+          warning: `thread ${tid} made a system call of another ABI (i386, x32), which is not emulated: killed`,
         })
         process.kill(tid, 'SIGKILL')
       },

@@ -26,6 +26,7 @@ import { AUDIT_ARCH_X86_64, type HeldCall, HeldCalls } from '../sys/seccomp.js'
 import type { MachineChannel } from './channel.js'
 import { CALLS } from './filter.js'
 import { leadsToDevice } from './paths.js'
+import type { TracedCall } from './reports.js'
 
 /** PATH_MAX. */
 const MAX_PATH = 4096
@@ -45,15 +46,6 @@ const MAX_TAIL_PIECES = 1024
 const LINUX_REBOOT_CMD_KEXEC = 0x45584543
 const LINUX_REBOOT_MAGIC1 = 0xfee1dead
 const LINUX_REBOOT_MAGIC2 = [0x28121969, 0x05121996, 0x16041998, 0x20112000]
-
-/** One intercepted call and what became of it, for `--trace`. */
-export interface TracedCall {
-  tid: number
-  text: string
-  /** undefined: the kernel did it. */
-  result: string | undefined
-  microseconds: number
-}
 
 type Outcome = { value: bigint } | { given: Fd; cloexec: boolean } | 'pass' | 'none'
 

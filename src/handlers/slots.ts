@@ -38,6 +38,11 @@ export class FileSlots {
     return slot
   }
 
+  /** Descriptors, of what goes out and of what came in. */
+  get size(): number {
+    return this.#outgoing.size + this.#incoming.size
+  }
+
   drop(slot: bigint): void {
     this.#outgoing.delete(slot)
   }

@@ -11,7 +11,7 @@
 import type { ErrnoName } from '../errors.js'
 import { LuoError } from '../errors.js'
 import type { Fd } from './fd.js'
-import { checked, errno, errnoNumber, failure, libc } from './ffi.js'
+import { errno, errnoNumber, failure, libc } from './ffi.js'
 import { scratch } from './mapping.js'
 
 const NOTIF_RECV = 0xc0502100

@@ -1,0 +1,35 @@
+/**
+ * What `luoctl emulate` gives its notifier, as one JSON argument, and what the notifier reports back on descriptor 3, one
+ * JSON value a line. The notifier outlives the foreground: a report that nobody reads any more is dropped.
+ */
+import type { LuoError } from '../errors.js'
+
+export interface EmulationSettings {
+  socket: string
+  machine: string
+  /** undefined: those that the machine has, or the kernel's. */
+  handlers: 'kernel' | 'all' | undefined
+  fail: readonly string[]
+  trace: boolean
+  /** Of the program; `argv` begins with the name that it was called by. */
+  path: string
+  argv: readonly string[]
+}
+
+/** One intercepted call and what became of it, for `--trace`. */
+export interface TracedCall {
+  tid: number
+  text: string
+  /** undefined: it got no answer, or the kernel did it. */
+  result: string | undefined
+  microseconds: number
+}
+
+export type Report =
+  | { pid: number }
+  | { exit: number }
+  | { signal: NodeJS.Signals }
+  | { kexec: true }
+  | { trace: TracedCall }
+  | { warning: string }
+  | { error: string; code: LuoError['code'] }
