@@ -9,8 +9,8 @@ import { constants } from 'node:os'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import type { EmulationSettings, Report, TracedCall } from '../emulate/reports.js'
-import { LuoError } from '../errors.js'
-import { type Context, EXIT, withClient } from './context.js'
+import { isLuoError, LuoError } from '../errors.js'
+import { type Context, EXIT, reportError, withClient } from './context.js'
 import { clean, table } from './format.js'
 import { builtFile, connectOrStart } from './private-daemon.js'
 import { findProgram } from './workload-process.js'
@@ -29,7 +29,15 @@ const FORWARDED = ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const
 export async function emulateCommand(context: Context, request: EmulateRequest): Promise<number> {
   const { machine, command, handlers, fail, trace } = request
   const [program = ''] = command
-  const path = findProgram(program, process.cwd())
+  let path: string
+  try {
+    path = findProgram(program, process.cwd())
+  } catch (error) {
+    const code = isLuoError(error) ? error.params.exitCode : undefined
+    if (typeof code !== 'number') throw error
+    reportError(error, context.json, context.err)
+    return code
+  }
   // The notifier connects by itself; a private luod must be there, and stay until it has.
   const { client } = await connectOrStart(context.socket, { quiet: true })
   const settings: EmulationSettings = { socket: context.socket, machine, handlers, fail, trace, path, argv: command }

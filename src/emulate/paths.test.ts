@@ -1,0 +1,46 @@
+import { chmodSync, mkdtempSync, openSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, expect, test } from 'vitest'
+import { Fd } from '../sys/fd.js'
+import { leadsToDevice } from './paths.js'
+
+const AT_FDCWD = -100
+const folder = mkdtempSync(join(tmpdir(), 'luo-paths-'))
+chmodSync(folder, 0o700)
+symlinkSync('/dev/liveupdate', join(folder, 'direct'))
+symlinkSync('direct', join(folder, 'twice'))
+symlinkSync('/dev', join(folder, 'folder'))
+symlinkSync('loop', join(folder, 'loop'))
+symlinkSync('/proc/self/root/dev/liveupdate', join(folder, 'root'))
+afterAll(() => rmSync(folder, { recursive: true }))
+
+const leads = (path: string, at = AT_FDCWD) => leadsToDevice(process.pid, at, path)
+
+test.each([
+  '/dev/liveupdate',
+  '//dev/./liveupdate',
+  '/dev/../dev/liveupdate',
+  '/../dev/liveupdate',
+  '/proc/self/root/dev/liveupdate',
+  join(folder, 'direct'),
+  join(folder, 'twice'),
+  join(folder, 'folder/liveupdate'),
+  join(folder, 'root'),
+])('%s is the device', (path) => {
+  expect(leads(path)).toBe(true)
+})
+
+test.each(['', '/', '/dev', '/dev/null', '/dev/liveupdate2', '/dev/liveupdate/x', 'liveupdate', join(folder, 'loop')])(
+  '"%s" is not',
+  (path) => {
+    expect(leads(path)).toBe(false)
+  },
+)
+
+test('a relative path starts at its directory', () => {
+  using directory = Fd.adopt(openSync('/dev', 'r'))
+  expect(leads('liveupdate', directory.number)).toBe(true)
+  expect(leads('../dev/liveupdate', directory.number)).toBe(true)
+  expect(leads('liveupdate', 999_999)).toBe(false)
+})
