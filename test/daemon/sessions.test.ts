@@ -455,12 +455,12 @@ test('a workload has as many further sessions as an update can tell of', () =>
   }))
 
 test('a private luod stays for a session that waits', async () => {
-  await using stage = await Stage.start({ args: ['--exit-when-idle'] })
-  const client = await stage.client()
+  const { stage, release } = await Stage.startPrivate()
+  await using _ = stage
   const puppet = await stage.puppet()
   await make(puppet, 'cache', { keep_ms: 2_000 })
   puppet.kill()
-  client.close()
+  release()
   await becomes(stage, 'cache', 'orphaned')
   await eventually(
     () => stage.luod.exitCode,
