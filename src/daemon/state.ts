@@ -45,6 +45,8 @@ export interface Workload {
   member: Member | undefined
   supervisor: SupervisorLink | undefined
   update: Update | undefined
+  /** The update before: a supervisor may speak of it when it is over. */
+  lastUpdate: { id: string; committed: boolean } | undefined
 }
 
 /** Why the state of a workload has no holder, and who saw to that. */
@@ -131,6 +133,7 @@ export class State {
       member: undefined,
       supervisor: undefined,
       update: undefined,
+      lastUpdate: undefined,
       sessions: new Set(),
     }
     this.#workloads.set(key, workload)

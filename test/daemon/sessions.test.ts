@@ -319,6 +319,25 @@ describe('an update', () => {
     }))
 })
 
+test('a kept workload that is killed while its successor starts waits with all its sessions', () =>
+  leavesNothing(async (stage) => {
+    const names = ['web', 'one', 'two', 'three']
+    const old = await stage.supervised('web', ['--keep', '60s'])
+    const { member, session } = await old.join('web')
+    await add(old, session, '1')
+    for (const name of names.slice(1)) await make(old, name, { member })
+    await old.call('Commit', { id: id(), member })
+    const result = stage.call('Update', { id: id(), workload: 'web' })
+    await (await stage.nextPuppet()).join('web')
+    // Its descriptors are closed one after the other, and luod waits for the end of the update.
+    old.kill()
+    expect((await result).outcome).toBe('orphaned')
+    expect((await all(stage)).map(({ name, custody }) => `${name} ${custody}`)).toEqual(
+      names.map((name) => `${name} orphaned`),
+    )
+    await stage.call('ReleaseSession', { id: id(), name: 'web' })
+  }))
+
 test("a workload's session ends with the workload, whoever has its descriptor", () =>
   leavesNothing(async (stage) => {
     const [member, other] = [await stage.puppet(), await stage.puppet()]
