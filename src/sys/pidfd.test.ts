@@ -2,22 +2,13 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { openSync, readFileSync } from 'node:fs'
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { countOpenFds, Fd } from './fd.js'
 import { isEnding, openPidfd, pidfdOwner, signalPidfd } from './pidfd.js'
 import { Poller, type Readiness } from './poller.js'
 
 let openAtStart: number
 const children: ChildProcess[] = []
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 function start(): { child: ChildProcess; pid: number } {
   const child = spawn('sleep', ['60'], { stdio: 'ignore' })

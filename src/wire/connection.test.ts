@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { isLuoError, LuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
+import { LuoError } from '../errors.js'
 import { Decoder, encodeMessage } from '../protocol/messages.js'
 import { closeAll, countOpenFds, type Fd } from '../sys/fd.js'
 import { nofileLimit, raiseNofile } from '../sys/limits.js'
@@ -52,14 +53,6 @@ async function until(condition: () => boolean, what: string): Promise<void> {
   }
 }
 
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 const codes = () => ends.map((error) => error?.code)
 const give = (message: object, fds: readonly Fd[] = []) => send(peer, encodeMessage(message), fds)
 

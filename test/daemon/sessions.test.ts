@@ -58,7 +58,7 @@ function becomes(stage: Stage, name: string, custody: Session['custody'] | 'gone
 /** Runs `work` with a luod that has nothing after it but what it had before. */
 async function leavesNothing(work: (stage: Stage) => Promise<unknown>, args: string[] = []): Promise<void> {
   await using stage = await Stage.start({ args })
-  const before = await stage.call('Status', {})
+  const before = await stage.atRest()
   await work(stage)
   for (const puppet of stage.puppets) if (puppet.alive) puppet.kill()
   await eventually(

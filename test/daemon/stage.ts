@@ -228,6 +228,12 @@ export class Stage implements AsyncDisposable {
     }
   }
 
+  /** What luod has when nobody is connected but who asks: it learns of a connection's end a moment later. */
+  atRest(): Promise<Methods['Status']['output']> {
+    const alone = ({ connections }: { connections: number }) => connections === 1
+    return eventually(() => this.call('Status', {}), alone, 'somebody is connected')
+  }
+
   /** A puppet outside any workload, as another user if that is asked for. */
   puppet(options: { uid?: number } = {}): Promise<Puppet> {
     const [program = '', ...args] = this.puppetCommand
