@@ -16,6 +16,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { isLuoError } from '../../src/errors.js'
+import { changeHugePool } from '../../src/sys/hugepages.js'
 import { VarlinkClient } from '../../src/wire/client.js'
 import { growth, measure, type Sample } from './measure.js'
 import { SoakWorkload, type Tally } from './workload.js'
@@ -31,6 +33,9 @@ const RSS_TOLERANCE_BYTES = 16 * 1024 * 1024
 const RSS_EPOCHS = 8
 /** The log is rewritten when it has grown enough. */
 const RECORDS_TOLERANCE_BYTES = 512 * 1024
+/** So many of the smallest huge pages are made for the run, where that is allowed. */
+const HUGE_PAGES = 64
+const HUGE_PAGE_BYTES = 2 * 1024 * 1024
 const START_LIMIT_MS = 10_000
 const START_POLL_MS = 10
 const SHOWN_PROBLEMS = 20
@@ -83,6 +88,16 @@ function compile(folder: string): string {
   ]
   execFileSync('cc', [...flags, '-o', program, ...sources], { stdio: 'inherit' })
   return program
+}
+
+/** Answers how many pages were added; none without root, and then files in huge pages may be left out. */
+function addHugePages(): number {
+  try {
+    return changeHugePool(HUGE_PAGE_BYTES, HUGE_PAGES)
+  } catch (error) {
+    if (isLuoError(error) || (error as NodeJS.ErrnoException).code !== undefined) return 0
+    throw error
+  }
 }
 
 /** Those that this machine has: not every one has huge pages. */
@@ -186,6 +201,7 @@ async function main(): Promise<void> {
   const socket = join(folder, 'luod.sock')
   const started = performance.now()
   let luod: ChildProcess | undefined
+  const hugePages = addHugePages()
   try {
     const program = compile(folder)
     const kinds = kindsOf(program, folder)
@@ -213,6 +229,7 @@ async function main(): Promise<void> {
       await once(luod, 'exit')
     }
     rmSync(folder, { recursive: true, force: true })
+    if (hugePages > 0) changeHugePool(HUGE_PAGE_BYTES, -hugePages)
   }
 }
 
