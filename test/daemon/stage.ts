@@ -228,10 +228,17 @@ export class Stage implements AsyncDisposable {
     }
   }
 
-  /** What luod has when nobody is connected but who asks: it learns of a connection's end a moment later. */
+  /** What luod has, once it is the same twice: it learns a moment later that a connection has ended. */
   atRest(): Promise<Methods['Status']['output']> {
-    const alone = ({ connections }: { connections: number }) => connections === 1
-    return eventually(() => this.call('Status', {}), alone, 'somebody is connected')
+    let last: Methods['Status']['output'] | undefined
+    let same = false
+    const look = async () => {
+      const now = await this.call('Status', {})
+      same = now.open_fds === last?.open_fds && now.connections === last.connections
+      last = now
+      return now
+    }
+    return eventually(look, () => same, 'luod is never at rest')
   }
 
   /** A puppet outside any workload, as another user if that is asked for. */
