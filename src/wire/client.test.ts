@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { rejectionOf } from '../../test/code-of.js'
+import { until } from '../../test/until.js'
 import { LuoError } from '../errors.js'
 import { INTERFACE_NAME, MAX_FDS } from '../protocol/interface.js'
 import { encodeError, MAX_MESSAGE_BYTES } from '../protocol/messages.js'
@@ -24,12 +25,6 @@ let client: VarlinkClient
 /** luod's side, which says whatever the test wants. */
 let luod: Connection
 let requests: Record<string, unknown>[]
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const deadline = Date.now() + 5000; !condition(); await sleep(1)) {
-    if (Date.now() > deadline) throw new Error(`waited in vain: ${what}`)
-  }
-}
 
 beforeAll(() => {
   // Made once in the life of a process, and kept.

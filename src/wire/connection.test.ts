@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { codeOf } from '../../test/code-of.js'
+import { until } from '../../test/until.js'
 import { LuoError } from '../errors.js'
 import { Decoder, encodeMessage } from '../protocol/messages.js'
 import { closeAll, countOpenFds, type Fd } from '../sys/fd.js'
@@ -45,12 +46,6 @@ function open(options: Partial<ConnectionOptions> = {}): void {
     onClose: (error) => ends.push(error),
     ...options,
   })
-}
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const deadline = Date.now() + 5000; !condition(); await sleep(1)) {
-    if (Date.now() > deadline) throw new Error(`waited in vain: ${what}`)
-  }
 }
 
 const codes = () => ends.map((error) => error?.code)

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { rejectionOf } from '../../test/code-of.js'
+import { until } from '../../test/until.js'
 import { isLuoError, LuoError } from '../errors.js'
 import { parseInterface } from '../protocol/idl.js'
 import { INTERFACE_NAME, INTERFACE_TEXT, MAX_FDS } from '../protocol/interface.js'
@@ -62,12 +63,6 @@ async function connect(): Promise<VarlinkClient> {
 async function expectWorking(client?: VarlinkClient): Promise<void> {
   const { parameters } = await (client ?? (await connect())).call('Abort', { id: '1', workload: 'still' })
   expect(parameters).toEqual({ update: 'still' })
-}
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const deadline = Date.now() + 5000; !condition(); await sleep(1)) {
-    if (Date.now() > deadline) throw new Error(`waited in vain: ${what}`)
-  }
 }
 
 /** A client that may do everything wrong. */
