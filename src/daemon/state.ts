@@ -236,7 +236,10 @@ export class State {
       this.recordWorkload(workload)
       return
     }
-    if (!this.#workloads.delete(keyOf(workload.uid, workload.name))) return
+    const key = keyOf(workload.uid, workload.name)
+    // Asked late, such as by an update's last words, it may be another one of this name by now.
+    if (this.#workloads.get(key) !== workload) return
+    this.#workloads.delete(key)
     this.usage.change(workload.uid, 'workloads', -1)
     this.#record([{ type: 'workload', key: workload.id, value: undefined }])
     this.onEnded()
