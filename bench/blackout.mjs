@@ -1,7 +1,7 @@
 /**
  * What an update's blackout depends on: not on how much memory the service has, and not on how long the new version
  * takes to load. Two services each, updated in turn under a light load; the blackout is luod's (from the first request
- * held back to the commit), the gap is the longest time in which no client got any answer.
+ * held back to the commit), the gap is the longest that one client waited for its answer.
  */
 import { fileURLToPath } from 'node:url'
 import { startInTest } from '../dist/testing/index.js'
@@ -50,7 +50,7 @@ class Updated {
       const result = await this.running.update(this.command, { deadlineMs: 60_000 })
       if (result.outcome !== 'committed') throw new Error(`the update did not commit: ${result.reason}`)
       await new Promise((resolve) => setTimeout(resolve, 300))
-      this.gapsMs.push(await load.call('gap'))
+      this.gapsMs.push((await load.call('gap')).gap)
       this.blackoutsMs.push(result.blackoutMs)
       const stats = await load.call('stop')
       if (stats.failed > 0 || stats.closed_by_peer > 0) throw new Error(`the load: ${JSON.stringify(stats)}`)

@@ -148,7 +148,7 @@ export async function measurePeer({ begin, updates, say }) {
   let load
   try {
     load = await Load.start({ ...LOAD, port })
-    const gapsMs = []
+    const gaps = []
     const tookMs = []
     for (let count = 0; count < updates; count++) {
       await new Promise((resolve) => setTimeout(resolve, SETTLE_MS))
@@ -157,11 +157,18 @@ export async function measurePeer({ begin, updates, say }) {
       await peer.update()
       tookMs.push(performance.now() - startedAt)
       await new Promise((resolve) => setTimeout(resolve, SETTLE_MS))
-      gapsMs.push(await load.call('gap'))
+      gaps.push(await load.call('gap'))
     }
     const { latency_ms: latency, ...stats } = await load.call('stop')
     const [p50, p99, max] = [latency.p50, latency.p99, latency.max].map(round)
-    const figures = { updates, ...stats, longest_gap_ms: round(Math.max(...gapsMs)), gap_ms: summary(gapsMs) }
+    const gapsMs = gaps.map(({ gap }) => gap)
+    const figures = {
+      updates,
+      ...stats,
+      longest_gap_ms: round(Math.max(...gapsMs)),
+      gap_ms: summary(gapsMs),
+      silence_ms: summary(gaps.map(({ silence }) => silence)),
+    }
     say(`${stats.failed} of ${stats.sent} failed, ${stats.closed_by_peer} closed, gap ${figures.longest_gap_ms} ms`)
     return { ...figures, update_took_ms: summary(tookMs), latency_ms: { p50, p99, max }, ...peer.figures?.() }
   } finally {

@@ -137,6 +137,7 @@ try {
   requireWorks()
   await runDocument('README', join(PROJECT, 'README.md'))
   await updateUnderLoad()
+  await runDocument('clients', join(PROJECT, 'clients/README.md'))
   for (const name of readdirSync(join(PROJECT, 'docs'))) await runDocument(name, join(PROJECT, 'docs', name))
 } finally {
   rmSync(folder, { recursive: true, force: true })

@@ -48,10 +48,10 @@ function directives(text: string): [string, string][] {
   return found
 }
 
-/** systemd's version, or undefined where it is not installed. */
-function systemdVersion(): number | undefined {
+/** systemd's version; 0 where it is not installed. */
+function systemdVersion(): number {
   const { stdout, error } = spawnSync('systemd-analyze', ['--version'], { encoding: 'utf8' })
-  return error ? undefined : Number(/systemd (\d+)/.exec(stdout)?.[1])
+  return error ? 0 : Number(/systemd (\d+)/.exec(stdout)?.[1])
 }
 
 test('there is a unit for luod and one for a service', () => {
@@ -68,9 +68,8 @@ test.each(units)('$name has directives that exist, and reports to systemd', ({ t
   )
 })
 
-test('systemd has nothing to say against them', () => {
-  const version = systemdVersion()
-  if (version === undefined) return
+const version = systemdVersion()
+test.runIf(version > 0)('systemd has nothing to say against them', () => {
   const paths = units.map(({ name, text }) => {
     const path = join(folder, name)
     writeFileSync(path, text.replace(/^(Exec\w+=)\S+/gm, '$1/bin/true'))

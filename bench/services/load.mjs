@@ -2,7 +2,10 @@
  * The load, in a process of its own: keep-alive connections, one fixed rate over all of them whatever the answers (an
  * open loop). Every request that is due is sent, waits for a free connection, or fails; each is counted once: `sent` =
  * `answered` + `failed`. A connection that the peer closes is counted, and another one is opened when it is needed, as
- * clients do; where that is refused the request has failed. The longest time without any answer is the gap.
+ * clients do; where that is refused the request has failed.
+ *
+ * The gap is the longest that one client waited: from when its request was due to its answer, or, when that failed, to
+ * the next answer that it got. The silence is the longest time in which nobody got any answer.
  */
 import { HttpConnection } from '../../dist/demo/http-connection.js'
 
@@ -14,9 +17,10 @@ const MAX_WAITING = 20_000
 
 const [port, connections, rate] = process.argv.slice(2).map(Number)
 const stats = { sent: 0, answered: 0, failed: 0, opened: 0, closed_by_peer: 0, errors: {} }
-const slots = Array.from({ length: connections }, () => ({ connection: undefined, busy: false }))
+const slots = Array.from({ length: connections }, () => ({ connection: undefined, busy: false, waitsSince: undefined }))
 const latencies = []
 let gapMs = 0
+let silenceMs = 0
 let waiting = []
 let due = 0
 let underWay = 0
@@ -32,6 +36,7 @@ function fail(error) {
 
 async function ask(slot, dueAt) {
   slot.busy = true
+  slot.waitsSince ??= dueAt
   underWay += 1
   let limit
   try {
@@ -46,7 +51,9 @@ async function ask(slot, dueAt) {
     if (status !== 200) throw new Error(`answer ${status}`)
     const now = performance.now()
     stats.answered += 1
-    gapMs = Math.max(gapMs, now - lastAnswerAt)
+    gapMs = Math.max(gapMs, now - slot.waitsSince)
+    slot.waitsSince = undefined
+    silenceMs = Math.max(silenceMs, now - lastAnswerAt)
     lastAnswerAt = now
     latencies.push(now - dueAt)
   } catch (error) {
@@ -79,15 +86,17 @@ const methods = {
     stats.sent += slots.length
     await Promise.all(slots.map((slot) => ask(slot, performance.now())))
     latencies.length = 0
-    gapMs = 0
+    gapMs = silenceMs = 0
     startedAt = lastAnswerAt = performance.now()
     setInterval(tick, TICK_MS)
   },
-  /** The longest gap since this was asked for before, with the one that is now. */
+  /** The longest gap and silence since this was asked for before, with those that are now. */
   gap() {
-    const gap = Math.max(gapMs, performance.now() - lastAnswerAt)
-    gapMs = 0
-    return gap
+    const now = performance.now()
+    const waits = slots.map(({ waitsSince = now }) => now - waitsSince)
+    const longest = { gap: Math.max(gapMs, ...waits), silence: Math.max(silenceMs, now - lastAnswerAt) }
+    gapMs = silenceMs = 0
+    return longest
   },
   /** What is due until now is still sent. */
   async stop() {

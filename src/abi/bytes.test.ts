@@ -1,16 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { ByteReader, checkU64, decodeName, encodeName, parseU64, putName } from './bytes.js'
 
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 const hex = (text: string) => Uint8Array.from(Buffer.from(text, 'hex'))
 
 describe('a name', () => {

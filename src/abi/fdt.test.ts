@@ -1,19 +1,11 @@
 import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { decodeFdt, encodeFdt, type FdtNode, fdtNode, MAX_FDT_BYTES } from './fdt.js'
 
 const GOLDEN = new URL('../../test/golden/', import.meta.url)
 
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 const hex = (...parts: string[]) => Buffer.from(parts.join('').replaceAll(' ', ''), 'hex')
 const value = (...bytes: number[]) => Uint8Array.from(bytes)
 

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { encodeFdt, fdtNode } from './fdt.js'
 import { type Allocation, HandoverMemory } from './handover-memory.js'
 import { decodeKho, encodeKho, type ImageReader, readImage, writeImage } from './kho.js'
@@ -8,15 +8,6 @@ import { decodeLuo, decodeLuoSer, encodeLuo, type LuoState } from './luo.js'
 
 const PAGE = 4096
 const GOLDEN = new URL('../../test/golden/', import.meta.url)
-
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 
 /** Counts what is read of it. */
 class Bytes implements ImageReader {

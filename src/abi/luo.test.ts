@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { HandoverMemory } from './handover-memory.js'
 import {
   decodeLuo,
@@ -17,15 +17,6 @@ import {
 
 const PAGE = 4096
 const MAX_U64 = 2n ** 64n - 1n
-
-function codeOf(run: () => unknown): unknown {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 
 /** `text` in a field of this many bytes, as hex. */
 const field = (text: string, bytes: number) =>

@@ -1,20 +1,12 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { HandoverMemory } from './handover-memory.js'
 import { decodeMemfd, encodeMemfd, freeMemfd, MEMFD_COMPATIBLE, type MemfdState } from './memfd.js'
 
 const PAGE = 4096
 const MAX_U64 = 2n ** 64n - 1n
 
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 const u64 = (value: bigint) => {
   const bytes = Buffer.alloc(8)
   bytes.writeBigUInt64LE(value)

@@ -1,7 +1,8 @@
 import { crc32 } from 'node:zlib'
 import fc from 'fast-check'
 import { beforeEach, describe, expect, test } from 'vitest'
-import { isLuoError, LuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
+import { LuoError } from '../errors.js'
 import {
   type Change,
   decodeRecords,
@@ -79,15 +80,6 @@ const contentOf = (records: Pick<Records, 'entries'>): string =>
       typeof value === 'string' && value.length > 100 ? `${value.length} ${crc32(value)}` : value,
   )
 const reopened = (storage: Memory): string => contentOf(Records.open(new Memory(storage.bytes)))
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
-
 /** A header, and entries whose checksums are right, whatever else is wrong with them. */
 function fileOf(...entries: { operation?: number; type?: number; json: string; length?: number }[]): Uint8Array {
   const encoded = entries.map(({ operation = 1, type = 0, json, length = Buffer.byteLength(json) }) => {

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import {
   checkCommand,
   checkDirection,
@@ -13,14 +13,6 @@ import {
   lookUp,
 } from './uapi.js'
 
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 const calls = Object.values(IOCTLS)
 
 test.each<[IoctlName, number, number, string, string | undefined]>([

@@ -1,5 +1,6 @@
 import { readdirSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { readImage } from '../abi/kho.js'
 import { decodeLuo } from '../abi/luo.js'
 import type { Flb } from '../core/flb.js'
@@ -32,15 +33,6 @@ afterEach(() => {
 function own<T extends { close(): void }>(thing: T): T {
   owned.push(thing)
   return thing
-}
-
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
 }
 
 const byReference = (context: HandlerContext) => registerReferenceHandlers(context)

@@ -1,8 +1,9 @@
 import { beforeEach, describe, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { MAX_FILES_PER_SESSION } from '../abi/luo.js'
 import { LuoError } from '../errors.js'
 import type { IncomingSession, OutgoingSession } from './session.js'
-import { codeOf, type FakeFile, FROZEN } from './testing/fakes.js'
+import { type FakeFile, FROZEN } from './testing/fakes.js'
 import { type Generation, handOver, Machine } from './testing/world.js'
 
 let machine: Machine

@@ -1,7 +1,8 @@
 import { beforeEach, describe, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { LuoError } from '../errors.js'
 import { Flbs } from './flb.js'
-import { codeOf, FakeFlb, Journal, Memory } from './testing/fakes.js'
+import { FakeFlb, Journal, Memory } from './testing/fakes.js'
 
 let journal: Journal
 let flbs: Flbs

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { type FileHandler, HandlerRegistry, MAX_COMPATIBLE_BYTES } from './handler.js'
-import { codeOf, FakeFlb, Journal, Memory } from './testing/fakes.js'
+import { FakeFlb, Journal, Memory } from './testing/fakes.js'
 
 const handler = (compatible: string, takes: (file: string) => boolean = () => true): FileHandler<string> => ({
   compatible,

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { checkName, checkToken, MAX_NAME_BYTES } from './names.js'
-import { codeOf } from './testing/fakes.js'
 
 describe('a name', () => {
   test.each(['a', ' ', 'web/1', 'é€😀', 'x'.repeat(MAX_NAME_BYTES), 'é'.repeat(31)])('is good: %j', (name) => {

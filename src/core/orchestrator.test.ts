@@ -1,10 +1,11 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { MAX_SESSIONS } from '../abi/luo.js'
 import { LuoError } from '../errors.js'
 import { MAX_NAME_BYTES } from './names.js'
 import { Orchestrator } from './orchestrator.js'
 import { CUSTODY_MOVES, type Custody, type CustodyMove, type OutgoingSession } from './session.js'
-import { codeOf, type FakeFile, FROZEN } from './testing/fakes.js'
+import { type FakeFile, FROZEN } from './testing/fakes.js'
 import { type Generation, handOver, Machine } from './testing/world.js'
 
 let machine: Machine

@@ -3,9 +3,9 @@
  * for each file, may grow as the logarithm of how many there are.
  */
 import { expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { HandlerRegistry } from './handler.js'
 import { Orchestrator } from './orchestrator.js'
-import { codeOf } from './testing/fakes.js'
 
 const SESSIONS = 40
 const FILES_EACH = 500

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { CUSTODY_MOVES, type Custody, type CustodyMove, move, type OutgoingSession } from './session.js'
-import { codeOf } from './testing/fakes.js'
 
 const CUSTODIES: Custody[] = ['held', 'frozen', 'orphaned']
 const MOVES: CustodyMove[] = ['freeze', 'unfreeze', 'commit', 'orphan', 'claim']

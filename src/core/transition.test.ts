@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import type { LuoState } from '../abi/luo.js'
-import { codeOf } from './testing/fakes.js'
 import { Machine } from './testing/world.js'
 import { readState } from './transition.js'
 

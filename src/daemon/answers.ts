@@ -3,10 +3,12 @@
  * and does nothing twice, also while the first is still under way. A request that failed has done nothing, so it is
  * not remembered. The same id with another content is LUO_REPEATED.
  */
+import { createHash } from 'node:crypto'
 import { LuoError } from '../errors.js'
 import { checkText, LIMITS } from './limits.js'
 
 interface Known {
+  /** Not the request itself: one with 253 files has 12 KB. */
   request: string
   answer: Promise<unknown>
 }
@@ -17,7 +19,7 @@ export class Answers {
 
   once<T>(uid: number, method: string, input: { id: string }, run: () => T | Promise<T>): Promise<T> {
     const id = checkText('id', input.id, LIMITS.id_bytes)
-    const request = `${method} ${JSON.stringify(input)}`
+    const request = digest(`${method} ${JSON.stringify(input)}`)
     const answers = this.#of(uid)
     const known = answers.get(id)
     if (known) {
@@ -42,4 +44,8 @@ export class Answers {
     }
     return answers
   }
+}
+
+function digest(request: string): string {
+  return createHash('sha256').update(request).digest('base64')
 }

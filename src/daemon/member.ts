@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { signalPidfd } from '../sys/pidfd.js'
+import { isEnding, signalPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import type { Lifetime, Lifetimes } from './lifetime.js'
 import type { Workload } from './state.js'
@@ -56,7 +56,7 @@ export class Member {
     const { lifetime, fd } = lifetimes.create({ session, pid, onEnded: () => member.#onReleased() })
     let member: Member
     try {
-      member = new Member(options, lifetime)
+      member = new Member(options, lifetime, lifetimes)
     } catch (error) {
       lifetime.close()
       fd.close()
@@ -65,7 +65,7 @@ export class Member {
     return { member, sessionFd: fd }
   }
 
-  private constructor(options: MemberOptions, lifetime: Lifetime) {
+  private constructor(options: MemberOptions, lifetime: Lifetime, lifetimes: Lifetimes) {
     this.#options = options
     this.workload = options.workload
     this.uid = options.uid
@@ -77,6 +77,8 @@ export class Member {
     this.#lifetime = lifetime
     this.#deathWatch = Poller.shared().add(options.pidfd, { read: true, write: false }, () => {
       this.#deathWatch.close()
+      // What it has closed by ending is seen before it counts as dead.
+      lifetimes.drain()
       this.#dead = true
       this.#leave()
       this.#options.onDead()
@@ -90,6 +92,11 @@ export class Member {
 
   get dead(): boolean {
     return this.#dead
+  }
+
+  /** It closes its files because it ends. False again when it is dead: if anything is still open, others have it. */
+  get ending(): boolean {
+    return !this.#dead && !this.#pidfd.closed && isEnding(this.#pidfd)
   }
 
   /** Sends an event; false when nobody is there to hear it. */

@@ -226,7 +226,11 @@ function newMember(
       ...says,
       origin,
       onGone: () => workload.update?.memberGone(made.member),
-      onDead: () => workload.update?.memberDead(made.member),
+      onDead: () => {
+        workload.update?.memberDead(made.member)
+        // The end of an update decides for all of them.
+        if (!workload.update) state.sessions.memberDead(workload)
+      },
       onReleased: () => {
         if (!workload.update) state.memberReleased(workload, made.member)
       },

@@ -1,7 +1,7 @@
 /** What `luoctl run` asks of luod: it keeps a workload's processes, and starts successors when told to. */
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { pidfdOwner } from '../sys/pidfd.js'
+import { pidfdOwner, signalPidfd } from '../sys/pidfd.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
@@ -47,11 +47,13 @@ export function supervisorHandlers(
           if (!pidfd) throw new LuoError('LUO_INVALID_PARAMETER', 'spawned: no pidfd came with it')
           try {
             checkProcess(pidfd, input.pid, peer.uid)
-            const { update } = state.find(peer.uid, input.workload)
-            if (update?.id !== input.update) {
-              throw new LuoError('LUO_NOT_FOUND', `spawned: update ${input.update} of ${input.workload} is over`)
+            const { update, lastUpdate } = state.find(peer.uid, input.workload)
+            if (update?.id === input.update) update.spawned(input.pid, pidfd.dup())
+            else if (lastUpdate?.id !== input.update) {
+              throw new LuoError('LUO_NOT_FOUND', `spawned: there is no update ${input.update} of ${input.workload}`)
             }
-            update.spawned(input.pid, pidfd.dup())
+            // It was over before this came. If it failed, nobody else would end the process.
+            else if (!lastUpdate.committed) signalPidfd(pidfd, 'SIGKILL')
           } finally {
             pidfd.close()
           }

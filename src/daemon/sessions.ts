@@ -167,8 +167,10 @@ export class Sessions {
 
   /** Nobody holds it any more. */
   #review(holding: Holding): void {
-    const { session, holds, keeper, keepMs } = holding
+    const { session, holds, keeper, keepMs, workload } = holding
     if (isOwn(holding) || session.custody !== 'held' || holds.size > 0 || keeper) return
+    // It may close this one before the workload's own: what becomes of all of them is then decided at once.
+    if (workload?.member?.ending) return
     if (keepMs === 0 || session.files.size === 0) {
       const files = this.release(holding)
       this.#options.tell(holding, 'sessionReleased', { detail: `its last holder is gone: ${files} files` })
@@ -254,6 +256,11 @@ export class Sessions {
     this.#orchestrator.unfreeze(frozen.map(({ session }) => session))
     this.#forgetSuccessor(workload, successor)
     for (const holding of frozen) this.#review(holding)
+  }
+
+  /** A member of the workload is dead, and somebody else may have its own session still. */
+  memberDead(workload: Workload): void {
+    for (const holding of [...workload.sessions]) this.#review(holding)
   }
 
   /** No member is left: all sessions of the workload wait together, if they have files, or end. */

@@ -45,6 +45,8 @@ export interface Workload {
   member: Member | undefined
   supervisor: SupervisorLink | undefined
   update: Update | undefined
+  /** The update before: a supervisor may speak of it when it is over. */
+  lastUpdate: { id: string; committed: boolean } | undefined
 }
 
 /** Why the state of a workload has no holder, and who saw to that. */
@@ -131,6 +133,7 @@ export class State {
       member: undefined,
       supervisor: undefined,
       update: undefined,
+      lastUpdate: undefined,
       sessions: new Set(),
     }
     this.#workloads.set(key, workload)
@@ -233,7 +236,10 @@ export class State {
       this.recordWorkload(workload)
       return
     }
-    if (!this.#workloads.delete(keyOf(workload.uid, workload.name))) return
+    const key = keyOf(workload.uid, workload.name)
+    // Asked late, such as by an update's last words, it may be another one of this name by now.
+    if (this.#workloads.get(key) !== workload) return
+    this.#workloads.delete(key)
     this.usage.change(workload.uid, 'workloads', -1)
     this.#record([{ type: 'workload', key: workload.id, value: undefined }])
     this.onEnded()

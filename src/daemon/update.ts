@@ -496,6 +496,7 @@ export class Update {
     clearTimeout(this.#timer)
     const workload = this.#workload
     workload.update = undefined
+    workload.lastUpdate = { id: this.id, committed: outcome === 'committed' }
     const { successor } = this
     if (successor && workload.member !== successor) this.#state.dropMember(successor)
     this.#fail(this.#failure)

@@ -1,10 +1,10 @@
 import { openSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { HandoverMemory } from '../abi/handover-memory.js'
 import { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
 import type { OutgoingSession } from '../core/session.js'
-import { isLuoError } from '../errors.js'
 import { closeAll, countOpenFds, Fd } from '../sys/fd.js'
 import { type FileInfo, type FileKind, fileInfo, sameOpenFile } from '../sys/file-info.js'
 import { nofileLimit, raiseNofile } from '../sys/limits.js'
@@ -14,15 +14,6 @@ import { type FileAbout, type HeldFile, heldFiles } from './held-file.js'
 import { KEPT_KINDS, type KeptFileKind, REFUSED_KINDS } from './kinds.js'
 import { referenceHandlers, registerReferenceHandlers } from './reference.js'
 import { FileSlots, type SlottedFile } from './slots.js'
-
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 
 let openBefore: number
 let owned: Fd[]

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { isLuoError, LUO_CODES, type LuoCode, LuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
+import { LUO_CODES, type LuoCode, LuoError } from '../errors.js'
 import { INTERFACE_NAME, MAX_FDS } from './interface.js'
 import {
   Decoder,
@@ -13,14 +14,6 @@ import {
   parseRequest,
 } from './messages.js'
 
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 const bytesOf = (text: string): Uint8Array => Buffer.from(text)
 const nested = (depth: number): string => `${'['.repeat(depth)}${']'.repeat(depth)}`
 

@@ -2,7 +2,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, readlinkSync } from 'node:fs'
 import { beforeAll, describe, expect, test, vi } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { closeAll, countOpenFds, Fd, inheritedFd } from './fd.js'
 import { checked } from './ffi.js'
 import { sameOpenFile } from './file-info.js'
@@ -13,15 +13,6 @@ const F_DUPFD = 0
 const O_CLOEXEC = 0o2000000
 
 let openAtStart: number
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 /** A number as a parent would leave it to this process: open, and kept over an exec. */
 function leftByParent(file: Fd): number {

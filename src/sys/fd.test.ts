@@ -3,7 +3,7 @@ import { closeSync, fstatSync, mkdtempSync, openSync, readlinkSync, rmSync } fro
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { closeAll, countOpenFds, Fd, inheritedFd } from './fd.js'
 import { errno, integer, libc } from './ffi.js'
 import { nofileLimit, raiseNofile } from './limits.js'
@@ -17,15 +17,6 @@ beforeEach(() => {
 })
 afterEach(() => expect(countOpenFds()).toBe(before))
 
-const code = (run: () => unknown) => {
-  try {
-    run()
-  } catch (error) {
-    return isLuoError(error) ? error.code : String(error)
-  }
-  return 'nothing'
-}
-
 test('a file is closed once, and using it afterwards is an error', () => {
   const fd = createMemfd('once')
   const { number } = fd
@@ -37,8 +28,8 @@ test('a file is closed once, and using it afterwards is an error', () => {
   expect(() => fstatSync(other)).not.toThrow()
   closeSync(other)
   expect(fd.closed).toBe(true)
-  expect(code(() => fd.number)).toBe('EBADF')
-  expect(code(() => fd.dup())).toBe('EBADF')
+  expect(codeOf(() => fd.number)).toBe('EBADF')
+  expect(codeOf(() => fd.dup())).toBe('EBADF')
 })
 
 test('a block with `using` closes its file, also when it throws', () => {
@@ -71,17 +62,17 @@ test('a released number is the new owner’s', () => {
 })
 
 test.each([-1, 1.5, Number.NaN, 2 ** 31, 1e10])('%s is no descriptor', (number) => {
-  expect(code(() => Fd.adopt(number))).toBe('EINVAL')
+  expect(codeOf(() => Fd.adopt(number))).toBe('EINVAL')
 })
 
 test('a descriptor that was not inherited is EBADF, and stdio is never taken', () => {
-  expect(code(() => inheritedFd(19_999))).toBe('EBADF')
-  expect(code(() => inheritedFd(1))).toBe('EINVAL')
+  expect(codeOf(() => inheritedFd(19_999))).toBe('EBADF')
+  expect(codeOf(() => inheritedFd(1))).toBe('EINVAL')
 })
 
 test('numbers that the FFI would bend into ints are refused', () => {
   for (const value of [Number.NaN, 1.5, 1e10, Number.POSITIVE_INFINITY]) {
-    expect(code(() => integer(value, 0, 100, 'a number'))).toBe('EINVAL')
+    expect(codeOf(() => integer(value, 0, 100, 'a number'))).toBe('EINVAL')
   }
 })
 
@@ -95,7 +86,7 @@ test('without a free descriptor it is EMFILE, and nothing is lost', () => {
   const held: Fd[] = []
   raiseNofile(countOpenFds() + 20)
   try {
-    const error = code(() => {
+    const error = codeOf(() => {
       for (;;) held.push(createMemfd('many'))
     })
     expect(error).toBe('EMFILE')
@@ -110,7 +101,7 @@ test('a lock is held by one, and ends with it', () => {
   const folder = mkdtempSync(join(tmpdir(), 'luo-lock-'))
   const path = join(folder, 'lock')
   const first = lockFile(path)
-  expect(code(() => lockFile(path))).toBe('EBUSY')
+  expect(codeOf(() => lockFile(path))).toBe('EBUSY')
   first.close()
   lockFile(path).close()
   rmSync(folder, { recursive: true })

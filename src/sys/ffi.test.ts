@@ -1,6 +1,6 @@
 import { createRequire } from 'node:module'
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
-import { isLuoError, LuoError } from '../errors.js'
+import { LuoError } from '../errors.js'
 import { countOpenFds } from './fd.js'
 import { checked, errno, failure, integer, libc } from './ffi.js'
 import './file-info.js'
@@ -14,21 +14,13 @@ import './pidfd.js'
 import './poller.js'
 import './process.js'
 import './unix.js'
+import { codeOf } from '../../test/code-of.js'
 
 const { cache } = createRequire(import.meta.url)
 const koffiIsLoaded = (): boolean => Object.keys(cache).some((path) => path.includes('/koffi/'))
 
 let loadedBefore: boolean
 let openAtStart: number
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 beforeAll(() => {
   loadedBefore = koffiIsLoaded()

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { countOpenFds } from './fd.js'
 import { FileReader } from './file-reader.js'
 
@@ -12,14 +12,6 @@ const path = join(folder, 'file')
 writeFileSync(path, 'abcdef')
 afterAll(() => rmSync(folder, { recursive: true }))
 
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 const text = (bytes: Uint8Array) => Buffer.from(bytes).toString()
 
 test('a file is read at any offset, up to its end', () => {

@@ -1,19 +1,10 @@
 import { beforeAll, describe, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { closeAll, countOpenFds, type Fd } from './fd.js'
 import { nofileLimit, raiseNofile } from './limits.js'
 import { createMemfd } from './memfd.js'
 
 let openAtStart: number
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 beforeAll(() => {
   openAtStart = countOpenFds()

@@ -4,22 +4,13 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { countOpenFds } from './fd.js'
 import { lockFile } from './lock.js'
 import { inheritStdio } from './node.js'
 
 let folder: string
 let openAtStart: number
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'luo-lock-'))

@@ -2,7 +2,7 @@ import { openSync, readFileSync } from 'node:fs'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { countOpenFds, Fd } from './fd.js'
 import { MAX_BUFFER_BYTES, Mapping, type MappingMode, PAGE_BYTES, scratch } from './mapping.js'
 import { addSeals, createMemfd, fileSize, readAt, writeAt } from './memfd.js'
@@ -13,15 +13,6 @@ const GIB = 2 ** 30
 let openAtStart: number
 let fd: Fd
 const mappings: Mapping[] = []
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 function map(length: number, mode: MappingMode, reserve?: number): Mapping {
   const mapping = Mapping.map(fd, { length, mode, reserve })

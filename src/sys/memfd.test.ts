@@ -1,6 +1,6 @@
 import { openSync, readFileSync, statSync } from 'node:fs'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { countOpenFds, Fd } from './fd.js'
 import { Mapping } from './mapping.js'
 import { addSeals, createMemfd, fileSize, getSeals, readAt, truncate, writeAt } from './memfd.js'
@@ -9,15 +9,6 @@ const GIB = 2 ** 30
 const NO_SIZES = [-1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53]
 
 let openAtStart: number
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 function textAt(fd: Fd, offset: number, length: number): string {
   const bytes = new Uint8Array(length)

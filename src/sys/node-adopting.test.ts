@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf, rejectionOf } from '../../test/code-of.js'
 import { countOpenFds, type Fd } from './fd.js'
 import { fileInfo, inodeKey, sameOpenFile } from './file-info.js'
 import { createMemfd } from './memfd.js'
@@ -26,21 +26,6 @@ import { connectUnix, listenUnix, receive, send, socketPair } from './unix.js'
 
 let openAtStart: number
 const endings: (() => unknown)[] = []
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
-
-const rejectionOf = (promise: Promise<unknown>) =>
-  promise.then(
-    () => 'no error',
-    (error: unknown) => (isLuoError(error) ? error.code : error),
-  )
 
 function own<T extends Fd | Socket | Server>(...objects: T[]): T {
   for (const object of objects) {

@@ -2,7 +2,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { closeAll, countOpenFds, Fd } from './fd.js'
 import { checked } from './ffi.js'
 import { notify } from './notify.js'
@@ -14,15 +14,6 @@ const SOCK_CLOEXEC = 0o2000000
 
 let folder: string
 let openAtStart: number
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 /** What a service manager listens on. */
 function manager(path: string): Fd {

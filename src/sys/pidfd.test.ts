@@ -2,22 +2,13 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { openSync, readFileSync } from 'node:fs'
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { countOpenFds, Fd } from './fd.js'
-import { openPidfd, pidfdOwner, signalPidfd } from './pidfd.js'
+import { isEnding, openPidfd, pidfdOwner, signalPidfd } from './pidfd.js'
 import { Poller, type Readiness } from './poller.js'
 
 let openAtStart: number
 const children: ChildProcess[] = []
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 function start(): { child: ChildProcess; pid: number } {
   const child = spawn('sleep', ['60'], { stdio: 'ignore' })
@@ -121,6 +112,21 @@ describe('the end of a process', () => {
     child.kill('SIGKILL')
     expect(await end).toMatchObject({ readable: true })
     if (child.signalCode === null) await once(child, 'exit')
+  })
+
+  test('is known before anybody can see that its files are closed', async () => {
+    for (let round = 0; round < 20; round++) {
+      const child = spawn('sleep', ['100'], { stdio: ['ignore', 'pipe', 'ignore'] })
+      using pidfd = openPidfd(child.pid ?? 0)
+      expect(isEnding(pidfd)).toBe(false)
+      // Its standard output is closed by its end, and by nothing else.
+      const closed = new Promise<boolean>((resolve) => child.stdout.once('end', () => resolve(isEnding(pidfd))))
+      child.stdout.resume()
+      child.kill('SIGKILL')
+      expect(await closed).toBe(true)
+      if (child.signalCode === null) await once(child, 'exit')
+      expect(isEnding(pidfd)).toBe(true)
+    }
   })
 
   test('is told again to who asks later, through every copy', async () => {

@@ -40,6 +40,25 @@ export function pidfdOwner(pidfd: Fd): { pid: number; uid: number } | undefined 
   }
 }
 
+/** PF_EXITING of the kernel's include/linux/sched.h. */
+const EXITING = 0x4
+/** Of /proc/PID/stat, counted after the name in parentheses, which may hold anything. */
+const FLAGS_FIELD = 6
+
+/** Whether it has ended, or is just ending: the kernel says so before it closes the files of the process. */
+export function isEnding(pidfd: Fd): boolean {
+  const pid = pidOf(pidfd)
+  if (pid === undefined) return !signalPidfd(pidfd, 0)
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    const flags = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[FLAGS_FIELD])
+    // Asked again: had it ended in between, the number could be another process by now.
+    return (flags & EXITING) !== 0 || pidOf(pidfd) !== pid
+  } catch {
+    return true
+  }
+}
+
 function pidOf(pidfd: Fd): number | undefined {
   const info = readFileSync(`/proc/self/fdinfo/${pidfd.number}`, 'latin1')
   const pid = Number(/^Pid:\s+(-?\d+)/m.exec(info)?.[1])

@@ -9,7 +9,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import ts from 'typescript'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { closeAll, countOpenFds, Fd } from './fd.js'
 import { libc } from './ffi.js'
 import { createMemfd } from './memfd.js'
@@ -29,15 +29,6 @@ const poller = Poller.shared()
 const pairs: Fd[] = []
 const registrations: Registration[] = []
 let openAtStart: number
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 function pair(): [Fd, Fd] {
   const both = socketPair()

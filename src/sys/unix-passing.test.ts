@@ -5,7 +5,7 @@ import { createConnection } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { closeAll, countOpenFds, Fd } from './fd.js'
 import { checked } from './ffi.js'
 import { sameOpenFile } from './file-info.js'
@@ -34,15 +34,6 @@ const O_NONBLOCK = 0o4000
 let folder: string
 let openAtStart: number
 const open: Fd[] = []
-
-function codeOf(action: () => unknown): unknown {
-  try {
-    action()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'no error'
-}
 
 /** Closed after the test. */
 function own<T extends Fd | readonly Fd[]>(fds: T): T {

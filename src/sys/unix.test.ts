@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { closeAll, countOpenFds, type Fd } from './fd.js'
 import { sameOpenFile } from './file-info.js'
 import { nofileLimit, raiseNofile } from './limits.js'
@@ -39,14 +39,6 @@ afterEach(() => {
   expect(countOpenFds()).toBe(before)
 })
 
-const code = (run: () => unknown) => {
-  try {
-    run()
-  } catch (error) {
-    return isLuoError(error) ? error.code : String(error)
-  }
-  return 'nothing'
-}
 const text = (bytes: Uint8Array | undefined) => Buffer.from(bytes ?? []).toString()
 
 /** The next thing that a poller says of `fd`. */
@@ -78,9 +70,9 @@ test('one file more than the kernel takes, and an empty message, are refused bef
   const [a, b] = socketPair()
   using file = createMemfd('f')
   const many = Array.from({ length: MAX_FDS_PER_MESSAGE + 1 }, () => file)
-  expect(code(() => send(a, Buffer.from('x'), many))).toBe('EINVAL')
+  expect(codeOf(() => send(a, Buffer.from('x'), many))).toBe('EINVAL')
   // With a file, it would look like the end of the stream.
-  expect(code(() => send(a, new Uint8Array(0), [file]))).toBe('EINVAL')
+  expect(codeOf(() => send(a, new Uint8Array(0), [file]))).toBe('EINVAL')
   expect(receive(b)).toBe(undefined)
   closeAll([a, b])
 })
@@ -110,7 +102,7 @@ test('nothing blocks: an empty socket answers nothing, a full one takes nothing,
   for (let now = send(a, chunk); now > 0; now = send(a, chunk)) sent += now
   expect(sent).toBeGreaterThan(60_000)
   b.close()
-  expect(code(() => send(a, chunk))).toBe('EPIPE')
+  expect(codeOf(() => send(a, chunk))).toBe('EPIPE')
   a.close()
 })
 
@@ -118,7 +110,7 @@ test('a listener has its mode, and knows who connects', () => {
   const path = join(folder, 'socket')
   const listener = listenUnix(path, 0o640)
   expect(statSync(path).mode & 0o777).toBe(0o640)
-  expect(code(() => listenUnix(path))).toBe('EADDRINUSE')
+  expect(codeOf(() => listenUnix(path))).toBe('EADDRINUSE')
   expect(acceptUnix(listener)).toBe(undefined)
   const client = connectUnix(path)
   const server = acceptUnix(listener)
@@ -128,16 +120,16 @@ test('a listener has its mode, and knows who connects', () => {
   expect(pidfd && pidfdOwner(pidfd)?.pid).toBe(process.pid)
   pidfd?.close()
   closeAll([client, server, listener])
-  expect(code(() => connectUnix(path))).toBe('ECONNREFUSED')
+  expect(codeOf(() => connectUnix(path))).toBe('ECONNREFUSED')
 })
 
 test('addresses: absolute or abstract, and not too long', () => {
   expect(unixAddress('/a').length).toBe(5)
   expect(unixAddress('@a')[2]).toBe(0)
-  expect(code(() => unixAddress('relative'))).toBe('EINVAL')
-  expect(code(() => unixAddress(''))).toBe('EINVAL')
-  expect(code(() => unixAddress('/a\0b'))).toBe('EINVAL')
-  expect(code(() => unixAddress(`/${'x'.repeat(107)}`))).toBe('ENAMETOOLONG')
+  expect(codeOf(() => unixAddress('relative'))).toBe('EINVAL')
+  expect(codeOf(() => unixAddress(''))).toBe('EINVAL')
+  expect(codeOf(() => unixAddress('/a\0b'))).toBe('EINVAL')
+  expect(codeOf(() => unixAddress(`/${'x'.repeat(107)}`))).toBe('ENAMETOOLONG')
   expect(unixAddress(`/${'x'.repeat(106)}`).length).toBe(110)
 })
 
@@ -224,7 +216,7 @@ test('a pidfd becomes readable when its process ends, and never means another on
   if (child.signalCode === null) await once(child, 'exit')
   expect(signalPidfd(pidfd, 'SIGKILL')).toBe(false)
   expect(pidfdOwner(pidfd)).toBe(undefined)
-  expect(code(() => openPidfd(child.pid ?? 0))).toBe('ESRCH')
-  expect(code(() => openPidfd(0))).toBe('EINVAL')
+  expect(codeOf(() => openPidfd(child.pid ?? 0))).toBe('ESRCH')
+  expect(codeOf(() => openPidfd(0))).toBe('EINVAL')
   pidfd.close()
 })

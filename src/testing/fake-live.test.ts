@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { rejectionOf } from '../../test/code-of.js'
 import { isLuoError } from '../errors.js'
 import { fakeLive } from './fake-live.js'
 
@@ -71,14 +72,14 @@ test('a session is handed over with its files, which both sides can read and onl
   const handed = await next.session('cache')
   expect(await handed.tokens()).toEqual([1n])
   expect(await handed.retrieve('1')).toBe('file')
-  const codes = await Promise.all([codeOf(handed.preserve(2, 'more')), codeOf(cache.unpreserve(1))])
+  const codes = await Promise.all([rejectionOf(handed.preserve(2, 'more')), rejectionOf(cache.unpreserve(1))])
   expect(codes).toEqual(['EBUSY', 'EBUSY'])
   await next.ready()
   await handed.preserve(2, 'more')
-  expect(await codeOf(handed.preserve(2n, 'again'))).toBe('EEXIST')
-  expect(await codeOf(handed.retrieve(3))).toBe('ENOENT')
+  expect(await rejectionOf(handed.preserve(2n, 'again'))).toBe('EEXIST')
+  expect(await rejectionOf(handed.retrieve(3))).toBe('ENOENT')
   handed.close()
-  expect(await codeOf(handed.tokens())).toBe('EBADF')
+  expect(await rejectionOf(handed.tokens())).toBe('EBADF')
 })
 
 test('a closed session is empty when it is opened again, unless it was to be kept', async () => {
@@ -90,13 +91,3 @@ test('a closed session is empty when it is opened again, unless it was to be kep
     expect(await (await live.session(`${keepMs}`)).tokens()).toEqual(keepMs === 0 ? [] : [1n])
   }
 })
-
-async function codeOf(work: Promise<unknown>): Promise<string> {
-  try {
-    await work
-  } catch (error) {
-    if (isLuoError(error)) return error.code
-    throw error
-  }
-  return 'nothing failed'
-}

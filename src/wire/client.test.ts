@@ -3,7 +3,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
-import { isLuoError, LuoError } from '../errors.js'
+import { rejectionOf } from '../../test/code-of.js'
+import { until } from '../../test/until.js'
+import { LuoError } from '../errors.js'
 import { INTERFACE_NAME, MAX_FDS } from '../protocol/interface.js'
 import { encodeError, MAX_MESSAGE_BYTES } from '../protocol/messages.js'
 import { closeAll, countOpenFds, type Fd } from '../sys/fd.js'
@@ -23,18 +25,6 @@ let client: VarlinkClient
 /** luod's side, which says whatever the test wants. */
 let luod: Connection
 let requests: Record<string, unknown>[]
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const deadline = Date.now() + 5000; !condition(); await sleep(1)) {
-    if (Date.now() > deadline) throw new Error(`waited in vain: ${what}`)
-  }
-}
-
-const codeOf = (promise: Promise<unknown>): Promise<unknown> =>
-  promise.then(
-    () => undefined,
-    (error: unknown) => (isLuoError(error) ? error.code : error),
-  )
 
 beforeAll(() => {
   // Made once in the life of a process, and kept.
@@ -66,9 +56,9 @@ afterEach(async () => {
 
 describe('connecting', () => {
   test('is ENOENT where nothing is, and ECONNREFUSED where nobody listens any more', async () => {
-    expect(await codeOf(VarlinkClient.connect(join(directory, 'other.sock')))).toBe('ENOENT')
+    expect(await rejectionOf(VarlinkClient.connect(join(directory, 'other.sock')))).toBe('ENOENT')
     listener.close()
-    expect(await codeOf(VarlinkClient.connect(path))).toBe('ECONNREFUSED')
+    expect(await rejectionOf(VarlinkClient.connect(path))).toBe('ECONNREFUSED')
   })
 
   test('is EPERM where another user listens, but for root, whose own luod everybody trusts', async () => {
@@ -84,7 +74,7 @@ describe('connecting', () => {
       const connected = await VarlinkClient.connect(to).finally(() => vi.restoreAllMocks())
       connected.close()
     }
-    expect(await codeOf(connectAs(STRANGER + 1, name))).toBe('EPERM')
+    expect(await rejectionOf(connectAs(STRANGER + 1, name))).toBe('EPERM')
     await connectAs(owner, name)
     await connectAs(0, name)
     if (own === 0) await connectAs(STRANGER, path)
@@ -132,7 +122,7 @@ describe('a call', () => {
     using fd = createMemfd('file')
     const { error, parameters } = encodeError(new LuoError('ENOENT', 'list: nothing'))
     luod.send({ error, parameters: { ...parameters, fds: 2 } }, [fd, fd])
-    expect(await codeOf(call)).toBe('ENOENT')
+    expect(await rejectionOf(call)).toBe('ENOENT')
   })
 
   test.each<[string, unknown, () => Fd[]]>([
@@ -148,30 +138,30 @@ describe('a call', () => {
       },
     ],
   ])('that cannot be sent says why (%s), and what else is under way is LUO_GONE', async (code, input, make) => {
-    const before = codeOf(client.call('List', {}))
+    const before = rejectionOf(client.call('List', {}))
     const fds = make()
-    expect(await codeOf(client.call('Abort', input as { id: string; workload: string }, fds))).toBe(code)
+    expect(await rejectionOf(client.call('Abort', input as { id: string; workload: string }, fds))).toBe(code)
     closeAll(fds)
     expect(await before).toBe('LUO_GONE')
-    expect(await codeOf(client.call('List', {}))).toBe('LUO_GONE')
+    expect(await rejectionOf(client.call('List', {}))).toBe('LUO_GONE')
   })
 
   test('of a stream that cannot be sent says why too', async () => {
     const input = { workload: 'x'.repeat(MAX_MESSAGE_BYTES) }
-    expect(await codeOf(client.stream('Watch', input).next())).toBe('LUO_PROTOCOL')
+    expect(await rejectionOf(client.stream('Watch', input).next())).toBe('LUO_PROTOCOL')
   })
 })
 
 describe('a connection that ends', () => {
   test('fails everything under way and everything after that with LUO_GONE', async () => {
-    const calls = [codeOf(client.call('List', {})), codeOf(client.call('Inspect', {}))]
-    const stream = codeOf(client.stream('Watch', {}).next())
+    const calls = [rejectionOf(client.call('List', {})), rejectionOf(client.call('Inspect', {}))]
+    const stream = rejectionOf(client.stream('Watch', {}).next())
     await until(() => requests.length === 3, 'the requests')
     luod.close()
     expect(await Promise.all([...calls, stream])).toEqual(['LUO_GONE', 'LUO_GONE', 'LUO_GONE'])
     expect((await client.closed).code).toBe('LUO_GONE')
-    expect(await codeOf(client.call('List', {}))).toBe('LUO_GONE')
-    expect(await codeOf(client.stream('Watch', {}).next())).toBe('LUO_GONE')
+    expect(await rejectionOf(client.call('List', {}))).toBe('LUO_GONE')
+    expect(await rejectionOf(client.stream('Watch', {}).next())).toBe('LUO_GONE')
   })
 
   test('is LUO_GONE also when luod has not read what it was asked, as when it was killed', async () => {
@@ -184,7 +174,7 @@ describe('a connection that ends', () => {
   })
 
   test('in the middle of an answer is LUO_GONE', async () => {
-    const call = codeOf(client.call('List', {}))
+    const call = rejectionOf(client.call('List', {}))
     await until(() => requests.length === 1, 'the request')
     // More than the kernel keeps for a reader: the rest never comes.
     luod.send({ parameters: { workloads: ['x'.repeat(900_000)] } })
@@ -193,16 +183,16 @@ describe('a connection that ends', () => {
   })
 
   test('because this side closes it is LUO_GONE', async () => {
-    const call = codeOf(client.call('List', {}))
+    const call = rejectionOf(client.call('List', {}))
     client.close()
     client.close()
     expect(await call).toBe('LUO_GONE')
-    expect(await codeOf(client.call('List', {}))).toBe('LUO_GONE')
+    expect(await rejectionOf(client.call('List', {}))).toBe('LUO_GONE')
   })
 
   test('with an answer before loses no answer', async () => {
     const calls = [client.call('Abort', { id: '1', workload: 'a' }), client.call('Abort', { id: '1', workload: 'b' })]
-    const ends = calls.map(codeOf)
+    const ends = calls.map(rejectionOf)
     await until(() => requests.length === 2, 'the requests')
     luod.send({ parameters: { update: '1' } })
     luod.close()
@@ -219,8 +209,8 @@ describe('luod that breaks the rules', () => {
     ['files that did not come', { parameters: { fds: 5 } }],
     ['files that it does not declare', { parameters: {} }],
   ])('by sending %s ends the connection with LUO_PROTOCOL, and its files are closed', async (_what, message) => {
-    const call = codeOf(client.call('List', {}))
-    const next = codeOf(client.call('List', {}))
+    const call = rejectionOf(client.call('List', {}))
+    const next = rejectionOf(client.call('List', {}))
     using fd = createMemfd('file')
     luod.send(message, [fd])
     const first = await call
@@ -240,7 +230,7 @@ describe('luod that breaks the rules', () => {
     luod.send(encodeError(new LuoError('LUO_LIMIT', 'too many connections')))
     luod.close()
     expect(await client.closed).toMatchObject({ code: 'LUO_LIMIT', message: 'too many connections' })
-    expect(await codeOf(client.call('List', {}))).toBe('LUO_LIMIT')
+    expect(await rejectionOf(client.call('List', {}))).toBe('LUO_LIMIT')
   })
 
   test('and says why before the first request is there is quoted too, though that cannot be sent any more', async () => {
@@ -297,7 +287,7 @@ describe('a stream', () => {
     const follow = async () => {
       for await (const { parameters } of stream) expect(parameters.event).toBe(String(taken++))
     }
-    expect(await codeOf(follow())).toBe('LUO_GONE')
+    expect(await rejectionOf(follow())).toBe('LUO_GONE')
     expect(taken).toBeGreaterThan(10_000)
   })
 
@@ -311,6 +301,6 @@ describe('a stream', () => {
     luod.send(encodeError(new LuoError('LUO_ABORTED', 'enough')))
     await sleep(5)
     closeAll((await stream.next()).value?.fds ?? [])
-    expect(await codeOf(stream.next())).toBe('LUO_ABORTED')
+    expect(await rejectionOf(stream.next())).toBe('LUO_ABORTED')
   })
 })

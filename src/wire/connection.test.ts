@@ -1,6 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { isLuoError, LuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
+import { until } from '../../test/until.js'
+import { LuoError } from '../errors.js'
 import { Decoder, encodeMessage } from '../protocol/messages.js'
 import { closeAll, countOpenFds, type Fd } from '../sys/fd.js'
 import { nofileLimit, raiseNofile } from '../sys/limits.js'
@@ -46,20 +48,6 @@ function open(options: Partial<ConnectionOptions> = {}): void {
   })
 }
 
-async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const deadline = Date.now() + 5000; !condition(); await sleep(1)) {
-    if (Date.now() > deadline) throw new Error(`waited in vain: ${what}`)
-  }
-}
-
-const codeOf = (run: () => unknown): unknown => {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-}
 const codes = () => ends.map((error) => error?.code)
 const give = (message: object, fds: readonly Fd[] = []) => send(peer, encodeMessage(message), fds)
 

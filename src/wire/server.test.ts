@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { rejectionOf } from '../../test/code-of.js'
+import { until } from '../../test/until.js'
 import { isLuoError, LuoError } from '../errors.js'
 import { parseInterface } from '../protocol/idl.js'
 import { INTERFACE_NAME, INTERFACE_TEXT, MAX_FDS } from '../protocol/interface.js'
@@ -62,18 +64,6 @@ async function expectWorking(client?: VarlinkClient): Promise<void> {
   const { parameters } = await (client ?? (await connect())).call('Abort', { id: '1', workload: 'still' })
   expect(parameters).toEqual({ update: 'still' })
 }
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const deadline = Date.now() + 5000; !condition(); await sleep(1)) {
-    if (Date.now() > deadline) throw new Error(`waited in vain: ${what}`)
-  }
-}
-
-const codeOf = (promise: Promise<unknown>): Promise<unknown> =>
-  promise.then(
-    () => undefined,
-    (error: unknown) => (isLuoError(error) ? error.code : error),
-  )
 
 /** A client that may do everything wrong. */
 class RawPeer {
@@ -260,7 +250,9 @@ describe('a call', () => {
     })
     const client = await connect()
     for (const input of [{}, { workload: 5 }, { workload: 'web', extra: 1 }, { workload: null }]) {
-      expect(await codeOf(client.call('Show', input as unknown as { workload: string }))).toBe('LUO_INVALID_PARAMETER')
+      expect(await rejectionOf(client.call('Show', input as unknown as { workload: string }))).toBe(
+        'LUO_INVALID_PARAMETER',
+      )
     }
     expect(called).toBe(0)
     await expectWorking(client)
@@ -269,7 +261,7 @@ describe('a call', () => {
   test('whose answer is too long is an error, and the connection goes on', async () => {
     start({ Abort: ({ input }) => ({ output: { update: input.workload.repeat(MAX_MESSAGE_BYTES) } }) })
     const client = await connect()
-    expect(await codeOf(client.call('Abort', { id: '1', workload: 'xx' }))).toBe('LUO_PROTOCOL')
+    expect(await rejectionOf(client.call('Abort', { id: '1', workload: 'xx' }))).toBe('LUO_PROTOCOL')
     expect((await client.call('Abort', { id: '1', workload: '' })).parameters).toEqual({ update: '' })
   })
 })
@@ -315,7 +307,7 @@ describe('a stream', () => {
     const follow = async () => {
       for await (const { parameters } of (await connect()).stream('Watch', {})) events.push(parameters.event)
     }
-    expect(await codeOf(follow())).toBe('LUO_ABORTED')
+    expect(await rejectionOf(follow())).toBe('LUO_ABORTED')
     expect(events).toEqual(['1'])
   })
 
@@ -522,10 +514,10 @@ describe('requests of one connection', () => {
     start()
     const client = await connect()
     const codes = await Promise.all([
-      codeOf(client.call('List', {})),
-      codeOf(client.call('Abort', { id: '1', workload: 'a' })),
-      codeOf(client.call('Show', { workload: 5 as unknown as string })),
-      codeOf(client.call('Abort', { id: '1', workload: 'b' })),
+      rejectionOf(client.call('List', {})),
+      rejectionOf(client.call('Abort', { id: '1', workload: 'a' })),
+      rejectionOf(client.call('Show', { workload: 5 as unknown as string })),
+      rejectionOf(client.call('Abort', { id: '1', workload: 'b' })),
     ])
     expect(codes).toEqual(['LUO_UNSUPPORTED', undefined, 'LUO_INVALID_PARAMETER', undefined])
   })
@@ -599,7 +591,7 @@ describe('the interface of the standard', () => {
   test('is no secret of a client: an unknown method is LUO_UNSUPPORTED there', async () => {
     start()
     const client = await connect()
-    expect(await codeOf(client.call('Nothing' as 'List', {}))).toBe('LUO_UNSUPPORTED')
+    expect(await rejectionOf(client.call('Nothing' as 'List', {}))).toBe('LUO_UNSUPPORTED')
     await expectWorking(client)
   })
 })
@@ -984,7 +976,7 @@ describe('a peer that disconnects', () => {
       },
     })
     const client = await connect()
-    expect(await codeOf(client.call('List', {}))).toBe('LUO_GONE')
+    expect(await rejectionOf(client.call('List', {}))).toBe('LUO_GONE')
     expect(server.connections).toBe(0)
   })
 })
@@ -1004,7 +996,7 @@ describe('the connections', () => {
     const kept = [await connect(), await connect(), await connect()]
     for (const client of kept) await expectWorking(client)
     const more = await connect()
-    expect(await codeOf(more.call('Abort', { id: '1', workload: 'web' }))).toBe('LUO_LIMIT')
+    expect(await rejectionOf(more.call('Abort', { id: '1', workload: 'web' }))).toBe('LUO_LIMIT')
     const raw = new RawPeer()
     expect(await raw.rest()).toEqual([
       { error: `${INTERFACE_NAME}.Failed`, parameters: { code: 'LUO_LIMIT', message: expect.any(String) } },
@@ -1019,14 +1011,14 @@ describe('the connections', () => {
   test('end with the server: LUO_GONE for whoever waits, and nobody listens any more', async () => {
     const server = start({ List: () => new Promise(() => {}) })
     const client = await connect()
-    const waiting = codeOf(client.call('List', {}))
+    const waiting = rejectionOf(client.call('List', {}))
     await until(() => server.connections === 1, 'the connection')
     await sleep(2)
     server.close()
     servers = []
     expect(await waiting).toBe('LUO_GONE')
     expect((await client.closed).code).toBe('LUO_GONE')
-    expect(await codeOf(VarlinkClient.connect(path))).toBe('ECONNREFUSED')
+    expect(await rejectionOf(VarlinkClient.connect(path))).toBe('ECONNREFUSED')
   })
 
   test('may be two hundred at once', async () => {
@@ -1080,7 +1072,7 @@ describe('when the server may open no more files', () => {
     await expectWorking(there)
     const fds = memfds(5)
     await withRoomFor(room, async () => {
-      expect(await codeOf(there.call('Preserve', filesFor(fds), fds))).toBe('LUO_PROTOCOL')
+      expect(await rejectionOf(there.call('Preserve', filesFor(fds), fds))).toBe('LUO_PROTOCOL')
     })
     closeAll(fds)
     expect(refused).toEqual([{ code: 'LUO_PROTOCOL', peer: ME }])

@@ -45,7 +45,7 @@ test.each(MESSAGE_FAULTS)(
   'fault $number: $title ends the connection, or is an error, and hurts nobody',
   async ({ parts }) => {
     await using stage = await Stage.start()
-    const before = await stage.call('Status', {})
+    const before = await stage.atRest()
     const { socket, text, closed } = await raw(stage)
     for (const part of parts) socket.write(part)
     await Promise.race([closed, eventually(text, (seen) => seen.includes('"error"'), 'no error comes')])
@@ -87,7 +87,7 @@ test('wrong parameters are named, and the connection goes on', async () => {
 
 test('a client that asks and never reads is cut off, and others are served meanwhile', async () => {
   await using stage = await Stage.start()
-  const before = await stage.call('Status', {})
+  const before = await stage.atRest()
   const { socket, closed } = await raw(stage)
   socket.pause()
   const request = `{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"${METHOD}"}}\0`
@@ -109,7 +109,7 @@ test('a client that asks and never reads is cut off, and others are served meanw
 
 test('many connections that come and go leave nothing behind', async () => {
   await using stage = await Stage.start()
-  const before = await stage.call('Status', {})
+  const before = await stage.atRest()
   for (let round = 0; round < 20; round++) {
     const all = await Promise.all(Array.from({ length: 25 }, () => raw(stage)))
     for (const { socket } of all) {

@@ -130,6 +130,36 @@ test('a successor that never joins is killed at the deadline', async () => {
   await gone(successor)
 })
 
+test.each(['rolledBack', 'committed'] as const)(
+  'a process that luod hears of when its update has %s',
+  async (outcome) => {
+    await using stage = await Stage.start()
+    let update: string
+    if (outcome === 'committed') {
+      const { old, joined, successor, result } = await frozen(stage)
+      const commit = successor.call('Commit', { id: 'commit', member: joined.member })
+      await old.event('release')
+      old.kill()
+      await commit
+      update = (await result).update
+    } else {
+      const { successor, result } = await updating(stage)
+      successor.kill()
+      update = (await result).update
+    }
+    const [late, other] = [await stage.puppet(), await stage.puppet()]
+    await other.do('pidfd', { name: 'late', pid: late.pid })
+    const spawned = { workload: 'web', pid: late.pid, fds: 1 }
+    const never = other.call('Spawned', { ...spawned, id: 'a', update: 'never' }, { send: ['late'] })
+    expect(await failure(never)).toBe('LUO_NOT_FOUND')
+    expect(late.alive).toBe(true)
+    await other.call('Spawned', { ...spawned, id: 'b', update }, { send: ['late'] })
+    // What failed is ended: nobody else would do that. What committed runs.
+    if (outcome === 'rolledBack') await gone(late)
+    else expect(await late.do('memfd', { name: 'any', size: 1 })).toBe(null)
+  },
+)
+
 test('an operator ends an update, and the old version goes on', async () => {
   await using stage = await Stage.start()
   const { successor, result } = await updating(stage)

@@ -33,19 +33,6 @@ function preserve(puppet: Puppet, session: string, id: string, names: string[], 
   return puppet.call('Preserve', { id, session, files, fds: files.length }, { send: names })
 }
 
-/** What luod has open, once it is at rest. */
-async function openFds(stage: Stage): Promise<number> {
-  let last = -1
-  const look = async () => {
-    const { open_fds } = await stage.call('Status', {})
-    const same = open_fds === last
-    last = open_fds
-    return same
-  }
-  await eventually(look, Boolean, 'luod is never at rest')
-  return last
-}
-
 test.each([
   ['--limit', 'files'],
   ['--limit', 'pages=5'],
@@ -63,12 +50,12 @@ test('files: one more than the limit is refused, and luod holds what it held', a
   const { session } = await puppet.join('web')
   for (const name of ['a', 'b', 'c', 'd']) await puppet.do('memfd', { name, size: 1 })
   await preserve(puppet, session, '1', ['a', 'b'])
-  const before = await openFds(stage)
+  const before = (await stage.atRest()).open_fds
   const error = await refused(preserve(puppet, session, '2', ['c', 'd'], 2))
   expect(error.code).toBe('LUO_LIMIT')
   expect(error.message).toContain(`uid ${UID} has 2 of 3 files`)
   expect(error.message).toContain('--limit files=N')
-  expect(await openFds(stage)).toBe(before)
+  expect((await stage.atRest()).open_fds).toBe(before)
   await preserve(puppet, session, '3', ['c'], 2)
   expect((await refused(preserve(puppet, session, '4', ['d'], 3))).code).toBe('LUO_LIMIT')
   await puppet.call('Unpreserve', { id: '5', session, tokens: ['0', '0'] })
@@ -85,10 +72,10 @@ test('bytes: memory counts with the size that it has when it is preserved, other
   await puppet.do('memfd', { name: 'large', size: 5 * KIB })
   await puppet.do('pair', { name: 'socket' })
   await preserve(puppet, session, '1', ['small'])
-  const before = await openFds(stage)
+  const before = (await stage.atRest()).open_fds
   const error = await refused(preserve(puppet, session, '2', ['socket', 'large'], 1))
   expect([error.code, error.message]).toEqual(['LUO_LIMIT', expect.stringContaining(`has ${60 * KIB} of ${64 * KIB}`)])
-  expect(await openFds(stage)).toBe(before)
+  expect((await stage.atRest()).open_fds).toBe(before)
   await preserve(puppet, session, '3', ['socket'], 1)
   await puppet.call('Unpreserve', { id: '4', session, tokens: ['0'] })
   await preserve(puppet, session, '5', ['large'], 2)
@@ -98,7 +85,7 @@ test('workloads and sessions: a join too many leaves nothing behind, and there i
   await using stage = await Stage.start({ args: ['--limit', 'workloads=2', '--limit', 'sessions=1'] })
   const [first, second] = [await stage.puppet(), await stage.puppet()]
   await first.join('a')
-  const before = await openFds(stage)
+  const before = (await stage.atRest()).open_fds
   const sessions = await refused(second.call('Join', { id: '1', workload: 'b', accepts: [] }))
   expect([sessions.code, sessions.message]).toEqual(['LUO_LIMIT', expect.stringContaining('--limit sessions=N')])
   expect((await stage.call('List', {})).workloads.map(({ name }) => name)).toEqual(['a'])
@@ -112,7 +99,7 @@ test('workloads and sessions: a join too many leaves nothing behind, and there i
   await third.do('disconnect', { on: 'keep' })
   await second.do('disconnect', { on: 'keep' })
   await second.do('disconnect', { on: 'control' })
-  expect(await openFds(stage)).toBe(before)
+  expect((await stage.atRest()).open_fds).toBe(before)
   first.kill()
   await eventually(
     () => stage.call('List', {}),

@@ -327,10 +327,12 @@ test('a successor with too few descriptors for the state fails with an error, an
 })
 
 test('a private luod ends when nothing is left to do, and not before', async () => {
-  await using stage = await stageForLive(['--exit-when-idle'])
+  const { stage, release } = await Stage.startPrivate({ puppet: 'live-puppet.mjs' })
+  await using _ = stage
   const service = await stage.puppet()
   await service.do('join', { workload: 'web' })
-  await new Promise((resolve) => setTimeout(resolve, 800))
+  release()
+  await stage.idleTime()
   expect(stage.luod.exitCode).toBe(null)
   const ended = once(stage.luod, 'exit')
   await service.do('leave')

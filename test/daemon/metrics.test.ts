@@ -40,6 +40,9 @@ interface Family {
   samples: Map<string, number>
 }
 
+/** As Go's ParseFloat, by which the format is defined: what is no number at all (a mean of nothing) may be `Nan`. */
+const isNumber = (text: string) => /^([+-]inf|nan)$/i.test(text) || Number.isFinite(Number(text))
+
 /** The text format, version 0.0.4, strictly: a family begins with HELP and TYPE, and its samples follow. */
 function parse(text: string): Map<string, Family> {
   const families = new Map<string, Family>()
@@ -62,7 +65,7 @@ function parse(text: string): Map<string, Family> {
       const suffix = name.slice(current.length)
       const suffixes = family?.type === 'histogram' ? ['_bucket', '_sum', '_count'] : ['']
       expect(name.startsWith(current) && suffixes.includes(suffix), `no sample of ${current}: ${line}`).toBe(true)
-      expect(value === '+Inf' || value === '-Inf' || value === 'NaN' || Number.isFinite(Number(value)), line).toBe(true)
+      expect(isNumber(value), line).toBe(true)
       expect(family?.samples.has(`${suffix}${labels}`), `${line} comes twice`).toBe(false)
       family?.samples.set(`${suffix}${labels}`, Number(value))
     }

@@ -58,7 +58,7 @@ function becomes(stage: Stage, name: string, custody: Session['custody'] | 'gone
 /** Runs `work` with a luod that has nothing after it but what it had before. */
 async function leavesNothing(work: (stage: Stage) => Promise<unknown>, args: string[] = []): Promise<void> {
   await using stage = await Stage.start({ args })
-  const before = await stage.call('Status', {})
+  const before = await stage.atRest()
   await work(stage)
   for (const puppet of stage.puppets) if (puppet.alive) puppet.kill()
   await eventually(
@@ -319,6 +319,25 @@ describe('an update', () => {
     }))
 })
 
+test('a kept workload that is killed while its successor starts waits with all its sessions', () =>
+  leavesNothing(async (stage) => {
+    const names = ['web', 'one', 'two', 'three']
+    const old = await stage.supervised('web', ['--keep', '60s'])
+    const { member, session } = await old.join('web')
+    await add(old, session, '1')
+    for (const name of names.slice(1)) await make(old, name, { member })
+    await old.call('Commit', { id: id(), member })
+    const result = stage.call('Update', { id: id(), workload: 'web' })
+    await (await stage.nextPuppet()).join('web')
+    // Its descriptors are closed one after the other, and luod waits for the end of the update.
+    old.kill()
+    expect((await result).outcome).toBe('orphaned')
+    expect((await all(stage)).map(({ name, custody }) => `${name} ${custody}`)).toEqual(
+      names.map((name) => `${name} orphaned`),
+    )
+    await stage.call('ReleaseSession', { id: id(), name: 'web' })
+  }))
+
 test("a workload's session ends with the workload, whoever has its descriptor", () =>
   leavesNothing(async (stage) => {
     const [member, other] = [await stage.puppet(), await stage.puppet()]
@@ -455,12 +474,12 @@ test('a workload has as many further sessions as an update can tell of', () =>
   }))
 
 test('a private luod stays for a session that waits', async () => {
-  await using stage = await Stage.start({ args: ['--exit-when-idle'] })
-  const client = await stage.client()
+  const { stage, release } = await Stage.startPrivate()
+  await using _ = stage
   const puppet = await stage.puppet()
   await make(puppet, 'cache', { keep_ms: 2_000 })
   puppet.kill()
-  client.close()
+  release()
   await becomes(stage, 'cache', 'orphaned')
   await eventually(
     () => stage.luod.exitCode,

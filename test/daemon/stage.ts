@@ -16,6 +16,7 @@ import { VarlinkClient } from '../../src/wire/client.js'
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
 const LIMIT_MS = 20_000
+const EXIT_WHEN_IDLE = '--exit-when-idle'
 export const NOBODY = 65_534
 
 export async function eventually<T>(look: () => Promise<T> | T, good: (value: T) => boolean, what: string): Promise<T> {
@@ -138,8 +139,16 @@ export class Stage implements AsyncDisposable {
   /** `puppet`: the script of the puppets, beside this file. */
   static async start(options: { args?: string[]; puppet?: string } = {}): Promise<Stage> {
     const stage = new Stage(options.puppet ?? 'puppet.mjs')
-    await stage.#begin(options.args ?? [])
+    const client = await stage.#begin(options.args ?? [])
+    client.close()
     return stage
+  }
+
+  /** With a luod that ends when nothing is left to do: it does not before `release` was called, however slow we are. */
+  static async startPrivate(options: { puppet?: string } = {}): Promise<{ stage: Stage; release: () => void }> {
+    const stage = new Stage(options.puppet ?? 'puppet.mjs')
+    const client = await stage.#begin([EXIT_WHEN_IDLE])
+    return { stage, release: () => client.close() }
   }
 
   private constructor(puppet: string) {
@@ -159,7 +168,8 @@ export class Stage implements AsyncDisposable {
     return this.#luod
   }
 
-  async #begin(args: string[]): Promise<void> {
+  /** The first connection to luod. */
+  async #begin(args: string[]): Promise<VarlinkClient> {
     this.#server = createServer((socket) => {
       const lines = createInterface({ input: socket })
       // A puppet may be killed before it says anything.
@@ -169,13 +179,30 @@ export class Stage implements AsyncDisposable {
     this.#server.listen(this.#control)
     await once(this.#server, 'listening')
     chmodSync(this.#control, 0o777)
-    this.#luod = spawn(process.execPath, [join(PROJECT, 'dist/daemon/main.js'), '--socket', this.socket, ...args], {
+    this.#luod = this.#spawnLuod(this.socket, args)
+    const connect = async () => {
+      const client = await this.client()
+      await client.call('List', {})
+      return client
+    }
+    return eventually(connect, Boolean, 'luod does not start')
+  }
+
+  #spawnLuod(socket: string, args: string[]): ChildProcess {
+    const luod = spawn(process.execPath, [join(PROJECT, 'dist/daemon/main.js'), '--socket', socket, ...args], {
       stdio: ['ignore', 'inherit', 'pipe'],
     })
-    this.#luod.stderr?.on('data', (chunk) => {
+    luod.stderr.on('data', (chunk) => {
       this.#log += chunk
     })
-    await eventually(() => this.call('List', {}), Boolean, 'luod does not start')
+    return luod
+  }
+
+  /** Longer than a luod without anything to do lives: another one is started, and has ended. */
+  async idleTime(): Promise<void> {
+    const other = this.#spawnLuod(join(this.directory, 'other.sock'), [EXIT_WHEN_IDLE])
+    const [code] = await once(other, 'exit')
+    if (code !== 0) throw new Error(`a luod without anything to do ended with ${code}`)
   }
 
   get #control(): string {
@@ -199,6 +226,19 @@ export class Stage implements AsyncDisposable {
     } finally {
       client.close()
     }
+  }
+
+  /** What luod has, once it is the same twice: it learns a moment later that a connection has ended. */
+  atRest(): Promise<Methods['Status']['output']> {
+    let last: Methods['Status']['output'] | undefined
+    let same = false
+    const look = async () => {
+      const now = await this.call('Status', {})
+      same = now.open_fds === last?.open_fds && now.connections === last.connections
+      last = now
+      return now
+    }
+    return eventually(look, () => same, 'luod is never at rest')
   }
 
   /** A puppet outside any workload, as another user if that is asked for. */

@@ -242,13 +242,3 @@ export class FakeFlb implements Flb<string> {
     this.#journal.did(`${this.compatible}.finish`, data, object)
   }
 }
-
-/** The code of what `run` throws; undefined when it throws nothing; what is no LuoError, as it is. */
-export function codeOf(run: () => unknown): unknown {
-  try {
-    run()
-    return undefined
-  } catch (error) {
-    return error instanceof LuoError ? error.code : error
-  }
-}

@@ -1,0 +1,44 @@
+import { expect, test } from 'vitest'
+import { Records } from '../abi/records.js'
+import { HandlerRegistry } from '../core/handler.js'
+import { Orchestrator } from '../core/orchestrator.js'
+import { type HeldFile, heldFiles } from '../handlers/held-file.js'
+import { State } from './state.js'
+import { Usage } from './usage.js'
+import { userLimits } from './user-limits.js'
+
+function inMemory() {
+  let bytes = new Uint8Array()
+  return {
+    size: () => bytes.length,
+    read: (offset: number, length: number) => bytes.slice(offset, offset + length),
+    write: (written: Uint8Array, offset: number) => bytes.set(written, offset),
+    resize: (size: number) => {
+      const resized = new Uint8Array(size)
+      resized.set(bytes.subarray(0, size))
+      bytes = resized
+    },
+  }
+}
+
+function newState(): State {
+  const orchestrator = new Orchestrator({ registry: new HandlerRegistry<HeldFile>(), files: heldFiles })
+  const usage = new Usage(userLimits({}, { nofile: 20_000, shared: false, memory: 2 ** 30 }))
+  return new State(orchestrator as never, Records.create(inMemory()), { log: () => {}, usage })
+}
+
+test('a workload that has ended takes nothing of the next one of its name with it, however late it is looked at', () => {
+  const state = newState()
+  const first = state.ensure(0, 'web')
+  state.endIfUnused(first)
+  expect(state.lookup(0, 'web')).toBeUndefined()
+  const second = state.ensure(0, 'web')
+  state.endIfUnused(first)
+  expect(state.lookup(0, 'web')).toBe(second)
+  expect(state.usage.of(0).workloads).toBe(1)
+  state.endIfUnused(second)
+  expect(state.workloadCount).toBe(0)
+  expect(state.usage.of(0).workloads).toBe(0)
+  state.sessions.close()
+  state.history.close()
+})
