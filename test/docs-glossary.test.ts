@@ -22,7 +22,7 @@ const TERMS = [
     'rollback',
     'fencing',
   ],
-  ...['drain', 'blackout', 'records', 'FLB', 'KHO'],
+  ...['drain', 'blackout', 'records', 'FLB', 'KHO', 'machine', 'notifier'],
 ]
 
 const rows = TEXT.split('\n')
