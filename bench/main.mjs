@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { measureBlackoutMemory, measureBlackoutStartup } from './blackout.mjs'
 import { measureCore } from './core.mjs'
+import { measureEmulate } from './emulate.mjs'
 import { measureFdHolder } from './fdholder.mjs'
 import { measureFreeze, measureStart } from './luod.mjs'
 import { measurePeers } from './peers.mjs'
@@ -23,6 +24,7 @@ const MEASUREMENTS = {
   sessions: measureSessionsScaling,
   freeze: measureFreeze,
   luod_start: measureStart,
+  emulate: measureEmulate,
   peers: measurePeers,
   blackout_startup: measureBlackoutStartup,
   blackout_memory: measureBlackoutMemory,

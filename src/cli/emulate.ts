@@ -45,7 +45,7 @@ export async function emulateCommand(context: Context, request: EmulateRequest):
     stdio: ['inherit', 'inherit', 'inherit', 'pipe'],
   })
   let code: number | undefined
-  let rebooted = false
+  let endedByMachine = false
   let pid: number | undefined
   const forward = (signal: NodeJS.Signals) => {
     if (pid !== undefined) process.kill(pid, signal)
@@ -58,7 +58,7 @@ export async function emulateCommand(context: Context, request: EmulateRequest):
       const report = JSON.parse(line) as Report
       if ('pid' in report) pid = report.pid
       else if ('trace' in report) context.err(context.json ? JSON.stringify(report.trace) : traceLine(report.trace))
-      else if ('kexec' in report) rebooted = true
+      else if ('endedByMachine' in report) endedByMachine = true
       else if ('warning' in report) context.err(`luoctl: ${report.warning}`)
       else if ('error' in report) throw new LuoError(report.code, `emulate ${program}: ${report.error}`)
       else {
@@ -72,7 +72,8 @@ export async function emulateCommand(context: Context, request: EmulateRequest):
     notifier.unref()
   }
   if (code === undefined) throw new LuoError('LUO_GONE', `emulate ${program}: its notifier was killed`)
-  if (rebooted) context.err(`luoctl: machine ${clean(machine)} did a kexec; its programs were ended`)
+  if (endedByMachine)
+    context.err(`luoctl: machine ${clean(machine)} ended its programs, for a kexec or because it ends`)
   return code
 }
 

@@ -76,8 +76,16 @@ function launch({ path, argv, trace }: EmulationSettings, channel: MachineChanne
   for (const number of [0, 1, 2]) libc('dup2', nothing, number)
   closeSync(nothing)
   if (child.pid !== undefined) report({ pid: child.pid })
-  child.once('error', (error) => report({ error: error.message, code: 'LUO_SPAWN' }))
-  child.once('exit', (code, signal) => report(signal ? { signal } : { exit: code ?? 1 }))
+  const childEnded = new Promise<void>((resolve) => {
+    child.once('error', (error) => {
+      report({ error: error.message, code: 'LUO_SPAWN' })
+      resolve()
+    })
+    child.once('exit', (code, signal) => {
+      report(signal ? { signal } : { exit: code ?? 1 })
+      resolve()
+    })
+  })
   let ending = false
   let resolveEnded = () => {}
   const ended = new Promise<void>((resolve) => {
@@ -91,8 +99,7 @@ function launch({ path, argv, trace }: EmulationSettings, channel: MachineChanne
     ours.close()
     const [listener] = got.fds
     if (listener) follow(listener)
-    else if (child.exitCode !== null) resolveEnded()
-    else child.once('exit', resolveEnded)
+    else void childEnded.then(resolveEnded)
   })
   const follow = (listener: Fd) => {
     const notifier = new Notifier(listener, channel, {
@@ -112,13 +119,12 @@ function launch({ path, argv, trace }: EmulationSettings, channel: MachineChanne
       listener.close()
       channel.close()
       Poller.shared().unref()
-      if (child.exitCode !== null || child.signalCode !== null) resolveEnded()
-      else child.once('exit', resolveEnded)
+      void childEnded.then(resolveEnded)
     })
   }
   process.on('SIGCHLD', () => reapOthers((pid) => pid === child.pid))
   const end = () => {
-    if (!ending) report({ kexec: true })
+    if (!ending) report({ endedByMachine: true })
     ending = true
     const left = descendants(process.pid)
     for (const pid of left) {

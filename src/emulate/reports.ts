@@ -29,7 +29,8 @@ export type Report =
   | { pid: number }
   | { exit: number }
   | { signal: NodeJS.Signals }
-  | { kexec: true }
+  /** All programs are being ended: a kexec, or the end of the machine. */
+  | { endedByMachine: true }
   | { trace: TracedCall }
   | { warning: string }
   | { error: string; code: LuoError['code'] }

@@ -120,7 +120,7 @@ test('the program returns while what it left behind keeps its sessions; a kexec 
 test('a kexec by the system call ends the program, once something was loaded', async () => {
   const { code, output, errors } = await emulate('reboot', 'reboot')
   expect(output).toBe('reboot, nothing loaded: EINVAL\nkexec_file_load: 0\nreboot, wrong magic: EINVAL\n')
-  expect(errors).toBe('luoctl: machine reboot did a kexec; its programs were ended\n')
+  expect(errors).toBe('luoctl: machine reboot ended its programs, for a kexec or because it ends\n')
   expect(code).toBe(137)
   expect((await luoctl('machines', '--end', 'reboot')).code).toBe(0)
 })
