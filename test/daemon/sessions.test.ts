@@ -291,6 +291,12 @@ describe('an update', () => {
     leavesNothing(async (stage) => {
       const { old, successor, result } = await frozen(stage)
       old.kill()
+      // Else luod may hear of the successor first, and give the state back to one that is about to end.
+      await eventually(
+        () => old.alive,
+        (alive) => !alive,
+        'it lives',
+      )
       successor.kill()
       expect((await result).outcome).toBe('orphaned')
       await becomes(stage, 'cache', 'orphaned')
