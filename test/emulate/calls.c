@@ -1,6 +1,6 @@
 /*
  * Makes the calls of live update's interface in orders that matter, and prints what each answers: "name: 0", or the
- * errno. What it was built from says nothing about an emulator, so it runs on a kernel as well.
+ * errno. Nothing in it knows of an emulator: it runs on a kernel as well.
  *
  *   calls              everything that needs no kexec
  *   calls keep         preserves files, and leaves a process behind that keeps the sessions
@@ -156,7 +156,6 @@ static void calls(void)
 	s.size = 72;
 	say("a session's command on the device", ioctl(device, PRESERVE, &s));
 	say("a device's command on a session", ioctl(a, CREATE, &s));
-	say("another type on a session", ioctl(a, 0x5501, &s));
 
 	/* Files. */
 	int one = memfd("one"), two = memfd("two");

@@ -1,6 +1,7 @@
 /**
  * `luoctl emulate` with a program of our own, `calls.c`: what each call answers, what crosses a kexec, and what is left
- * when luod, a notifier or a program is killed. The expected text is the interface's, not this emulator's.
+ * when luod, a notifier or a program is killed. The expected text is what Linux 7.3 answers, in a virtual machine, to
+ * the same program.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -248,7 +249,6 @@ other bits, a bad pointer: EFAULT
 wrong direction, a size too small: EINVAL
 a session's command on the device: EINVAL
 a device's command on a session: EINVAL
-another type on a session: ENOTTY
 preserve: 0
 preserve the same token: EEXIST
 preserve the same file: EBUSY
