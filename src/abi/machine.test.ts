@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import {
   decodeMachineAnswer,
   decodeMachineRequest,
@@ -11,14 +11,6 @@ import {
   MACHINE_OPERATIONS,
 } from './machine.js'
 
-const code = (run: () => unknown) => {
-  try {
-    run()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'nothing failed'
-}
 const MAX = 2n ** 64n - 1n
 
 test('golden bytes', () => {
@@ -48,15 +40,15 @@ test.each(MACHINE_OBJECTS)('an answer about %s comes back as it was', (object) =
 
 test('what does not fit is a breach of the protocol', () => {
   for (const length of [0, 1, MACHINE_MESSAGE_BYTES - 1, MACHINE_MESSAGE_BYTES + 1]) {
-    expect(code(() => decodeMachineRequest(new Uint8Array(length)))).toBe('LUO_PROTOCOL')
-    expect(code(() => decodeMachineAnswer(new Uint8Array(length)))).toBe('LUO_PROTOCOL')
+    expect(codeOf(() => decodeMachineRequest(new Uint8Array(length)))).toBe('LUO_PROTOCOL')
+    expect(codeOf(() => decodeMachineAnswer(new Uint8Array(length)))).toBe('LUO_PROTOCOL')
   }
   const bytes = new Uint8Array(MACHINE_MESSAGE_BYTES).fill(0xff)
-  expect(code(() => decodeMachineRequest(bytes))).toBe('LUO_PROTOCOL')
-  expect(code(() => decodeMachineAnswer(bytes))).toBe('LUO_PROTOCOL')
+  expect(codeOf(() => decodeMachineRequest(bytes))).toBe('LUO_PROTOCOL')
+  expect(codeOf(() => decodeMachineAnswer(bytes))).toBe('LUO_PROTOCOL')
 })
 
 test('a name that is too long is never written', () => {
   const name = 'n'.repeat(65)
-  expect(code(() => encodeMachineAnswer({ errno: 0, object: 'none', inode: 0n, name }))).toBe('EINVAL')
+  expect(codeOf(() => encodeMachineAnswer({ errno: 0, object: 'none', inode: 0n, name }))).toBe('EINVAL')
 })

@@ -300,6 +300,7 @@ export class Machine {
         onEnded: () => {
           this.#things.delete(key)
           release()
+          this.#charge()
         },
       })
       key = BigInt(fileInfo(fd).ino)

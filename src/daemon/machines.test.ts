@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { countOpenFds } from '../sys/fd.js'
 import { LIMITS } from './limits.js'
 import type { MachineOptions } from './machine.js'
@@ -13,27 +14,19 @@ const options: MachineOptions = {
   checkFiles: () => {},
   changeFiles: () => {},
 }
-const code = (run: () => unknown) => {
-  try {
-    run()
-  } catch (error) {
-    return (error as { code: string }).code
-  }
-  return 'done'
-}
 
 test('a user has so many machines, and sees no others; root sees all', () => {
   const machines = new Machines(() => {})
   try {
     for (let count = 0; count < LIMITS.machines; count++) machines.ensure(1000, `m${count}`, options)
-    expect(code(() => machines.ensure(1000, 'more', options))).toBe('LUO_LIMIT')
+    expect(codeOf(() => machines.ensure(1000, 'more', options))).toBe('LUO_LIMIT')
     expect(machines.ensure(1000, 'm0', options)).toBe(machines.get(1000, 'm0'))
     const other = machines.ensure(1001, 'm0', options)
     expect(other).not.toBe(machines.get(1000, 'm0'))
     expect(machines.list(1001)).toEqual([other])
     expect(machines.list(0)).toHaveLength(LIMITS.machines + 1)
-    expect(code(() => machines.get(1001, 'm1'))).toBe('LUO_NOT_FOUND')
-    expect(code(() => machines.get(0, 'm1'))).toBe('LUO_NOT_FOUND')
+    expect(codeOf(() => machines.get(1001, 'm1'))).toBe('LUO_NOT_FOUND')
+    expect(codeOf(() => machines.get(0, 'm1'))).toBe('LUO_NOT_FOUND')
   } finally {
     machines.close()
   }

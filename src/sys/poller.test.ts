@@ -13,7 +13,7 @@ import { codeOf } from '../../test/code-of.js'
 import { closeAll, countOpenFds, Fd } from './fd.js'
 import { libc } from './ffi.js'
 import { createMemfd } from './memfd.js'
-import { type Interest, Poller, type Readiness, type Registration } from './poller.js'
+import { type Interest, Poller, type Readiness, type Registration, waitReadable } from './poller.js'
 import { acceptUnix, connectUnix, listenUnix, receive, send, socketPair } from './unix.js'
 
 const NOTHING: Interest = { read: false, write: false }
@@ -392,4 +392,18 @@ describe('a process of its own', () => {
 
 test('no descriptor is left open', async () => {
   await vi.waitFor(() => expect(countOpenFds()).toBe(openAtStart))
+})
+
+test('waiting for one file ends when it is readable, or hangs up, or at the limit', () => {
+  const [one, other] = socketPair()
+  try {
+    expect(waitReadable(one, 1)).toBe(false)
+    send(other, BYTE)
+    expect(waitReadable(one, 1_000)).toBe(true)
+    receive(one)
+    other.close()
+    expect(waitReadable(one, 1_000)).toBe(true)
+  } finally {
+    closeAll([one, other])
+  }
 })

@@ -5,7 +5,7 @@ import { promisify } from 'node:util'
 import { beforeAll, describe, expect, test, vi } from 'vitest'
 import { countOpenFds } from './fd.js'
 import { checked } from './ffi.js'
-import { reapOthers } from './process.js'
+import { descendants, reapOthers } from './process.js'
 
 const PR_SET_CHILD_SUBREAPER = 36
 const SYS_PRCTL = process.arch === 'x64' ? 157 : 167
@@ -105,4 +105,16 @@ describe('reaping', () => {
 
 test('no descriptor is left open', async () => {
   await vi.waitFor(() => expect(countOpenFds()).toBe(openAtStart))
+})
+
+test('descendants are children and their children, and not those that have ended', async () => {
+  const shell = spawn('sh', ['-c', 'sleep 60 & echo $!; wait'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  const [line] = await once(shell.stdout, 'data')
+  const child = Number(String(line))
+  const found = descendants(process.pid)
+  expect(found).toContain(shell.pid)
+  expect(found.indexOf(child)).toBeGreaterThan(found.indexOf(shell.pid ?? 0))
+  process.kill(child, 'SIGKILL')
+  await once(shell, 'exit')
+  expect(descendants(process.pid)).not.toContain(child)
 })

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { openSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { isLuoError } from '../errors.js'
+import { codeOf } from '../../test/code-of.js'
 import { countOpenFds, Fd } from './fd.js'
 import { fileInfo } from './file-info.js'
 import { scratch } from './mapping.js'
@@ -14,14 +14,6 @@ const PAGE = 4096
 const area = scratch(PAGE)
 const bytes = new Uint8Array(area.buffer)
 const start = BigInt(area.address)
-const code = (run: () => unknown) => {
-  try {
-    run()
-  } catch (error) {
-    return isLuoError(error) ? error.code : error
-  }
-  return 'done'
-}
 
 test('memory is read and written whole, or it is EFAULT', () => {
   writeRemote(process.pid, start + 8n, Uint8Array.of(1, 2, 3))
@@ -29,8 +21,8 @@ test('memory is read and written whole, or it is EFAULT', () => {
   expect([...readRemote(process.pid, start + 9n, 2)]).toEqual([2, 3])
   expect(readRemote(process.pid, start, 0)).toHaveLength(0)
   for (const address of [0n, 8n, -1n, 2n ** 47n, 2n ** 60n, 2n ** 64n - 1n]) {
-    expect(code(() => readRemote(process.pid, address, 4))).toBe('EFAULT')
-    expect(code(() => writeRemote(process.pid, address, bytes.subarray(0, 4)))).toBe('EFAULT')
+    expect(codeOf(() => readRemote(process.pid, address, 4))).toBe('EFAULT')
+    expect(codeOf(() => writeRemote(process.pid, address, bytes.subarray(0, 4)))).toBe('EFAULT')
   }
 })
 
@@ -40,8 +32,8 @@ test('a string ends at its NUL, wherever the page ends', () => {
   expect(readRemoteString(process.pid, start + BigInt(PAGE - 5), 4096).toString()).toBe('name')
   expect(readRemoteString(process.pid, start, 16).toString()).toBe('')
   bytes.fill(0x61)
-  expect(code(() => readRemoteString(process.pid, start, 100))).toBe('ENAMETOOLONG')
-  expect(code(() => readRemoteString(process.pid, 8n, 100))).toBe('EFAULT')
+  expect(codeOf(() => readRemoteString(process.pid, start, 100))).toBe('ENAMETOOLONG')
+  expect(codeOf(() => readRemoteString(process.pid, 8n, 100))).toBe('EFAULT')
 })
 
 test('a descriptor is the same open file; one that is not there is EBADF, and nothing stays open', () => {
@@ -52,7 +44,7 @@ test('a descriptor is the same open file; one that is not there is EBADF, and no
     expect(fileInfo(copy).ino).toBe(fileInfo(file).ino)
   }
   for (const number of [-1, 900_000, 2 ** 31 - 1]) {
-    expect(code(() => fdOfThread(process.pid, number))).toBe('EBADF')
+    expect(codeOf(() => fdOfThread(process.pid, number))).toBe('EBADF')
   }
   expect(countOpenFds()).toBe(before)
 })
@@ -61,8 +53,8 @@ test('of a process that has ended it is ESRCH', async () => {
   const child = spawn('true')
   await new Promise((resolve) => child.once('exit', resolve))
   const pid = child.pid ?? 0
-  expect(code(() => readRemote(pid, start, 4))).toBe('ESRCH')
-  expect(code(() => fdOfThread(pid, 0))).toBe('ESRCH')
+  expect(codeOf(() => readRemote(pid, start, 4))).toBe('ESRCH')
+  expect(codeOf(() => fdOfThread(pid, 0))).toBe('ESRCH')
   expect(socketInode(pid, 0)).toBeUndefined()
 })
 
