@@ -73,6 +73,8 @@ async function compare({ rounds, small, large, settleMs, say }) {
       await side.update()
       await new Promise((resolve) => setTimeout(resolve, settleMs))
       await side.populate()
+      // The kernel has just mapped millions of pages, which is no part of an update.
+      await new Promise((resolve) => setTimeout(resolve, settleMs))
       if (round === 0) side.blackoutsMs.pop()
       if (round === 0) side.gapsMs.pop()
     }

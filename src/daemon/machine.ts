@@ -326,13 +326,20 @@ export class Machine {
 
   #device(inode: bigint): Device {
     const thing = this.#things.get(inode)
-    if (thing?.kind === 'device') return thing.device
+    if (!thing) throw nothingThere()
+    if (thing.kind === 'device') return thing.device
     throw new LuoError('EINVAL', 'a call on the device: this is none')
   }
 
   #session(inode: bigint): DeviceSession {
     const thing = this.#things.get(inode)
-    if (thing?.kind === 'session') return thing.session
+    if (!thing) throw nothingThere()
+    if (thing.kind === 'session') return thing.session
     throw new LuoError('EINVAL', 'a call on a session: this is none')
   }
+}
+
+/** A notifier may remember what has gone, and its number may be another file's by now. */
+function nothingThere(): LuoError {
+  return new LuoError('ENXIO', 'a call on a descriptor that is nothing of this machine')
 }

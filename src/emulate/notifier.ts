@@ -40,6 +40,8 @@ const AT_FDCWD = -100
 /** struct open_how: u64 flags · u64 mode · u64 resolve. */
 const OPEN_HOW_BYTES = 24
 const X32_BIT = 0x40000000
+/** More than a program has open; then it is asked for anew. */
+const MAX_OBJECTS = 4096
 /** What a caller's struct may have behind the fields known here is looked at in pieces of this, and this many. */
 const TAIL_PIECE = 4096
 const MAX_TAIL_PIECES = 1024
@@ -47,11 +49,17 @@ const LINUX_REBOOT_CMD_KEXEC = 0x45584543
 const LINUX_REBOOT_MAGIC1 = 0xfee1dead
 const LINUX_REBOOT_MAGIC2 = [0x28121969, 0x05121996, 0x16041998, 0x20112000]
 
+/** What the call is, for people; empty for what is none of live update. */
+interface Trace {
+  text: string
+}
+
 type Outcome = { value: bigint } | { given: Fd; cloexec: boolean } | 'pass' | 'none'
 
 export class Notifier {
   readonly #calls: HeldCalls
   readonly #channel: MachineChannel
+  readonly #objects = new Map<bigint, MachineObject>()
   readonly #onTrace: ((call: TracedCall) => void) | undefined
   readonly #onForeign: (tid: number) => void
   /** A kexec image was loaded by a program of this machine. */
@@ -103,7 +111,7 @@ export class Notifier {
     return String(this.#calls.addFd(call.id, file, { cloexec: outcome.cloexec, answer: true }))
   }
 
-  #decide(call: HeldCall, trace: { text: string }): Outcome {
+  #decide(call: HeldCall, trace: Trace): Outcome {
     if (call.arch !== AUDIT_ARCH_X86_64 || call.number >= X32_BIT) {
       this.#onForeign(call.tid)
       throw new LuoError('ENOSYS', 'a call of another ABI')
@@ -136,7 +144,7 @@ export class Notifier {
 
   // --- opening ----------------------------------------------------------------------------------------------------------
 
-  #openat2(call: HeldCall, trace: { text: string }): Outcome {
+  #openat2(call: HeldCall, trace: Trace): Outcome {
     const [at, path, how, size] = call.args
     let flags = 0n
     try {
@@ -149,7 +157,7 @@ export class Notifier {
     return this.#open(call, trace, Number(BigInt.asIntN(32, at)), path, flags)
   }
 
-  #open(call: HeldCall, trace: { text: string }, at: number, address: bigint, flagBits: bigint): Outcome {
+  #open(call: HeldCall, trace: Trace, at: number, address: bigint, flagBits: bigint): Outcome {
     const flags = Number(BigInt.asUintN(32, flagBits))
     if (flags & O_PATH) return 'pass'
     let path: string
@@ -170,14 +178,30 @@ export class Notifier {
 
   // --- live update's own calls ------------------------------------------------------------------------------------------
 
-  #ioctl(call: HeldCall, trace: { text: string }): Outcome {
-    const { tid } = call
+  #ioctl(call: HeldCall, trace: Trace): Outcome {
     const fd = Number(BigInt.asIntN(32, call.args[0]))
-    const command = Number(BigInt.asUintN(32, call.args[1]))
-    const address = call.args[2]
-    const inode = socketInode(tid, fd)
+    const inode = socketInode(call.tid, fd)
     const object = inode === undefined ? 'none' : this.#objectOf(inode)
     if (inode === undefined || object === 'none') return 'pass'
+    try {
+      return this.#call(call, trace, { fd, inode, object })
+    } catch (error) {
+      if (!isLuoError(error, 'ENXIO')) throw error
+      // It was closed, and its number is another socket's.
+      this.#objects.delete(inode)
+      return 'pass'
+    }
+  }
+
+  #call(
+    call: HeldCall,
+    trace: Trace,
+    of: { fd: number; inode: bigint; object: Exclude<MachineObject, 'none'> },
+  ): Outcome {
+    const { tid } = call
+    const { fd, inode, object } = of
+    const command = Number(BigInt.asUintN(32, call.args[1]))
+    const address = call.args[2]
     trace.text = `ioctl(${fd}, 0x${command.toString(16)})`
     const target = object === 'device' ? 'device' : 'session'
     const known = lookUp(target, command)
@@ -216,8 +240,15 @@ export class Notifier {
     return { value: 0n }
   }
 
+  /** Remembered: asking luod would double what a call costs. */
   #objectOf(inode: bigint): MachineObject {
-    return this.#channel.ask('describe', { inode }).object
+    const known = this.#objects.get(inode)
+    if (known) return known
+    const { object } = this.#channel.ask('describe', { inode })
+    if (object === 'none') return object
+    if (this.#objects.size >= MAX_OBJECTS) this.#objects.clear()
+    this.#objects.set(inode, object)
+    return object
   }
 
   /** The struct as far as it is known here; E2BIG when there is more that is not zero. */
@@ -290,7 +321,7 @@ export class Notifier {
     return { value: 0n }
   }
 
-  #reboot(call: HeldCall, trace: { text: string }): Outcome {
+  #reboot(call: HeldCall, trace: Trace): Outcome {
     const [magic1, magic2, command] = call.args.map((arg) => Number(BigInt.asUintN(32, arg)))
     if (command !== LINUX_REBOOT_CMD_KEXEC) return 'pass'
     trace.text = 'reboot(LINUX_REBOOT_CMD_KEXEC)'
