@@ -1,7 +1,7 @@
 /**
  * `luoctl emulate` with a program of our own, `calls.c`: what each call answers, what crosses a kexec, and what is left
- * when luod, a notifier or a program is killed. The expected text is what Linux 7.3 answers, in a virtual machine, to
- * the same program.
+ * when luod, a notifier or a program is killed. The expected text is what Linux 7.3 answers to the same program;
+ * `test/vm` compares the two in a virtual machine.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
