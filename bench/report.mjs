@@ -41,7 +41,7 @@ function peerSection(run, plots) {
   const there = peers.filter(({ skipped }) => skipped === undefined)
   const bar = (value, text) => (peer) => ({ label: peer.name, value: value(peer), text: text(peer), ours: peer.ours })
   plots.gap = barPlot({
-    title: 'Longest time in which no client got an answer, in an update',
+    title: 'Longest that one client waited for an answer, in an update',
     bars: there.map(
       bar(
         (peer) => peer.longest_gap_ms,
@@ -62,8 +62,15 @@ function peerSection(run, plots) {
   const { connections, rate } = run.peers.load
   const rows = peers.map(({ name, skipped, ...peer }) =>
     skipped === undefined
-      ? [name, count(peer.sent), count(peer.failed), `${peer.closed_by_peer}`, spread(peer.gap_ms, ' ms')]
-      : [name, `skipped: ${skipped}`, '', '', ''],
+      ? [
+          name,
+          count(peer.sent),
+          count(peer.failed),
+          `${peer.closed_by_peer}`,
+          spread(peer.gap_ms, ' ms'),
+          spread(peer.silence_ms, ' ms'),
+        ]
+      : [name, `skipped: ${skipped}`, '', '', '', ''],
   )
   return [
     '## Beside other ways to replace a service',
@@ -71,9 +78,12 @@ function peerSection(run, plots) {
     `The same service and the same load for each: ${connections} keep-alive connections, ${count(rate)} requests a second over`,
     'all of them whatever the answers (an open loop), one process for the load. A request has failed when it got no whole',
     'answer, or no connection. cluster and pm2 have two workers each and replace one after the other; restart waits for',
-    'the end of the old process before it starts the new one. All of them end as their documentation recommends.',
+    'the end of the old process before it starts the new one. All of them end as their documentation recommends. The gap',
+    'is the longest that one client waited, from when its request was due to its answer, or, when that failed, to the next',
+    'answer that it got. The silence is the longest time in which nobody got an answer: with two workers one answers while',
+    'the other is replaced, so there it may be shorter than with one process that hands over.',
     '',
-    table(['', 'requests', 'failed', 'connections closed', 'gap of an update'], rows),
+    table(['', 'requests', 'failed', 'connections closed', 'gap of an update', 'silence'], rows),
     '',
     '![gap](benchmarks/gap.svg)',
     '',
@@ -154,8 +164,8 @@ function filesSection(run, plots) {
   return [
     ...lines,
     'The same files through luod and through s6-fdholder-daemon, each with a client that keeps its connection. s6 stores one',
-    'file a message; its `setdump`, 253 a message, brings back a whole state. luod looks at each file, refuses those that',
-    'cannot be kept, and writes each down before it answers.',
+    'file a message; its `setdump`, 253 a message, brings back a whole state, and is faster than luod is with as many. luod',
+    'looks at each file, refuses those that cannot be kept, and writes each down before it answers.',
     '',
     '![files](benchmarks/files.svg)',
     '',
@@ -183,10 +193,33 @@ function blackoutSection(run) {
   return [
     '## The blackout',
     '',
-    'From the first request held back to the commit, as `luoctl update` shows it; and the longest time without any answer',
-    'that the clients saw (8 connections, 400 requests a second: with 2.5 ms between two answers when nothing happens).',
+    'From the first request held back to the commit, as `luoctl update` shows it; and the longest that one client waited',
+    'for its answer (8 connections, 400 requests a second).',
     '',
     table(['service', 'blackout', 'gap seen by the clients'], rows),
+    '',
+  ]
+}
+
+function emulateSection({ emulate }) {
+  if (!emulate) return []
+  const { emulate_ioctl_us: ioctl, emulate_open_us: open, emulate_passthrough_ratio: passthrough } = emulate
+  const pairs = ({ ratio, min, max, n }) => `${ratio} (${min} to ${max}, n = ${n} pairs)`
+  return [
+    '## Emulation',
+    '',
+    'What a program pays under `luoctl emulate`: for a call that is intercepted and answered by luod, and for everything',
+    'else (the time with emulation over the time without).',
+    '',
+    table(
+      ['', ''],
+      [
+        ['ioctl (get name)', spread(ioctl, ' µs')],
+        ['open and close of the device', spread(open, ' µs')],
+        ["Python's start", pairs(passthrough.python_start)],
+        ['compiling a C program', pairs(passthrough.compile)],
+      ],
+    ),
     '',
   ]
 }
@@ -205,6 +238,7 @@ export function writeReport(run) {
     ...ratioSection(run, plots),
     ...blackoutSection(run),
     ...filesSection(run, plots),
+    ...emulateSection(run),
   ]
   const folder = join(DOCS, 'benchmarks')
   rmSync(folder, { recursive: true, force: true })
