@@ -138,7 +138,8 @@ try {
   await runDocument('README', join(PROJECT, 'README.md'))
   await updateUnderLoad()
   await runDocument('clients', join(PROJECT, 'clients/README.md'))
-  for (const name of readdirSync(join(PROJECT, 'docs'))) await runDocument(name, join(PROJECT, 'docs', name))
+  const pages = readdirSync(join(PROJECT, 'docs')).filter((name) => name.endsWith('.md'))
+  for (const name of pages) await runDocument(name, join(PROJECT, 'docs', name))
 } finally {
   rmSync(folder, { recursive: true, force: true })
 }
