@@ -215,7 +215,8 @@ export class Machine {
           file?.close()
         }
       }
-    } catch {
+    } catch (error) {
+      if (!(error instanceof LuoError)) this.#options.onDefect(error, 'answer a notifier')
       // It breaks the protocol, or is gone: its programs get ENODEV from here on.
       const channel = this.#channels.get(notifier)
       channel?.watch.close()

@@ -6,6 +6,7 @@ import { LuoError } from '../errors.js'
 import type { HandlerContext } from '../handlers/context.js'
 import { kernelMemfdHandler } from '../handlers/kernel-memfd.js'
 import { registerReferenceHandlers } from '../handlers/reference.js'
+import type { Fd } from '../sys/fd.js'
 import { openPidfd, signalPidfd } from '../sys/pidfd.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
@@ -41,7 +42,13 @@ export function machineHandlers(
         const message = `emulate: machine ${input.machine} has the handlers ${machine.handlers}; end it, or use another`
         throw new LuoError('LUO_WRONG_STATE', message)
       }
-      const pidfd = peer.pidfd() ?? openPidfd(peer.pid)
+      let pidfd: Fd
+      try {
+        pidfd = peer.pidfd() ?? openPidfd(peer.pid)
+      } catch (error) {
+        machines.endIdle(machine)
+        throw error
+      }
       const notifier: Notifier = {
         pid: peer.pid,
         endPrograms: () => void reply({ event: 'endPrograms' }),
