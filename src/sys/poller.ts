@@ -163,16 +163,26 @@ export class Poller {
 }
 
 const POLLIN = 1
+const POLLOUT = 4
 /** struct pollfd. */
 const pollFd = new Uint8Array(8)
 const pollView = new DataView(pollFd.buffer)
 
 /** Waits, and lets nothing else run meanwhile, until the file is readable or has hung up; false when that takes longer. */
 export function waitReadable(fd: Fd, limitMs: number): boolean {
+  return waitFor(fd, POLLIN, limitMs)
+}
+
+/** The same until the file is writable. */
+export function waitWritable(fd: Fd, limitMs: number): boolean {
+  return waitFor(fd, POLLOUT, limitMs)
+}
+
+function waitFor(fd: Fd, events: number, limitMs: number): boolean {
   const end = performance.now() + limitMs
   for (;;) {
     pollView.setInt32(0, fd.number, true)
-    pollView.setInt16(4, POLLIN, true)
+    pollView.setInt16(4, events, true)
     pollView.setInt16(6, 0, true)
     const count = libc('poll', pollFd, 1, Math.max(0, Math.ceil(end - performance.now())))
     if (count >= 0) return count === 1

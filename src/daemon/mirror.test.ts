@@ -1,0 +1,174 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
+import { until } from '../../test/until.js'
+import type { LuoError } from '../errors.js'
+import { closeAll, countOpenFds, type Fd } from '../sys/fd.js'
+import { createMemfd, readAt, writeAt } from '../sys/memfd.js'
+import { Poller } from '../sys/poller.js'
+import { send, socketPair } from '../sys/unix.js'
+import { MirrorReceiver, MirrorSender, type UpMessage } from './mirror.js'
+import { MAX_VAULT_BATCH, Vault } from './vault.js'
+
+interface Heard {
+  up: UpMessage[]
+  down: string[]
+  upClosed: (string | undefined)[]
+  downClosed: (string | undefined)[]
+}
+
+let heard: Heard
+let before: number
+let sender: MirrorSender
+let receiver: MirrorReceiver
+
+function line(): [Fd, Fd] {
+  heard = { up: [], down: [], upClosed: [], downClosed: [] }
+  return socketPair('packets')
+}
+
+function receiving(fd: Fd): MirrorReceiver {
+  const note = (what: string) => () => void heard.down.push(what)
+  return new MirrorReceiver(fd, {
+    onPut: (key) => void heard.down.push(`put ${key}`),
+    onRemove: (key) => void heard.down.push(`remove ${key}`),
+    onSynced: (count) => void heard.down.push(`synced ${count}`),
+    onGo: ({ pausedAt }) => void heard.down.push(`go ${pausedAt}`),
+    onEnd: note('end'),
+    onClosed: (error?: LuoError) => void heard.downClosed.push(error?.code),
+  })
+}
+
+function memory(text: string): Fd {
+  const fd = createMemfd('mirror-test')
+  writeAt(fd, Buffer.from(text), 0)
+  return fd
+}
+
+function textOf(fd: Fd | undefined): string | undefined {
+  if (!fd) return undefined
+  const bytes = new Uint8Array(64)
+  return Buffer.from(bytes.subarray(0, readAt(fd, bytes, 0))).toString()
+}
+
+beforeEach(() => {
+  // Made at its first use, and kept.
+  Poller.shared()
+  before = countOpenFds()
+  const [down, up] = line()
+  sender = new MirrorSender(down, {
+    onMessage: (message) => void heard.up.push(message),
+    onClosed: (error) => void heard.upClosed.push(error?.code),
+  })
+  receiver = receiving(up)
+})
+
+afterEach(() => {
+  sender.close()
+  receiver.close()
+  expect(countOpenFds()).toBe(before)
+})
+
+describe('what the vault has', () => {
+  test('comes with its keys, in order, and what is put again takes the place of what was there', async () => {
+    const files = [memory('a'), memory('b'), memory('c')]
+    const [a, b, c] = files as [Fd, Fd, Fd]
+    const vault = new Vault()
+    vault.put([{ key: 'file/1', fd: a }])
+    vault.addSink(sender)
+    vault.put([{ key: 'file/2', fd: b }])
+    vault.put([{ key: 'file/1', fd: c }])
+    vault.remove(['file/2', 'file/7'])
+    await until(() => heard.down.length === 4, 'a message')
+    expect(heard.down).toEqual(['put file/1', 'put file/2', 'put file/1', 'remove file/2'])
+    expect([...receiver.entries()].map(([key, fd]) => [key, textOf(fd)])).toEqual([['file/1', 'c']])
+    closeAll(files)
+  })
+
+  test('is there when its sender is gone: what was sent has arrived', async () => {
+    using file = memory('kept')
+    sender.put([{ key: 'file/1', fd: file }])
+    sender.close()
+    await until(() => heard.downClosed.length === 1, 'a message')
+    expect([heard.downClosed, textOf(receiver.entries().get('file/1'))]).toEqual([[undefined], 'kept'])
+    const taken = receiver.take()
+    receiver.close()
+    expect(textOf(taken.get('file/1'))).toBe('kept')
+    closeAll(taken.values())
+  })
+
+  test('is split into messages that the kernel takes', async () => {
+    const files = Array.from({ length: MAX_VAULT_BATCH + 5 }, (_, index) => memory(String(index)))
+    const vault = new Vault()
+    vault.put(files.map((fd, index) => ({ key: `file/${index}`, fd })))
+    vault.addSink(sender)
+    sender.tell({ synced: vault.size })
+    await until(() => heard.down.at(-1) === `synced ${files.length}`, 'a message')
+    expect(receiver.entries().size).toBe(files.length)
+    expect(textOf(receiver.entries().get('file/257'))).toBe('257')
+    closeAll(files)
+  })
+})
+
+test('words go both ways; after the last one of luod the end of the line is no news', async () => {
+  receiver.tell({ hello: { version: '1.2.3', pid: 7, records: [3] } })
+  receiver.tell({ ready: { entries: 0 } })
+  sender.tell({ go: { pausedAt: '123' } })
+  await until(() => heard.up.length === 2 && heard.down.length === 1, 'a message')
+  expect(heard.up).toEqual([{ hello: { version: '1.2.3', pid: 7, records: [3] } }, { ready: { entries: 0 } }])
+  expect(heard.down).toEqual(['go 123'])
+  sender.close()
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  expect(heard.downClosed).toEqual([])
+})
+
+test('a reader that does not read is given up, and the file is not lost with it', () => {
+  const [down, up] = socketPair('packets')
+  const stuck = new MirrorSender(down, { onMessage: () => {}, onClosed: () => {} })
+  using file = memory('x')
+  const flood = () => {
+    for (let count = 0; count < 10_000; count++) stuck.put([{ key: `file/${count}`, fd: file }])
+  }
+  expect(codeOf(flood)).toBe('LUO_SLOW_PEER')
+  expect(textOf(file)).toBe('x')
+  stuck.close()
+  up.close()
+})
+
+describe('what is no message', () => {
+  test.each([
+    ['no JSON', 'x'],
+    ['no object', '7'],
+    ['unknown', '{"what":1}'],
+    ['no word', '{}'],
+    ['a key too many', '{"put":["file/1","file/2"]}'],
+    ['no key', '{"put":[""]}'],
+    ['no keys', '{"remove":[7]}'],
+    ['no time', '{"go":{"pausedAt":"now"}}'],
+  ])('closes the line that it came down: %s', async (_, text) => {
+    const [down, up] = line()
+    const other = receiving(up)
+    using file = memory('x')
+    send(down, Buffer.from(text), text.includes('file/1') ? [file] : [])
+    await until(() => heard.downClosed.length === 1, 'a message')
+    expect([heard.downClosed, heard.down, other.entries().size]).toEqual([['LUO_PROTOCOL'], [], 0])
+    other.close()
+    down.close()
+  })
+
+  test.each(['x', '[]', '{"hello":{"version":1}}', '{"ready":{}}', '{"serving":1}'])(
+    'closes the line that it came up: %s',
+    async (text) => {
+      const [down, up] = line()
+      const other = new MirrorSender(down, {
+        onMessage: (message) => void heard.up.push(message),
+        onClosed: (error) => void heard.upClosed.push(error?.code),
+      })
+      using file = memory('x')
+      send(up, Buffer.from(text), [file])
+      await until(() => heard.upClosed.length === 1, 'a message')
+      expect([heard.upClosed, heard.up]).toEqual([['LUO_PROTOCOL'], []])
+      other.close()
+      up.close()
+    },
+  )
+})

@@ -1,0 +1,261 @@
+/**
+ * The line between luod and a process that can take its place: a pair of packet sockets. Down it goes what the vault
+ * has and every change of it, and at last who is luod from here on; up it come the other's answers.
+ *
+ *     down   put KEYS, with as many files · remove KEYS · synced COUNT · go · end
+ *     up     hello (version, records that it reads) · ready · failed (code, message) · serving
+ *
+ * What was sent is in the other's queue, files included, whatever becomes of the sender: so a change is safe as soon as
+ * it is sent, and nobody waits for an answer. The reader takes what comes at once, so that files under way stay far below
+ * the kernel's limit; one that does not is given up after STALL_MS (LUO_SLOW_PEER). A message that is not of this table
+ * is LUO_PROTOCOL, and the line is closed.
+ */
+import { LuoError } from '../errors.js'
+import { closeAll, type Fd } from '../sys/fd.js'
+import { Poller, type Registration, waitWritable } from '../sys/poller.js'
+import { type Received, receive, send } from '../sys/unix.js'
+import { MAX_VAULT_BATCH, type VaultEntry, type VaultSink } from './vault.js'
+
+/** How long the sender waits, and serves nobody, for a reader that does not read. */
+const STALL_MS = 250
+/** The kernel does not tell when fewer files are under way: it is asked again this often. */
+const RETRY_MS = 1
+/** Taken in one turn of the loop. */
+const MAX_MESSAGES = 64
+const MAX_KEY_BYTES = 200
+
+export type DownMessage =
+  | { put: string[] }
+  | { remove: string[] }
+  | { synced: number }
+  /** `pausedAt`: when the last request was taken, of the monotonic clock, in nanoseconds. */
+  | { go: { pausedAt: string } }
+  | { end: true }
+
+export type UpMessage =
+  | { hello: { version: string; pid: number; records: number[] } }
+  | { ready: { entries: number } }
+  | { failed: { code: string; message: string } }
+  | { serving: true }
+
+/** The side of luod. Owns `fd`. */
+export class MirrorSender implements VaultSink {
+  readonly #fd: Fd
+  readonly #watch: Registration
+
+  /** `onMessage` gets what comes up; `onClosed` is called once, when the other side has closed or broken the line. */
+  constructor(fd: Fd, options: { onMessage(message: UpMessage): void; onClosed(error?: LuoError): void }) {
+    this.#fd = fd
+    this.#watch = listen(fd, {
+      onMessage: (message, fds) => {
+        closeAll(fds)
+        options.onMessage(checkUp(message))
+      },
+      onClosed: (error) => {
+        this.close()
+        options.onClosed(error)
+      },
+    })
+  }
+
+  put(entries: readonly VaultEntry[]): void {
+    this.tell(
+      { put: entries.map(({ key }) => key) },
+      entries.map(({ fd }) => fd),
+    )
+  }
+
+  remove(keys: readonly string[]): void {
+    this.tell({ remove: [...keys] })
+  }
+
+  /** Sent when this returns. */
+  tell(message: DownMessage, fds: readonly Fd[] = []): void {
+    transmit(this.#fd, message, fds)
+  }
+
+  close(): void {
+    this.#watch.close()
+    this.#fd.close()
+  }
+}
+
+export interface ReceiverOptions {
+  /** It is there now, under this key; in place of another one, which is closed. */
+  onPut?(key: string, fd: Fd): void
+  onRemove?(key: string): void
+  /** All that there was has come: `count` descriptors. */
+  onSynced(count: number): void
+  onGo(go: { pausedAt: string }): void
+  onEnd(): void
+  /** Nothing more comes, and neither `go` nor `end` did. `error`: what came made no sense. */
+  onClosed(error?: LuoError): void
+}
+
+/** The side of whoever can take luod's place. Owns `fd`, and all that came until `take`. */
+export class MirrorReceiver {
+  readonly #fd: Fd
+  readonly #watch: Registration
+  readonly #options: ReceiverOptions
+  #entries = new Map<string, Fd>()
+  #over = false
+
+  constructor(fd: Fd, options: ReceiverOptions) {
+    this.#fd = fd
+    this.#options = options
+    this.#watch = listen(fd, {
+      onMessage: (message, fds) => this.#received(checkDown(message, fds), fds),
+      onClosed: (error) => {
+        if (this.#over) return
+        this.#over = true
+        options.onClosed(error)
+      },
+    })
+  }
+
+  entries(): ReadonlyMap<string, Fd> {
+    return this.#entries
+  }
+
+  tell(message: UpMessage): void {
+    transmit(this.#fd, message, [])
+  }
+
+  /** Everything that has come, owned by the caller from here on. */
+  take(): Map<string, Fd> {
+    const entries = this.#entries
+    this.#entries = new Map()
+    return entries
+  }
+
+  close(): void {
+    this.#over = true
+    this.#watch.close()
+    this.#fd.close()
+    closeAll(this.#entries.values())
+    this.#entries.clear()
+  }
+
+  #received(message: DownMessage, fds: Fd[]): void {
+    if ('put' in message) {
+      message.put.forEach((key, index) => {
+        const fd = fds[index]
+        if (fd) this.#put(key, fd)
+      })
+    } else if ('remove' in message) {
+      for (const key of message.remove) {
+        this.#entries.get(key)?.close()
+        if (this.#entries.delete(key)) this.#options.onRemove?.(key)
+      }
+    } else if ('synced' in message) this.#options.onSynced(message.synced)
+    else {
+      this.#over = true
+      if ('go' in message) this.#options.onGo(message.go)
+      else this.#options.onEnd()
+    }
+  }
+
+  #put(key: string, fd: Fd): void {
+    this.#entries.get(key)?.close()
+    this.#entries.set(key, fd)
+    this.#options.onPut?.(key, fd)
+  }
+}
+
+function transmit(socket: Fd, message: DownMessage | UpMessage, fds: readonly Fd[]): void {
+  const bytes = Buffer.from(JSON.stringify(message))
+  const end = performance.now() + STALL_MS
+  while (send(socket, bytes, fds) === 0) {
+    const left = end - performance.now()
+    if (left <= 0) {
+      throw new LuoError(
+        'LUO_SLOW_PEER',
+        `send ${fds.length} files to the other luod: it takes nothing for ${STALL_MS} ms`,
+      )
+    }
+    // Writable, and still refused: too many files are under way, of which nobody tells.
+    if (waitWritable(socket, left)) pause(RETRY_MS)
+  }
+}
+
+const nothing = new Int32Array(new SharedArrayBuffer(4))
+
+function pause(ms: number): void {
+  Atomics.wait(nothing, 0, 0, ms)
+}
+
+interface LineOptions {
+  /** Owns the files; what it throws closes the line. */
+  onMessage(message: unknown, fds: Fd[]): void
+  onClosed(error?: LuoError): void
+}
+
+function listen(fd: Fd, { onMessage, onClosed }: LineOptions): Registration {
+  const watch = Poller.shared().add(fd, { read: true, write: false }, () => {
+    for (let count = 0; count < MAX_MESSAGES && !fd.closed; count++) {
+      let got: Received | undefined
+      try {
+        got = receive(fd)
+        if (!got) return
+        if (got.bytes.length === 0) {
+          closeAll(got.fds)
+          watch.close()
+          return onClosed()
+        }
+        if (got.truncated)
+          throw new LuoError('EMFILE', 'receive files of the other luod: some are lost; raise the limit')
+        onMessage(JSON.parse(Buffer.from(got.bytes).toString()), got.fds)
+      } catch (error) {
+        closeAll(got?.fds ?? [])
+        watch.close()
+        const known = error instanceof LuoError ? error : unknownMessage('it is not JSON', error)
+        return onClosed(known)
+      }
+    }
+  })
+  return watch
+}
+
+function unknownMessage(why: string, cause?: unknown): LuoError {
+  return new LuoError('LUO_PROTOCOL', `read a message of the other luod: ${why}`, { cause })
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function areKeys(value: unknown): value is string[] {
+  const isKey = (key: unknown) => typeof key === 'string' && key.length > 0 && key.length <= MAX_KEY_BYTES
+  return Array.isArray(value) && value.length <= MAX_VAULT_BATCH && value.every(isKey)
+}
+
+function checkDown(message: unknown, fds: readonly Fd[]): DownMessage {
+  if (!isRecord(message)) throw unknownMessage('it is no object')
+  const { put, remove, synced, go, end } = message
+  const files = put === undefined ? 0 : areKeys(put) ? put.length : -1
+  if (files !== fds.length) throw unknownMessage(`${fds.length} files came with it, and ${files} were named`)
+  if (put !== undefined) return { put: put as string[] }
+  if (areKeys(remove)) return { remove }
+  if (typeof synced === 'number' && Number.isSafeInteger(synced)) return { synced }
+  if (isRecord(go) && typeof go.pausedAt === 'string' && /^\d{1,20}$/.test(go.pausedAt)) {
+    return { go: { pausedAt: go.pausedAt } }
+  }
+  if (end === true) return { end }
+  throw unknownMessage(`it has ${Object.keys(message).slice(0, 5).join(', ') || 'nothing'}`)
+}
+
+function checkUp(message: unknown): UpMessage {
+  if (!isRecord(message)) throw unknownMessage('it is no object')
+  const { hello, ready, failed, serving } = message
+  if (isRecord(hello)) {
+    const { version, pid, records } = hello
+    const known = Array.isArray(records) && records.every((number) => typeof number === 'number')
+    if (typeof version === 'string' && typeof pid === 'number' && known) return { hello: { version, pid, records } }
+  }
+  if (isRecord(ready) && typeof ready.entries === 'number') return { ready: { entries: ready.entries } }
+  if (isRecord(failed) && typeof failed.code === 'string' && typeof failed.message === 'string') {
+    return { failed: { code: failed.code, message: failed.message } }
+  }
+  if (serving === true) return { serving }
+  throw unknownMessage(`it has ${Object.keys(message).slice(0, 5).join(', ') || 'nothing'}`)
+}

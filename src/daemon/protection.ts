@@ -1,0 +1,158 @@
+/**
+ * What a crash of luod would cost, and how it is replaced while it runs: keeps a standby when it was asked to, and leads
+ * an upgrade, which is a standby of another build that is told to take over.
+ */
+import { LuoError } from '../errors.js'
+import { Standby, type StandbyOptions, type StandbyState } from './standby.js'
+import type { Vault } from './vault.js'
+
+/** Between the loss of a standby and the start of the next, from the first to the most when it does not last. */
+const RESTART_FIRST_MS = 100
+const RESTART_MOST_MS = 30_000
+/** One that stood by for this long has proved itself. */
+const LASTING_MS = 60_000
+
+/** What is asked of luod by an upgrade. */
+export interface Replaceable {
+  readonly vault: Vault
+  /** Throws when it cannot be replaced now, and says why. */
+  mustBeReplaceable(): void
+  /** No request is taken and nothing happens by itself, until `resume`. */
+  pause(): void
+  resume(): void
+}
+
+export interface ProtectionOptions {
+  luod: Replaceable
+  /** luod's own main file, and the arguments of every process that stands by. */
+  main: string
+  args: readonly string[]
+  checkVersions: StandbyOptions['checkVersions']
+  log(level: 'info' | 'warning', message: string): void
+  /** The standby is another one, or none. */
+  onChanged(): void
+}
+
+export interface ProtectionStatus {
+  /** off: not asked for. none: it was lost, and another one comes. */
+  standby: 'off' | 'none' | StandbyState
+  pid?: number
+  /** How many were lost. */
+  lost: number
+}
+
+export class Protection {
+  readonly #options: ProtectionOptions
+  #wanted = false
+  #standby: Standby | undefined
+  #startedAt = 0
+  #timer: NodeJS.Timeout | undefined
+  #delayMs = RESTART_FIRST_MS
+  #lost = 0
+  #upgrading = false
+
+  constructor(options: ProtectionOptions) {
+    this.#options = options
+  }
+
+  get status(): ProtectionStatus {
+    const { pid } = this.#standby ?? {}
+    return {
+      standby: this.#wanted ? (this.#standby?.state ?? 'none') : 'off',
+      ...(pid === undefined ? {} : { pid }),
+      lost: this.#lost,
+    }
+  }
+
+  /** Keeps a standby from here on. */
+  keepStandby(): void {
+    this.#wanted = true
+    this.#start()
+  }
+
+  #start(): void {
+    if (!this.#wanted || this.#standby || this.#upgrading) return
+    const { luod, main, args, checkVersions, log, onChanged } = this.#options
+    this.#startedAt = performance.now()
+    try {
+      const standby = Standby.start({
+        ...{ main, args, vault: luod.vault, checkVersions },
+        onLost: (error) => this.#onLost(error),
+      })
+      this.#standby = standby
+      standby.whenReady.then(
+        () => {
+          log('info', `pid ${standby.pid} stands by`)
+          onChanged()
+        },
+        () => {},
+      )
+    } catch (error) {
+      this.#onLost(error as LuoError)
+    }
+  }
+
+  #onLost(error: LuoError): void {
+    const { log, onChanged } = this.#options
+    this.#standby = undefined
+    this.#lost += 1
+    if (performance.now() - this.#startedAt > LASTING_MS) this.#delayMs = RESTART_FIRST_MS
+    log('warning', `${error.message} (${error.code}); another one is started in ${this.#delayMs / 1000} s`)
+    onChanged()
+    this.#timer = setTimeout(() => this.#start(), this.#delayMs)
+    this.#timer.unref()
+    this.#delayMs = Math.min(this.#delayMs * 2, RESTART_MOST_MS)
+  }
+
+  /**
+   * Another process, of the build whose main file is `main`, becomes luod. When this resolves it serves, and this process
+   * has nothing more to do than to end. Rejects when it does not: then everything is as it was, and luod goes on.
+   */
+  async upgrade(main: string, onPhase: (phase: 'starting' | 'ready', successor: Standby) => void): Promise<Standby> {
+    const { luod, args, checkVersions, log } = this.#options
+    if (this.#upgrading) throw new LuoError('LUO_UPDATING', 'upgrade luod: an upgrade of it is under way')
+    luod.mustBeReplaceable()
+    this.#upgrading = true
+    let successor: Standby | undefined
+    try {
+      successor = Standby.start({ main, args, vault: luod.vault, checkVersions, onLost: () => {} })
+      onPhase('starting', successor)
+      await successor.whenReady
+      onPhase('ready', successor)
+      // It may have changed while the successor came up.
+      luod.mustBeReplaceable()
+      // The successor has everything too, and there must not be two who would take over.
+      await this.#stopStandby()
+      const pausedAt = process.hrtime.bigint()
+      luod.pause()
+      try {
+        await successor.handOver(pausedAt)
+      } catch (error) {
+        luod.resume()
+        throw error
+      }
+      return successor
+    } catch (error) {
+      await successor?.stop()
+      log('warning', `upgrade to ${main}: ${(error as Error).message}`)
+      throw error
+    } finally {
+      this.#upgrading = false
+      // After an upgrade nobody starts one here: that is the successor's.
+      if (successor?.state !== 'handing') this.#start()
+    }
+  }
+
+  async #stopStandby(): Promise<void> {
+    clearTimeout(this.#timer)
+    const standby = this.#standby
+    this.#standby = undefined
+    await standby?.stop()
+  }
+
+  /** luod ends in order: nobody takes over. */
+  async close(): Promise<void> {
+    this.#wanted = false
+    await this.#stopStandby()
+  }
+}

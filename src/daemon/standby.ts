@@ -1,0 +1,203 @@
+/**
+ * A process that can take luod's place, seen from luod: it gets a copy of every descriptor, the records among them, and
+ * every change (`mirror.ts`), and waits. It takes over when luod dies, or when it is told to (`handOver`): a standby and
+ * the successor in an upgrade are the same thing, the latter of another build.
+ *
+ *     starting ─hello→ syncing ─ready→ ready ─handOver→ handing ─serving→ (luod ends)
+ *         └──────────────┴───────────────┴────────────────┴──→ lost: it ended, is not fit, or does not read
+ *
+ * Whatever happens to it costs luod nothing but this protection. When `lost` is told it is dead: never are there two
+ * that could serve.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { LuoError } from '../errors.js'
+import { inheritStdio } from '../sys/node.js'
+import { socketPair } from '../sys/unix.js'
+import { MirrorSender, type UpMessage } from './mirror.js'
+import type { Vault } from './vault.js'
+import { Waiting } from './waiting.js'
+
+/** Loading the code, and verifying everything that luod holds. */
+const READY_LIMIT_MS = 30_000
+/** From being told to take over to being ready to serve. */
+const SERVING_LIMIT_MS = 5_000
+/** The number under which the line is inherited: the first one after stdio. */
+const LINE_FD = 3
+
+export type StandbyState = 'starting' | 'syncing' | 'ready' | 'handing' | 'lost'
+
+export interface StandbyOptions {
+  /** luod's main file of the build that shall stand by, and the arguments of luod. */
+  main: string
+  args: readonly string[]
+  vault: Vault
+  /** Throws when a build that reads these versions of the records is of no use. */
+  checkVersions(readable: readonly number[]): void
+  /** It is dead, and was not told to end. Once. */
+  onLost(error: LuoError): void
+}
+
+export class Standby {
+  readonly #options: StandbyOptions
+  readonly #child: ChildProcess
+  readonly #line: MirrorSender
+  readonly #ready = new Waiting<void>()
+  readonly #serving = new Waiting<void>()
+  readonly #dead: Promise<void>
+  #removeSink = () => {}
+  #timer: NodeJS.Timeout | undefined
+  #state: StandbyState = 'starting'
+  #version: string | undefined
+  /** Why it is given up. */
+  #error: LuoError | undefined
+
+  /** LUO_SPAWN when no process can be started. */
+  static start(options: StandbyOptions): Standby {
+    const [ours, theirs] = socketPair('packets')
+    try {
+      const args = [...process.execArgv, options.main, ...options.args, '--line-fd', String(LINE_FD)]
+      const child = spawn(process.execPath, args, {
+        // Signals of a terminal are for luod, which tells it.
+        detached: true,
+        cwd: '/',
+        stdio: ['ignore', 'ignore', 'inherit', inheritStdio(theirs)],
+      })
+      child.unref()
+      return new Standby(options, child, ours)
+    } catch (error) {
+      ours.close()
+      throw new LuoError('LUO_SPAWN', `start ${options.main}: ${(error as Error).message}`, { cause: error })
+    } finally {
+      theirs.close()
+    }
+  }
+
+  private constructor(
+    options: StandbyOptions,
+    child: ChildProcess,
+    line: ConstructorParameters<typeof MirrorSender>[0],
+  ) {
+    this.#options = options
+    this.#child = child
+    this.#line = new MirrorSender(line, {
+      onMessage: (message) => this.#heard(message),
+      onClosed: (error) => this.#giveUp(error ?? new LuoError('LUO_GONE', `${this.#who}: it closed the line, or died`)),
+    })
+    this.#dead = new Promise((resolve) => {
+      child.once('exit', () => resolve())
+      child.once('error', () => resolve())
+    })
+    void this.#dead.then(() => this.#ended())
+    this.#limit(READY_LIMIT_MS, 'was not ready')
+  }
+
+  get state(): StandbyState {
+    return this.#state
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid
+  }
+
+  /** Of its build, once it has said so. */
+  get version(): string | undefined {
+    return this.#version
+  }
+
+  /** Resolves when it has everything and has verified it; rejects when it is lost before. */
+  get whenReady(): Promise<void> {
+    return this.#ready.promise
+  }
+
+  /**
+   * Its word is the end of luod: when this resolves it serves, and nothing may be done any more. Rejects when it is lost
+   * before that; then it is dead, and luod goes on. `pausedAt`: when the last request was taken, of the monotonic clock.
+   */
+  async handOver(pausedAt: bigint): Promise<void> {
+    this.#state = 'handing'
+    this.#limit(SERVING_LIMIT_MS, 'did not take over')
+    try {
+      this.#line.tell({ go: { pausedAt: String(pausedAt) } })
+    } catch (error) {
+      this.#giveUp(error as LuoError)
+    }
+    return this.#serving.promise
+  }
+
+  /** Ends it. Resolves when it is dead. */
+  async stop(): Promise<void> {
+    this.#error ??= new LuoError('LUO_ABORTED', `${this.#who}: it was told to end`)
+    this.#state = 'lost'
+    this.#close()
+    this.#child.kill('SIGKILL')
+    return this.#dead
+  }
+
+  get #who(): string {
+    return `the luod that stands by (pid ${this.#child.pid ?? 'none'})`
+  }
+
+  #heard(message: UpMessage): void {
+    if ('hello' in message && this.#state === 'starting') {
+      const { version, records } = message.hello
+      this.#version = version
+      this.#options.checkVersions(records)
+      this.#state = 'syncing'
+      const { vault } = this.#options
+      this.#removeSink = vault.addSink({
+        put: (entries) => this.#send(() => this.#line.put(entries)),
+        remove: (keys) => this.#send(() => this.#line.remove(keys)),
+      })
+      this.#line.tell({ synced: vault.size })
+    } else if ('ready' in message && this.#state === 'syncing') {
+      clearTimeout(this.#timer)
+      this.#state = 'ready'
+      this.#ready.answer()
+    } else if ('serving' in message && this.#state === 'handing') {
+      this.#close()
+      this.#serving.answer()
+    } else if ('failed' in message) {
+      throw new LuoError('LUO_RECORDS', `${this.#who}: ${message.failed.message} (${message.failed.code})`)
+    } else throw new LuoError('LUO_PROTOCOL', `${this.#who}: it is ${this.#state}, and said ${Object.keys(message)[0]}`)
+  }
+
+  /** What cannot be sent is the end of it, and no failure of what was to be protected. */
+  #send(send: () => void): void {
+    if (this.#error) return
+    try {
+      send()
+    } catch (error) {
+      this.#giveUp(error as LuoError)
+    }
+  }
+
+  #limit(ms: number, what: string): void {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => {
+      this.#giveUp(new LuoError('LUO_DEADLINE', `${this.#who}: it ${what} within ${ms / 1000} s`))
+    }, ms)
+  }
+
+  #giveUp(error: LuoError): void {
+    this.#error ??= error
+    this.#close()
+    this.#child.kill('SIGKILL')
+  }
+
+  #close(): void {
+    clearTimeout(this.#timer)
+    this.#removeSink()
+    this.#line.close()
+  }
+
+  /** Only now can nothing of it happen any more. */
+  #ended(): void {
+    const told = this.#state === 'lost'
+    this.#state = 'lost'
+    this.#close()
+    const error = this.#error ?? new LuoError('LUO_GONE', `${this.#who}: it ended`)
+    this.#ready.fail(error)
+    if (!this.#serving.settled) this.#serving.fail(error)
+    if (!told) this.#options.onLost(error)
+  }
+}

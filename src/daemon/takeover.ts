@@ -1,0 +1,123 @@
+/**
+ * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, and waits for
+ * the word, or for luod's death. Only when luod is known to be dead does the end of the line mean that this one is next:
+ * it may also mean that luod gave this one up.
+ */
+import { asLuoError, isLuoError, LuoError } from '../errors.js'
+import type { Fd } from '../sys/fd.js'
+import { openPidfd } from '../sys/pidfd.js'
+import { waitReadable } from '../sys/poller.js'
+import { peerCredentials, peerPidfd } from '../sys/unix.js'
+import { MirrorReceiver } from './mirror.js'
+
+/** From the end of its line to luod's death; one that only gave this process up kills it in this time. */
+const DEATH_LIMIT_MS = 2_000
+
+export interface TakeoverOptions {
+  /** The line, owned from here on. */
+  line: Fd
+  version: string
+  /** Versions of the records that this build reads. */
+  records: readonly number[]
+  /** Throws when what has come cannot be taken over. */
+  verify(entries: ReadonlyMap<string, Fd>): void
+  /** A descriptor has come: what needs to be known of it is looked at now, when nobody waits. */
+  onPut?(key: string, fd: Fd): void
+  onRemove?(key: string): void
+}
+
+export interface Takeover {
+  how: 'upgrade' | 'crash'
+  /** Owned by the caller. */
+  entries: Map<string, Fd>
+  /** Since when nobody is served, of the monotonic clock in nanoseconds. */
+  pausedAt: bigint
+  /** This process is luod: said to the one before, which ends then. Throws when that is not to be reached any more. */
+  serve(): void
+  /** It cannot be: the one before goes on. */
+  fail(error: LuoError): void
+}
+
+/** Resolves when this process is to be luod, with undefined when it is not needed any more. */
+export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | undefined> {
+  // Known before luod can end, so that it never is another process of the same number.
+  const primary = pidfdOfPeer(options.line)
+  return new Promise((resolve) => {
+    const finish = (how: Takeover['how'], pausedAt: bigint) => {
+      primary?.close()
+      resolve({
+        how,
+        pausedAt,
+        entries: receiver.take(),
+        serve: () => {
+          try {
+            if (how === 'upgrade') receiver.tell({ serving: true })
+          } finally {
+            receiver.close()
+          }
+        },
+        fail: (error) => {
+          tellFailure(receiver, error)
+          receiver.close()
+        },
+      })
+    }
+    const end = () => {
+      primary?.close()
+      receiver.close()
+      resolve(undefined)
+    }
+    const receiver: MirrorReceiver = new MirrorReceiver(options.line, {
+      ...(options.onPut ? { onPut: options.onPut } : {}),
+      ...(options.onRemove ? { onRemove: options.onRemove } : {}),
+      onSynced: (count) => {
+        try {
+          const { size } = receiver.entries()
+          if (size !== count) throw new LuoError('LUO_RECORDS', `take over ${count} files of luod: ${size} came`)
+          options.verify(receiver.entries())
+          receiver.tell({ ready: { entries: count } })
+        } catch (error) {
+          tellFailure(receiver, asLuoError(error, 'EIO', 'verify what luod holds'))
+          end()
+        }
+      },
+      onGo: ({ pausedAt }) => finish('upgrade', BigInt(pausedAt)),
+      onEnd: end,
+      onClosed: (error) => {
+        const closedAt = process.hrtime.bigint()
+        // What broke off in the middle is nothing to go on with; neither is a luod that lives.
+        const dead = !error && (!primary || waitReadable(primary, DEATH_LIMIT_MS))
+        if (dead) finish('crash', closedAt)
+        else end()
+      },
+    })
+    try {
+      const { version, records } = options
+      receiver.tell({ hello: { version, pid: process.pid, records: [...records] } })
+    } catch (error) {
+      if (!isLuoError(error)) throw error
+      end()
+    }
+  })
+}
+
+/** undefined when it is dead already. */
+function pidfdOfPeer(line: Fd): Fd | undefined {
+  const pidfd = peerPidfd(line)
+  if (pidfd) return pidfd
+  try {
+    // Before Linux 6.5.
+    return openPidfd(peerCredentials(line).pid)
+  } catch (error) {
+    if (isLuoError(error, 'ESRCH')) return undefined
+    throw error
+  }
+}
+
+function tellFailure(receiver: MirrorReceiver, { code, message }: LuoError): void {
+  try {
+    receiver.tell({ failed: { code, message } })
+  } catch {
+    // It is gone; there is nobody to tell.
+  }
+}
