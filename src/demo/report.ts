@@ -26,6 +26,8 @@ export function jsonLine(result: Result, durationMs: number): string {
     memory_intact: result.memoryIntact,
     duration_s: Math.round(durationMs / 100) / 10,
     crash: result.crash,
+    upgrade_pause_ms: result.upgradePauseMs,
+    takeover_ms: result.takeoverMs,
   })
 }
 

@@ -1,6 +1,6 @@
 /**
  * What the demo does, in order: the harness proves that it sees a loss; ten updates between two versions; versions and
- * moments that go wrong; the service killed outside an update. Everything that is not as it should be becomes a
+ * moments that go wrong; luod itself upgraded, and killed; the service killed outside an update. Everything that is not as it should be becomes a
  * problem in the result, never an exception that hides the rest, except when the service itself is out of reach.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -42,6 +42,9 @@ export interface Result {
   memoryBytes: number
   memoryIntact: boolean
   crash: { connections: number; requests: number; recovery_ms: number }
+  /** For how long luod served nobody. */
+  upgradePauseMs: number
+  takeoverMs: number
 }
 
 interface Check {
@@ -104,6 +107,8 @@ export class Scenario {
     memoryBytes: 0,
     memoryIntact: false,
     crash: { connections: 0, requests: 0, recovery_ms: 0 },
+    upgradePauseMs: 0,
+    takeoverMs: 0,
   }
 
   constructor(world: World, say: (line: string) => void) {
@@ -127,6 +132,9 @@ export class Scenario {
     for (let n = 1; n <= UPDATES; n++) await this.#goodUpdate(n, n % 2 === 1 ? 'v2' : 'v1')
     for (const failure of FAILURES) await this.#failedUpdate(failure)
     await this.#oldKilledWhileRestoring()
+    await this.#luodUpgraded()
+    await this.#luodKilled()
+    await this.#luodKilledInUpdate()
     await this.#serviceKilled()
     await this.#account(before)
   }
@@ -215,6 +223,56 @@ export class Scenario {
       gapMs,
       note: 'its connections ended with it',
     })
+  }
+
+  async #luodUpgraded(): Promise<void> {
+    const { report: pauseMs, gapMs } = await this.#measured(() => this.#world.upgradeLuod())
+    const note = `luod itself served nobody for ${pauseMs.toFixed(1)} ms`
+    this.result.upgradePauseMs = round(pauseMs)
+    await this.#luodRow('luoctl upgrade', 'another luod serves', gapMs, note)
+  }
+
+  async #luodKilled(): Promise<void> {
+    const { pid } = await this.#world.protectedBy()
+    const { report, gapMs } = await this.#measured(async () => {
+      process.kill(pid, 'SIGKILL')
+      return this.#world.protectedBy(pid)
+    })
+    const pauseMs = report.takeover?.pause_ms ?? 0
+    this.result.takeoverMs = round(pauseMs)
+    await this.#luodRow(
+      'kill -9 of luod',
+      'the standby serves',
+      gapMs,
+      `luod itself served nobody for ${pauseMs.toFixed(1)} ms`,
+    )
+  }
+
+  /** The update goes on where it was, led by the standby. */
+  async #luodKilledInUpdate(): Promise<void> {
+    const { pid } = await this.#world.protectedBy()
+    let killed = false
+    const { report, gapMs } = await this.#measured(() =>
+      this.#world.update(serverCommand('slow'), {
+        onPhase: (phase) => {
+          if (phase !== 'restoring' || killed) return
+          killed = true
+          process.kill(pid, 'SIGKILL')
+        },
+      }),
+    )
+    const step = 'kill -9 of luod in the middle of an update'
+    if (!killed) this.result.problems.push(`${step}: the phase was never seen`)
+    await this.#world.protectedBy(pid)
+    await this.#row(step, 'committed', 'slow', report, gapMs)
+  }
+
+  /** The service has noticed nothing: the same process, with the same state. */
+  async #luodRow(step: string, outcome: string, gapMs: number, note: string): Promise<void> {
+    const { version } = await this.#world.version()
+    await this.#world.protectedBy()
+    await this.#stateKept(step)
+    this.#add({ step, outcome, version, blackoutMs: undefined, gapMs, note })
   }
 
   async #measured<T>(act: () => Promise<T>): Promise<{ report: T; gapMs: number }> {

@@ -15,6 +15,7 @@ import { HttpConnection } from './http-connection.js'
 
 export const WORKLOAD = 'kv'
 const LUOCTL = fileURLToPath(new URL('../cli/main.js', import.meta.url))
+const LUOD = fileURLToPath(new URL('../daemon/main.js', import.meta.url))
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
 /** A Unix socket's path has 107 bytes at most; a longer temporary directory is passed over. */
 const MAX_TMPDIR_BYTES = 70
@@ -34,6 +35,12 @@ export interface UpdateReport {
 export interface VersionReport {
   version: string
   pid: number
+}
+
+export interface LuodStatus {
+  pid: number
+  protection: { ready: boolean }
+  takeover?: { how: string; pause_ms: number }
 }
 
 interface PhaseLine {
@@ -79,15 +86,37 @@ export class World {
     return this.#log
   }
 
-  /** `luoctl run kv --restart -- node examples/kv/server-NAME.js`, until it answers. */
+  /** `luod --standby`, and `luoctl run kv --restart -- node examples/kv/server-NAME.js`, until it answers. */
   async start(name: string): Promise<void> {
-    const run = this.#spawn(['run', WORKLOAD, '--restart', '--', ...serverCommand(name)], true)
+    this.#spawn([LUOD, '--standby'], true)
+    await this.protectedBy()
+    const run = this.#spawn([LUOCTL, 'run', WORKLOAD, '--restart', '--', ...serverCommand(name)], true)
     this.#run = run
     for (const stream of [run.stdout, run.stderr]) {
       if (stream) createInterface({ input: stream }).on('line', (line) => this.#keep(line))
     }
     await this.answering(START_LIMIT_MS)
-    this.#luod = await this.#luodPid()
+  }
+
+  /** Waits until luod answers and has a standby, and answers its pid: another one than `not`. */
+  async protectedBy(not?: number): Promise<LuodStatus> {
+    const limit = performance.now() + START_LIMIT_MS
+    for (;;) {
+      const status = await this.#status()
+      if (status?.pid !== undefined) this.#luod = status.pid
+      if (status?.protection.ready && status.pid !== not) return status
+      if (performance.now() > limit) throw new Error(`luod has no standby: ${JSON.stringify(status)}`)
+      await sleep(20)
+    }
+  }
+
+  /** `luoctl upgrade`; answers for how long luod served nobody. */
+  async upgradeLuod(): Promise<number> {
+    const { lines, errors } = await this.#luoctl(['upgrade', '--json'])
+    const last = JSON.parse(lines.at(-1) ?? '{}') as { new_pid?: number; pause_ms?: number }
+    if (last.pause_ms === undefined) throw new Error(`luoctl upgrade failed: ${errors.join(' ')}`)
+    this.#luod = last.new_pid
+    return last.pause_ms
   }
 
   /** `luoctl update kv --json -- COMMAND`, to its end. */
@@ -159,9 +188,10 @@ export class World {
     }
   }
 
-  async #luodPid(): Promise<number | undefined> {
+  /** undefined when nobody answers. */
+  async #status(): Promise<LuodStatus | undefined> {
     const { lines } = await this.#luoctl(['status', '--json'])
-    return (JSON.parse(lines.at(-1) ?? '{}') as { pid?: number }).pid
+    return lines.length === 0 ? undefined : (JSON.parse(lines.at(-1) ?? '') as LuodStatus)
   }
 
   close(): Promise<void> {
@@ -171,7 +201,8 @@ export class World {
 
   async #end(): Promise<void> {
     // Interrupted while it was starting: luod may be there, and nobody has asked for its pid yet.
-    if (this.#run !== undefined) this.#luod ??= await this.#luodPid().catch(() => undefined)
+    const status = await this.#status().catch(() => undefined)
+    this.#luod = status?.pid ?? this.#luod
     this.#closed = true
     for (const child of this.#children) if (child !== this.#run) child.kill('SIGKILL')
     const group = this.#run?.pid
@@ -179,8 +210,8 @@ export class World {
       this.#run?.kill('SIGTERM')
       if (!(await gone(-group, END_LIMIT_MS))) signal(-group, 'SIGKILL')
     }
-    // luod ends with its last workload; state that it still keeps for a restart is of no use to anybody now.
-    if (this.#luod !== undefined && !(await gone(this.#luod, 500))) {
+    // Its standby ends with it.
+    if (this.#luod !== undefined) {
       signal(this.#luod, 'SIGTERM')
       if (!(await gone(this.#luod, END_LIMIT_MS))) signal(this.#luod, 'SIGKILL')
     }
@@ -188,7 +219,7 @@ export class World {
   }
 
   #luoctl(args: string[], onLine: (line: string) => void = () => {}): Promise<{ lines: string[]; errors: string[] }> {
-    const child = this.#spawn(args, false)
+    const child = this.#spawn([LUOCTL, ...args], false)
     const lines: string[] = []
     const errors: string[] = []
     if (child.stdout) {
@@ -206,7 +237,7 @@ export class World {
 
   #spawn(args: string[], ownGroup: boolean): ChildProcess {
     if (this.#closed) throw new Error('the demo is ending')
-    const child = spawn(process.execPath, [LUOCTL, ...args], {
+    const child = spawn(process.execPath, args, {
       cwd: this.#env.PWD,
       env: this.#env,
       // A group of its own: Ctrl-C reaches the demo alone, which then ends everything in order.

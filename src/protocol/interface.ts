@@ -235,12 +235,26 @@ method Watch(workload: ?string) -> (
 # all users), with what belongs to no workload. Oldest first. dropped: so many older ones are forgotten.
 method History(workload: ?string, limit: ?int) -> (events: []HistoryEvent, dropped: int)
 
+# luod itself is replaced by another process: of the build at \`to\` (its package's directory, or luod's main file), else of
+# its own. For luod's own user and root. Streaming (more): starting, then ready, when the other one has everything and has
+# verified it. After that this connection ends, and luod with it: who answers at the socket then is the other one. An
+# error says why it is not, and luod goes on as it was.
+method Upgrade(id: string, to: ?string) -> (phase: (starting, ready), pid: int, version: ?string)
+
 # luod's durable records, as one read-only file.
 method Inspect() -> (fds: int, records_fd: int)
 
+# How this luod took the place of the one before. pause_ms: for so long nobody was served. findings: what was damaged.
+type Takeover (how: (upgrade, crash), at: string, from_pid: int, from_version: string, pause_ms: float, findings: int)
+
+# What a crash of luod would cost. none: everything that it holds. standby: nothing while it is ready; another process has
+# a copy of everything. store: nothing; the service manager has. lost: standbys that were lost.
+type Protection (kind: (none, standby, store), ready: bool, pid: ?int, lost: int)
+
 # limits: of one user, and of one message. usage: what this user has of them; for root, everybody's.
 method Status() -> (pid: int, version: string, uid: int, workloads: int, sessions: int, files: int, connections: int,
-  nofile: int, open_fds: int, limits: [string]int, usage: []Usage)
+  nofile: int, open_fds: int, limits: [string]int, usage: []Usage,
+  protection: Protection, takeover: ?Takeover)
 
 # code: the stable code of docs/errors.md; message says what was attempted, with which value, and what to do.
 error Failed (code: string, message: string)

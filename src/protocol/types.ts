@@ -117,6 +117,22 @@ export interface Machine {
   live_update_number: string
 }
 
+export interface Takeover {
+  how: 'upgrade' | 'crash'
+  at: string
+  from_pid: number
+  from_version: string
+  pause_ms: number
+  findings: number
+}
+
+export interface Protection {
+  kind: 'none' | 'standby' | 'store'
+  ready: boolean
+  pid?: number
+  lost: number
+}
+
 export interface Methods {
   Join: {
     input: {
@@ -445,6 +461,17 @@ export interface Methods {
       dropped: number
     }
   }
+  Upgrade: {
+    input: {
+      id: string
+      to?: string
+    }
+    output: {
+      phase: 'starting' | 'ready'
+      pid: number
+      version?: string
+    }
+  }
   Inspect: {
     input: Record<string, never>
     output: {
@@ -466,6 +493,8 @@ export interface Methods {
       open_fds: number
       limits: Record<string, number>
       usage: Usage[]
+      protection: Protection
+      takeover?: Takeover
     }
   }
 }

@@ -1,0 +1,67 @@
+/** `luoctl upgrade`: replaces luod itself, and says when the other one serves. */
+import { randomUUID } from 'node:crypto'
+import { resolve } from 'node:path'
+import { isLuoError, LuoError } from '../errors.js'
+import type { Methods } from '../protocol/types.js'
+import { type Context, EXIT, withClient } from './context.js'
+import { clean } from './format.js'
+
+/** From the end of the connection to the first answer of the other luod. */
+const ANSWER_LIMIT_MS = 10_000
+const RETRY_MS = 5
+
+type Status = Methods['Status']['output']
+
+export async function upgradeCommand(context: Context, to: string | undefined): Promise<number> {
+  const before = await withClient(context, async (client) => (await client.call('Status', {})).parameters)
+  const successor = await replace(context, to)
+  const status = await answerOf(context, successor)
+  const { takeover } = status
+  if (context.json) {
+    context.out(
+      JSON.stringify({
+        ...{ old_pid: before.pid, new_pid: status.pid, old_version: before.version, new_version: status.version },
+        pause_ms: takeover?.pause_ms,
+      }),
+    )
+  } else {
+    const pause = takeover ? `; nobody was served for ${takeover.pause_ms.toFixed(1)} ms` : ''
+    context.out(`luod ${clean(status.version)} (pid ${status.pid}) took the place of pid ${before.pid}${pause}`)
+  }
+  return EXIT.OK
+}
+
+/** The pid of the process that is luod now. */
+async function replace(context: Context, to: string | undefined): Promise<number> {
+  let successor: number | undefined
+  const request = { id: randomUUID(), ...(to === undefined ? {} : { to: resolve(to) }) }
+  try {
+    await withClient(context, async (client) => {
+      for await (const { parameters } of client.stream('Upgrade', request)) {
+        if (parameters.phase === 'ready') successor = parameters.pid
+        if (context.json) context.out(JSON.stringify(parameters))
+      }
+    })
+  } catch (error) {
+    // The end of the connection is the end of the luod that was asked; who follows is asked next.
+    if (successor === undefined || !isLuoError(error, 'LUO_GONE')) throw error
+  }
+  if (successor === undefined) throw new LuoError('LUO_GONE', 'upgrade luod: it ended, and named no other process')
+  return successor
+}
+
+async function answerOf(context: Context, successor: number): Promise<Status> {
+  const end = performance.now() + ANSWER_LIMIT_MS
+  for (;;) {
+    let failure: unknown
+    try {
+      const status = await withClient(context, async (client) => (await client.call('Status', {})).parameters)
+      if (status.pid === successor) return status
+      failure = new LuoError('LUO_GONE', `upgrade luod: pid ${status.pid} answers, and pid ${successor} should`)
+    } catch (error) {
+      failure = error
+    }
+    if (performance.now() > end) throw failure
+    await new Promise((again) => setTimeout(again, RETRY_MS))
+  }
+}
