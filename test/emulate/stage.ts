@@ -1,7 +1,7 @@
 /** A luod of its own, and the conformance suite's driver under `luoctl emulate`: it makes the calls that a test says. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -16,8 +16,9 @@ export class Luoctl {
   output = ''
   errors = ''
 
-  constructor(socket: string, args: readonly string[]) {
+  constructor(socket: string, args: readonly string[], uid?: number) {
     this.process = spawn(process.execPath, [LUOCTL, ...args], {
+      ...(uid === undefined ? {} : { uid, gid: uid, cwd: '/' }),
       env: { ...process.env, LUO_SOCKET: socket },
       stdio: ['pipe', 'pipe', 'pipe'],
       timeout: LIMIT_MS,
@@ -64,14 +65,23 @@ export class Luoctl {
 export class EmulationStage {
   readonly folder = mkdtempSync(join(tmpdir(), 'luo-emulate-'))
   readonly program = join(this.folder, 'driver')
-  readonly socket = join(this.folder, 'luod.sock')
+  readonly socket: string
 
-  constructor() {
+  /** `socket`: of a luod that is somebody else's. Otherwise it is a private one, which starts and ends by itself. */
+  constructor(socket?: string) {
+    this.socket = socket ?? join(this.folder, 'luod.sock')
+    // Other users have to get there.
+    chmodSync(this.folder, 0o755)
     compileDriver(this.program)
   }
 
   start(...args: string[]): Luoctl {
     return new Luoctl(this.socket, args)
+  }
+
+  /** As another user; only root can. */
+  startAs(uid: number, ...args: string[]): Luoctl {
+    return new Luoctl(this.socket, args, uid)
   }
 
   run(...args: string[]): ReturnType<Luoctl['ended']> {
@@ -118,15 +128,19 @@ export class EmulationStage {
     return Number(found?.trim().split(' ')[0])
   }
 
-  /** Ends all machines, and with the last of them its luod. */
+  /** Ends all machines, and with the last of them a private luod. */
   async dispose(): Promise<void> {
     for (const { machine } of await this.machines()) await this.run('machines', '--end', machine)
+    if (this.socket.startsWith(this.folder)) await this.#luodEnds()
+    rmSync(this.folder, { recursive: true })
+  }
+
+  async #luodEnds(): Promise<void> {
     await eventually(
       () => existsSync(this.socket),
       (there) => !there,
       'luod is still there',
     )
-    rmSync(this.folder, { recursive: true })
   }
 }
 

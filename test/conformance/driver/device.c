@@ -2,9 +2,11 @@
 #include "driver.h"
 #include <linux/openat2.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #define CREATE 0xBA00
 #define RETRIEVE_SESSION 0xBA01
@@ -310,6 +312,32 @@ static void flip_create(struct step *step)
 	answer("%s", strange ? strerrorname_np(strange) : "ok");
 }
 
+/* Each in the middle of some call, of which there are all kinds; the parent sees them come and go. */
+static void kill_storm(struct step *step)
+{
+	int device = fd_of(&step->words[0]);
+	for (uint64_t i = 0, times = number_of(&step->words[1]); i < times; i++) {
+		pid_t child = fork();
+		if (child < 0)
+			fail("fork");
+		if (child == 0)
+			for (unsigned turn = 0;; turn++) {
+				char text[64] = "";
+				struct word name = { text, sprintf(text, "storm %u", turn % 5) };
+				int session = session_call(device, CREATE, &name);
+				struct file_call call = { sizeof(call), memfd_create("storm", 0), turn };
+				ioctl(session, PRESERVE, &call);
+				close(open("/dev/liveupdate", O_RDWR));
+				close(call.fd);
+				close(turn % 3 ? session : -1);
+			}
+		usleep(100 * (i * 37 % 97));
+		kill(child, SIGKILL);
+		waitpid(child, NULL, 0);
+	}
+	answer("ok");
+}
+
 /* The call again and again, until it answers something else. */
 static void flood(struct step *step)
 {
@@ -339,6 +367,7 @@ const struct verb device_verbs[] = {
 	{ "race-retrieve-session", race_retrieve_session },
 	{ "race-preserve", race_preserve },
 	{ "flip-create", flip_create },
+	{ "kill-storm", kill_storm },
 	{ "flood", flood },
 	{ NULL, NULL },
 };
