@@ -3,9 +3,9 @@ import { defineConfig } from 'vitest/config'
 /** Logic alone: no descriptor is counted, no process started. */
 const LOGIC = ['src/{abi,core,protocol}/**/*.test.ts']
 /** They share what the machine has once (huge pages, its table of processes), or compare two times. */
-const ALONE = ['test/{kinds,soak}/**/*.test.ts', 'test/daemon/abuse.test.ts']
+const ALONE = ['test/{emulate,faults,kinds,soak}/**/*.test.ts', 'test/daemon/abuse.test.ts']
 const VM = ['test/vm/**/*.test.ts']
-/** Half of the time the tests wait for processes of their own, so as many files at once as two processors can serve. */
+/** Vitest itself would take one on two processors. */
 const WORKERS = 2
 
 const limits = { testTimeout: 30_000, hookTimeout: 30_000 }
