@@ -4,7 +4,7 @@
  */
 import { statSync } from 'node:fs'
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
-import type { VarlinkClient } from '../wire/client.js'
+import type { ReconnectingClient, ReconnectOptions } from '../wire/reconnecting.js'
 import { socketPath } from '../wire/socket-path.js'
 import { errorLines } from './format.js'
 
@@ -30,27 +30,30 @@ export interface Context {
   json: boolean
   /** Absolute path of luod's socket. */
   socket: string
+  /** How long luod may be away, in milliseconds. */
+  reconnectMs?: number | undefined
   /** One line to stdout. */
   out(line: string): void
   /** One line to stderr. */
   err(line: string): void
 }
 
-export function createContext(options: { socket?: string; json?: boolean }): Context {
+export function createContext(options: { socket?: string; json?: boolean; reconnectMs?: number }): Context {
   return {
     json: options.json === true,
     socket: socketPath(options.socket),
+    reconnectMs: options.reconnectMs,
     out: (line) => void process.stdout.write(`${line}\n`),
     err: (line) => void process.stderr.write(`${line}\n`),
   }
 }
 
-/** A connection to luod. Throws LUO_NO_DAEMON when nobody listens at the path. */
-export async function connect(path: string): Promise<VarlinkClient> {
+/** A connection to luod, which outlives it. Throws LUO_NO_DAEMON when nobody listens at the path. */
+export async function connect(path: string, options?: ReconnectOptions): Promise<ReconnectingClient> {
   // Loaded only now, so that help and usage errors need no native part and work on any system.
-  const { VarlinkClient } = await import('../wire/client.js')
+  const { ReconnectingClient } = await import('../wire/reconnecting.js')
   try {
-    return await VarlinkClient.connect(path)
+    return await ReconnectingClient.connect(path, options)
   } catch (error) {
     const known = asLuoError(error, 'LUO_NO_DAEMON', `connect to ${path}`)
     if (!NOBODY_THERE.has(known.code)) throw known
@@ -59,8 +62,8 @@ export async function connect(path: string): Promise<VarlinkClient> {
 }
 
 /** Runs `use` with a connection and closes it on every path. */
-export async function withClient<T>(context: Context, use: (client: VarlinkClient) => Promise<T>): Promise<T> {
-  const client = await connect(context.socket)
+export async function withClient<T>(context: Context, use: (client: ReconnectingClient) => Promise<T>): Promise<T> {
+  const client = await connect(context.socket, context)
   try {
     return await use(client)
   } finally {

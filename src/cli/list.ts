@@ -47,10 +47,12 @@ export async function statusCommand(context: Context): Promise<number> {
   return EXIT.OK
 }
 
-/** Every event until luod or the reader ends. */
+/** Every event until the reader ends, or luod for good. What happened while luod was away is not told. */
 export async function watchCommand(context: Context, name: string | undefined): Promise<number> {
   await withClient(context, async (client) => {
-    for await (const { parameters: event } of client.stream('Watch', name === undefined ? {} : { workload: name })) {
+    const again = () => context.err('luoctl: the connection to luod was lost; what happened meanwhile is missing here')
+    const input = name === undefined ? {} : { workload: name }
+    for await (const { parameters: event } of client.stream('Watch', input, again)) {
       if (context.json) {
         context.out(JSON.stringify(event))
         continue

@@ -100,6 +100,7 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
     .version(version())
     .option('--socket <path>', 'socket of luod')
     .option('--json', 'print JSON, one value a line')
+    .option('--reconnect <duration>', 'how long luod may be away, such as for its upgrade (10s)')
     .addHelpText('after', OVERVIEW)
     .showHelpAfterError('(luoctl --help shows examples)')
     .configureHelp({ showGlobalOptions: true })
@@ -279,7 +280,9 @@ export async function main(args: readonly string[]): Promise<number> {
   try {
     const program = buildProgram(command, (action) => chosen.push(action))
     program.parse(own, { from: 'user' })
-    const context = createContext(program.opts<{ socket?: string; json?: boolean }>())
+    const { reconnect, ...options } = program.opts<{ socket?: string; json?: boolean; reconnect?: string }>()
+    const reconnectMs = reconnect === undefined ? {} : { reconnectMs: parseDuration(reconnect) }
+    const context = createContext({ ...options, ...reconnectMs })
     const action = chosen[0]
     return action ? await action(context) : EXIT.USAGE
   } catch (error) {

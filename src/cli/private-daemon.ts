@@ -8,7 +8,7 @@ import { existsSync } from 'node:fs'
 import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { isLuoError, LuoError } from '../errors.js'
-import type { VarlinkClient } from '../wire/client.js'
+import type { ReconnectingClient, ReconnectOptions } from '../wire/reconnecting.js'
 import { connect } from './context.js'
 
 /** A cold start takes 0.1 s; this leaves room for a loaded machine. */
@@ -32,12 +32,12 @@ function daemonEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
 /** `quiet`: its messages go nowhere; whoever reads ours must not wait for its end, when it may outlive us. */
 export async function connectOrStart(
   socket: string,
-  options: { quiet?: boolean } = {},
-): Promise<{ client: VarlinkClient; started: boolean }> {
+  options: ReconnectOptions & { quiet?: boolean } = {},
+): Promise<{ client: ReconnectingClient; started: boolean }> {
   let failure: unknown
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     try {
-      return { client: await connect(socket), started: attempt > 0 }
+      return { client: await connect(socket, options), started: attempt > 0 }
     } catch (error) {
       if (!isLuoError(error, 'LUO_NO_DAEMON')) throw error
       failure = error

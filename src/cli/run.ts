@@ -1,7 +1,8 @@
 /**
  * `luoctl run NAME -- CMD`: a supervisor in the foreground. It joins luod (or a private one), the processes and the
  * signals to the logic in `supervisor.ts`. It holds no state of the workload: when it is killed, luod and the workload
- * go on, and when luod is gone the workload goes on without updates.
+ * go on, and when luod is away for too long the workload goes on without updates. A luod that comes back in time is
+ * told again that this supervisor is there, and says which update is under way.
  */
 import { randomUUID } from 'node:crypto'
 import { constants } from 'node:os'
@@ -9,7 +10,8 @@ import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { openPidfd } from '../sys/pidfd.js'
 import { reapOthers } from '../sys/process.js'
-import type { Reply, VarlinkClient } from '../wire/client.js'
+import type { Reply } from '../wire/client.js'
+import { ReconnectingClient } from '../wire/reconnecting.js'
 import { type Context, connect, EXIT } from './context.js'
 import { errorLines } from './format.js'
 import { connectOrStart } from './private-daemon.js'
@@ -51,7 +53,7 @@ export async function runCommand(context: Context, options: RunOptions): Promise
 }
 
 interface Supervision {
-  client: VarlinkClient
+  client: ReconnectingClient
   events: AsyncIterator<Reply<'Supervise'>>
 }
 
@@ -90,7 +92,7 @@ class Run {
   async run(): Promise<number> {
     // Before anything can be started: a signal in between must not end the supervisor alone.
     const removeSignals = this.#handleSignals()
-    let client: VarlinkClient | undefined
+    let client: ReconnectingClient | undefined
     try {
       const supervision = await this.#supervise()
       client = supervision.client
@@ -109,7 +111,13 @@ class Run {
   async #supervise(): Promise<Supervision> {
     const keepMs = this.#options.keepMs ?? (this.#options.restart ? RESTART_KEEP_MS : undefined)
     for (let attempt = 1; ; attempt++) {
-      const { client } = await connectOrStart(this.#context.socket)
+      let supervised = false
+      // One that drops us before it has answered is no luod to wait for.
+      const onLost = () => {
+        if (!supervised) client.close()
+      }
+      const { reconnectMs } = this.#context
+      const { client } = await connectOrStart(this.#context.socket, { reconnectMs, onLost })
       try {
         const stream = client.stream('Supervise', {
           id: randomUUID(),
@@ -119,7 +127,8 @@ class Run {
         })
         const events = stream[Symbol.asyncIterator]()
         const first = await events.next()
-        if (!first.done && first.value.parameters.event === 'supervising') return { client, events }
+        supervised = !first.done && first.value.parameters.event === 'supervising'
+        if (supervised) return { client, events }
         throw new LuoError('LUO_GONE', `supervise ${this.#options.name}: luod ended the connection`)
       } catch (error) {
         client.close()
@@ -135,7 +144,8 @@ class Run {
       for (let next = await events.next(); !next.done; next = await events.next()) {
         const { parameters, fds } = next.value
         const update = parameters.update ?? ''
-        if (parameters.event === 'start') {
+        if (parameters.event === 'supervising') void this.#lookFor(parameters.update)
+        if (parameters.event === 'start' && this.#supervisor.pending?.update !== update) {
           this.#startSuccessor(update, parameters.command ?? undefined, fds)
         } else {
           for (const fd of fds) fd.close()
@@ -148,6 +158,28 @@ class Run {
     if (this.#ending) return
     this.#say('luod is gone; the workload goes on, and cannot be updated until luoctl run is started again')
     this.#supervisor.luodGone()
+  }
+
+  /** luod was away. An update that it does not name has ended meanwhile, and nobody has said how. */
+  async #lookFor(underWay: string | undefined): Promise<void> {
+    const { pending } = this.#supervisor
+    if (!pending || pending.update === underWay) return
+    const { update, pid } = pending
+    const { name: workload } = this.#options
+    const client = ReconnectingClient.open(this.#context.socket, this.#context)
+    try {
+      const shown = (await client.call('Show', { workload })).parameters.workload
+      const { events } = (await client.call('History', { workload })).parameters
+      const ended = events.find((event) => event.event === 'updated' && event.update === update)
+      const outcome = pid !== undefined && shown.pid === pid ? 'committed' : (ended?.outcome ?? '')
+      this.#updateEnded(update, outcome, ended?.detail ?? '')
+    } catch (error) {
+      // A luod that knows nothing of it has committed nothing.
+      if (!this.#ending) for (const line of errorLines(error)) this.#context.err(line)
+      this.#updateEnded(update, '', '')
+    } finally {
+      client.close()
+    }
   }
 
   #startSuccessor(update: string, command: readonly string[] | undefined, fds: Fd[]): void {
@@ -184,11 +216,11 @@ class Run {
   /** One call on a connection of its own; the file is closed whatever happens. */
   async #tell(
     fd: Fd | undefined,
-    call: (client: VarlinkClient, fd: Fd | undefined) => Promise<unknown>,
+    call: (client: ReconnectingClient, fd: Fd | undefined) => Promise<unknown>,
   ): Promise<void> {
-    let client: VarlinkClient | undefined
+    let client: ReconnectingClient | undefined
     try {
-      client = await connect(this.#context.socket)
+      client = ReconnectingClient.open(this.#context.socket, this.#context)
       await call(client, fd)
     } catch (error) {
       // luod ends an update that it hears nothing of; there is nothing to undo here.
@@ -207,9 +239,9 @@ class Run {
 
   /** SIGHUP. Not awaited: it ends with the update, or with luod. */
   async #update(): Promise<void> {
-    let client: VarlinkClient | undefined
+    let client: ReconnectingClient | undefined
     try {
-      client = await connect(this.#context.socket)
+      client = await connect(this.#context.socket, this.#context)
       const result = await followUpdate(client, { workload: this.#options.name })
       const failure = result.outcome === 'committed' ? undefined : failureOf(result.timeline)
       const reason = failure ? `: ${failure.reason}` : ''
@@ -268,9 +300,9 @@ class Run {
 
   async #watchRunning(tell: (status: string) => void): Promise<void> {
     const { name } = this.#options
-    let client: VarlinkClient | undefined
+    let client: ReconnectingClient | undefined
     try {
-      client = await connect(this.#context.socket)
+      client = await connect(this.#context.socket, this.#context)
       const events = client.stream('Watch', { workload: name })
       for await (const { parameters } of events) {
         if (parameters.event !== 'running') continue

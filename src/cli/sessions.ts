@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto'
 import { createInterface } from 'node:readline/promises'
 import { LuoError } from '../errors.js'
 import type { File, Session } from '../protocol/types.js'
-import type { VarlinkClient } from '../wire/client.js'
+import type { ReconnectingClient } from '../wire/reconnecting.js'
 import { type Context, EXIT, withClient } from './context.js'
 import { clean, contentOf, sessionRows } from './format.js'
 
@@ -51,7 +51,7 @@ export async function releaseCommand(
 }
 
 /** All files of a session, page by page. */
-export async function filesOf(client: VarlinkClient, { session }: Session): Promise<File[]> {
+export async function filesOf(client: ReconnectingClient, { session }: Session): Promise<File[]> {
   const files: File[] = []
   for (;;) {
     const page = (await client.call('Files', { session, offset: files.length })).parameters
@@ -60,7 +60,7 @@ export async function filesOf(client: VarlinkClient, { session }: Session): Prom
   }
 }
 
-async function allSessions(client: VarlinkClient): Promise<Session[]> {
+async function allSessions(client: ReconnectingClient): Promise<Session[]> {
   const sessions: Session[] = []
   for (;;) {
     const page = (await client.call('Sessions', { offset: sessions.length })).parameters

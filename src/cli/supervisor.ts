@@ -71,6 +71,11 @@ export class Supervisor {
     return this.#current?.exit === undefined ? this.#current?.process.pid : undefined
   }
 
+  /** The update whose end is not known yet, and its successor. */
+  get pending(): { update: string; pid: number | undefined } | undefined {
+    return this.#pending && { update: this.#pending.update, pid: this.#pending.successor?.process.pid }
+  }
+
   /** Whether anything was ever started. */
   get started(): boolean {
     return this.#current !== undefined

@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto'
 import { LuoError } from '../errors.js'
 import type { GroupOutcome } from '../protocol/types.js'
-import type { VarlinkClient } from '../wire/client.js'
+import type { ReconnectingClient } from '../wire/reconnecting.js'
 import { type Context, EXIT, withClient } from './context.js'
 import { formatDuration } from './durations.js'
 import { clean, phaseLine, table } from './format.js'
@@ -29,7 +29,7 @@ export async function updateGroupCommand(
   })
 }
 
-async function updatable(client: VarlinkClient): Promise<string[]> {
+async function updatable(client: ReconnectingClient): Promise<string[]> {
   const { workloads } = (await client.call('List', {})).parameters
   const own = process.getuid?.()
   return workloads
@@ -39,19 +39,24 @@ async function updatable(client: VarlinkClient): Promise<string[]> {
 
 async function follow(
   context: Context,
-  client: VarlinkClient,
+  client: ReconnectingClient,
   workloads: readonly string[],
   { deadlineMs, check }: Pick<UpdateRequest, 'deadlineMs' | 'check'>,
 ): Promise<readonly GroupOutcome[]> {
-  const replies = client.stream('UpdateGroup', {
+  const input = {
     id: randomUUID(),
     workloads: [...workloads],
     ...(deadlineMs === undefined ? {} : { deadline_ms: deadlineMs }),
     ...(check === undefined ? {} : { check }),
-  })
+  }
   const width = Math.max(...workloads.map((name) => clean(name).length))
-  for await (const { parameters } of replies) {
+  const seen = new Set<string>()
+  // After a lost connection the same id follows the same updates, each of which is told from its beginning.
+  for await (const { parameters } of client.stream('UpdateGroup', input)) {
     const { workload = '', phase, outcomes } = parameters
+    const line = JSON.stringify([workload, phase])
+    if (phase && seen.has(line)) continue
+    seen.add(line)
     if (context.json) context.out(JSON.stringify(parameters))
     else if (phase) context.out(`${clean(workload).padEnd(width)} ${phaseLine(phase)}`)
     if (outcomes) return outcomes

@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto'
 import { LuoError } from '../errors.js'
 import type { Phase } from '../protocol/types.js'
-import type { VarlinkClient } from '../wire/client.js'
+import type { ReconnectingClient } from '../wire/reconnecting.js'
 import type { CheckMode } from './arguments.js'
 import { type Context, EXIT, withClient } from './context.js'
 import { formatDuration } from './durations.js'
@@ -31,20 +31,25 @@ export interface UpdateResult {
 
 /** Starts an update and follows it to its end. A failure that ended it in order is an outcome, not an error. */
 export async function followUpdate(
-  client: VarlinkClient,
+  client: ReconnectingClient,
   request: UpdateRequest,
   onPhase: (phase: Phase, update: string) => void = () => {},
 ): Promise<UpdateResult> {
-  const replies = client.stream('Update', {
+  const input = {
     id: randomUUID(),
     workload: request.workload,
     ...(request.deadlineMs === undefined ? {} : { deadline_ms: request.deadlineMs }),
     ...(request.check === undefined ? {} : { check: request.check }),
     ...(request.command === undefined ? {} : { command: [...request.command] }),
-  })
+  }
   const seen: Phase[] = []
-  for await (const { parameters } of replies) {
-    if (parameters.phase) {
+  let told = 0
+  // After a lost connection the same id follows the same update, which is told from its beginning.
+  const again = () => {
+    told = 0
+  }
+  for await (const { parameters } of client.stream('Update', input, again)) {
+    if (parameters.phase && ++told > seen.length) {
       seen.push(parameters.phase)
       onPhase(parameters.phase, parameters.update)
     }

@@ -12,10 +12,11 @@
  * LUO_NO_DAEMON: starting empty would be a lie.
  */
 import { PlainLive } from './plain.js'
-import type { JoinOptions, Live, LiveSession, OpenSessionOptions } from './types.js'
+import type { AdoptSessionOptions, JoinOptions, Live, LiveSession, OpenSessionOptions } from './types.js'
 
 export { isLuoError, LUO_CODES, type LuoCode, LuoError } from '../errors.js'
 export {
+  type AdoptSessionOptions,
   type HookName,
   type Hooks,
   type JoinOptions,
@@ -54,7 +55,7 @@ export async function openSession(name: string, options: OpenSessionOptions = {}
  */
 export async function adoptSession(
   which: { name: string } | { fd: number },
-  options: { socket?: string } = {},
+  options: AdoptSessionOptions = {},
 ): Promise<LiveSession> {
   const { adoptProgramSession } = await import('./session.js')
   return adoptProgramSession(which, options)

@@ -1,13 +1,14 @@
 /**
  * The client's side of luod: one connection for requests and one for events, which keep the process alive only while
- * something is under way.
+ * something is under way. A connection that is lost is made again, and nobody has to know: requests wait.
  */
 import { randomUUID } from 'node:crypto'
 import { isLuoError, LuoError } from '../errors.js'
 import { MAX_FDS } from '../protocol/interface.js'
 import type { FileIn, Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { type Reply, VarlinkClient } from '../wire/client.js'
+import type { Reply } from '../wire/client.js'
+import { ReconnectingClient } from '../wire/reconnecting.js'
 
 export type MemberEvent = Methods['Subscribe']['output']
 
@@ -17,22 +18,33 @@ export interface FileToHand {
   format?: string
 }
 
+export interface LinkOptions {
+  /** Of luod. */
+  path: string
+  /** What for, for messages. */
+  action: string
+  /** How long luod may be away, in milliseconds. */
+  reconnectMs: number | undefined
+}
+
 export class LuodLink {
-  readonly #control: VarlinkClient
-  #events: VarlinkClient | undefined
+  readonly #options: LinkOptions
+  readonly #control: ReconnectingClient
+  #events: ReconnectingClient | undefined
   #busy = 0
 
-  /** LUO_NO_DAEMON when nobody answers at `path`. `action`: what for. */
-  static async connect(path: string, action: string): Promise<LuodLink> {
-    return new LuodLink(await connect(path, action))
+  /** LUO_NO_DAEMON when nobody answers at `path`. */
+  static async connect(options: LinkOptions): Promise<LuodLink> {
+    return new LuodLink(options, await connect(options))
   }
 
-  private constructor(control: VarlinkClient) {
+  private constructor(options: LinkOptions, control: ReconnectingClient) {
+    this.#options = options
     this.#control = control
     control.unref()
   }
 
-  /** Resolves when luod is gone. */
+  /** Resolves when luod is gone, or does not know us any more. */
   get closed(): Promise<LuoError> {
     return this.#control.closed
   }
@@ -41,10 +53,11 @@ export class LuodLink {
     method: M,
     input: Methods[M]['input'],
     fds: readonly Fd[] = [],
+    signal?: AbortSignal,
   ): Promise<Reply<M>> {
     this.hold()
     try {
-      return await this.#control.call(method, input, fds)
+      return await this.#control.call(method, input, fds, signal)
     } finally {
       this.letGo()
     }
@@ -59,14 +72,16 @@ export class LuodLink {
     if (--this.#busy === 0) this.#control.unref()
   }
 
-  /** Resolves when luod has taken the subscription; events go to `onEvent` from then on. */
+  /**
+   * Resolves when luod has taken the subscription; events go to `onEvent` from then on, `subscribed` included when that
+   * had to be said again after a loss (`onLost`).
+   */
   async subscribe(
-    path: string,
     workload: string,
     member: string,
-    onEvent: (event: MemberEvent) => void,
+    { onEvent, onLost }: { onEvent(event: MemberEvent): void; onLost(): void },
   ): Promise<void> {
-    const events = await connect(path, `join the workload ${workload}`)
+    const events = await connect(this.#options, onLost)
     this.#events = events
     const stream = events.stream('Subscribe', { member })[Symbol.asyncIterator]()
     const first = await stream.next()
@@ -75,33 +90,35 @@ export class LuodLink {
     const follow = async () => {
       for (let next = await stream.next(); !next.done; next = await stream.next()) onEvent(next.value.parameters)
     }
-    // Its end is seen on the other connection too.
-    follow().catch(() => this.#control.close())
+    // A luod that does not know this member is none to go on with.
+    follow().then(
+      () => this.#control.close(),
+      () => this.#control.close(),
+    )
   }
 
-  async preserve(session: string, files: readonly FileToHand[]): Promise<void> {
+  async preserve(session: string, files: readonly FileToHand[], signal?: AbortSignal): Promise<void> {
     for (let at = 0; at < files.length; at += MAX_FDS) {
       const part = files.slice(at, at + MAX_FDS)
       const { described, fds } = describe(part)
-      await this.call('Preserve', { id: randomUUID(), session, files: described, fds: fds.length }, fds)
+      await this.call('Preserve', { id: randomUUID(), session, files: described, fds: fds.length }, fds, signal)
     }
   }
 
-  /** This version has let go; luod holds these files too from the answer on. */
+  /** This version has let go; luod holds these files too from the answer on. `signal` withdraws the word. */
   async ready(
-    member: string,
-    update: string,
-    session: string,
+    { member, update, session }: { member: string; update: string; session: string },
     files: readonly FileToHand[],
     heldSince: number,
+    signal: AbortSignal,
   ): Promise<void> {
     const last = files.length - (files.length % MAX_FDS || Math.min(files.length, MAX_FDS))
-    await this.preserve(session, files.slice(0, last))
+    await this.preserve(session, files.slice(0, last), signal)
     // The last ones, and so usually all, save a round trip in which clients wait.
     const { described, fds } = describe(files.slice(last))
     const heldMs = performance.now() - heldSince
     const ready = { id: randomUUID(), member, update, files: described, held_ms: heldMs, fds: fds.length }
-    await this.call('Ready', ready, fds)
+    await this.call('Ready', ready, fds, signal)
   }
 
   async unpreserve(session: string, tokens: readonly string[]): Promise<void> {
@@ -140,9 +157,9 @@ function describe(files: readonly FileToHand[]): { described: FileIn[]; fds: Fd[
   }
 }
 
-async function connect(path: string, action: string): Promise<VarlinkClient> {
+async function connect({ path, action, reconnectMs }: LinkOptions, onLost?: () => void): Promise<ReconnectingClient> {
   try {
-    return await VarlinkClient.connect(path)
+    return await ReconnectingClient.connect(path, { reconnectMs, ...(onLost ? { onLost } : {}) })
   } catch (error) {
     if (!isLuoError(error, 'ENOENT') && !isLuoError(error, 'ECONNREFUSED')) throw error
     throw new LuoError('LUO_NO_DAEMON', `${action}: nobody listens at ${path}`, { cause: error })

@@ -5,8 +5,11 @@
  *                         └──────────────←─resume──────────┘
  *
  * While it is frozen this version holds everything still: memory is private, so that a stray write vanishes, and no
- * socket is read. It goes on only when luod says `resume`, or is gone before this version gave its word (`Released`):
- * without that word luod never lets another version begin.
+ * socket is read. It goes on only when luod says `resume`, or is away for too long before this version gave its word
+ * (`Released`): without that word luod never lets another version begin, and hears of it when it is back (`Refuse`).
+ *
+ * luod may be replaced, or a connection cut, at any time. The link finds it again and repeats what was under way; luod
+ * then says which update it asks this version in, if any, and sends the event that is due once more.
  *
  * A successor reads the state when the first resource is asked for, or at `ready`; its memory is private and its
  * sockets are not even opened until the commit is answered.
@@ -17,6 +20,7 @@ import { isLuoError, LuoError } from '../errors.js'
 import { type Fd, inheritedFd } from '../sys/fd.js'
 import { duplicateNumber } from '../sys/node.js'
 import { listenUnix } from '../sys/unix.js'
+import { DEFAULT_RECONNECT_MS } from '../wire/reconnecting.js'
 import { socketPath } from '../wire/socket-path.js'
 import { HookList } from './hooks.js'
 import { listen } from './listen.js'
@@ -41,6 +45,8 @@ import type {
 } from './types.js'
 
 const DEFAULT_DRAIN_MS = 30_000
+/** A version that holds still waits for luod only this part of the time. */
+const PATIENCE_SHARE = 0.5
 /** Of the deadline that luod gives, requests under way may take this much. */
 const SETTLE_SHARE = 0.8
 /** What can be done later is done this much later, when the clients have their answers. */
@@ -54,7 +60,8 @@ type LiveState = 'starting' | 'running' | 'preparing' | 'frozen' | 'released' | 
 export async function joinWorkload(workload: string, options: JoinOptions): Promise<Live> {
   const path = socketPath(options.socket)
   using ticket = takeTicket()
-  const link = await LuodLink.connect(path, `join the workload ${workload}`)
+  const { reconnectMs } = options
+  const link = await LuodLink.connect({ path, action: `join the workload ${workload}`, reconnectMs })
   try {
     const { parameters, fds } = await link.call(
       'Join',
@@ -73,7 +80,10 @@ export async function joinWorkload(workload: string, options: JoinOptions): Prom
     const { member, session, origin } = parameters
     const live = new ManagedLive({ link, workload, member, session, sessionFd, origin, options })
     try {
-      await link.subscribe(path, workload, member, (event) => live.onEvent(event))
+      await link.subscribe(workload, member, {
+        onEvent: (event) => live.onEvent(event),
+        onLost: () => live.onLost(),
+      })
     } catch (error) {
       // It must not hold a session that nobody can use.
       await live.close()
@@ -129,6 +139,12 @@ class ManagedLive implements Live {
   /** Why luod cannot be reached any more. */
   #gone: LuoError | undefined
   #update: { id: string; abort: AbortController; work: Promise<void> } | undefined
+  /** Asked for while this version still comes back from the one before. */
+  #next: UpdateInfo | undefined
+  /** The update in which this version went on because luod was away, until luod has ended it too. */
+  #refused: string | undefined
+  /** While luod is away and this version holds still. */
+  #patience: NodeJS.Timeout | undefined
 
   constructor({ link, workload, member, session, sessionFd, origin, options }: Membership) {
     this.#link = link
@@ -325,19 +341,59 @@ class ManagedLive implements Live {
   // --- letting go ---------------------------------------------------------------------------------------------------
 
   onEvent({ event, update = '', deadline_ms: deadlineMs = 0, reason = '' }: MemberEvent): void {
-    if (event === 'prepare') this.#startPreparing({ update, deadlineMs })
-    else if (this.#update?.id !== update) return
-    else if (event === 'resume') void this.#resume(reason)
-    else if (event === 'release') void this.#release(update)
+    if (event === 'subscribed') this.#subscribedAgain(update)
+    else if (event === 'prepare') this.#startPreparing({ update, deadlineMs })
+    else if (event === 'resume') this.#resumed(update, reason)
+    else if (event === 'release' && this.#update?.id === update) void this.#release(update)
   }
 
   #startPreparing(info: UpdateInfo): void {
+    // luod says it again after a lost connection.
+    if (info.update === this.#update?.id || info.update === this.#refused) return
+    if (this.#update) this.#next = info
     if (this.#state !== 'running') return
     this.#state = 'preparing'
     // Held still, nothing else may keep this process alive.
     this.#link.hold()
     const abort = new AbortController()
     this.#update = { id: info.update, abort, work: this.#prepare(info, abort.signal) }
+  }
+
+  #resumed(update: string, reason: string): void {
+    if (this.#next?.update === update) this.#next = undefined
+    if (this.#refused === update) void this.#refusalEnded()
+    if (this.#update?.id === update) void this.#resume(reason)
+  }
+
+  /** luod is back. What it does not ask any more has ended meanwhile. */
+  #subscribedAgain(update: string): void {
+    clearTimeout(this.#patience)
+    this.#patience = undefined
+    if (this.#refused !== update) void this.#refusalEnded()
+    if (this.#update && this.#update.id !== update) void this.#resume('the update ended while luod was away')
+  }
+
+  onLost(): void {
+    if (!this.#update || this.#patience) return
+    const ms = (this.#options.reconnectMs ?? DEFAULT_RECONNECT_MS) * PATIENCE_SHARE
+    this.#patience = setTimeout(() => this.#goOnAlone(ms), ms)
+  }
+
+  /** The word for it was not given, and is not given any more. luod hears that first when it is back. */
+  #goOnAlone(ms: number): void {
+    const update = this.#update
+    if (!update) return
+    const reason = `luod was away for ${ms / 1000} s, and this version goes on`
+    this.#refused = update.id
+    void this.#resume(reason)
+    void this.#refuse(update.id, new LuoError('LUO_GONE', reason), undefined)
+  }
+
+  /** luod has ended the update too, and can be asked for what it still holds. */
+  async #refusalEnded(): Promise<void> {
+    if (this.#refused === undefined) return
+    this.#refused = undefined
+    await this.#takeBackConnections()
   }
 
   async #prepare(info: UpdateInfo, signal: AbortSignal): Promise<void> {
@@ -353,7 +409,7 @@ class ManagedLive implements Live {
       await unlessAborted(this.#hooks.run('freeze', info), signal)
       for (const memory of this.#memory.values()) memory.makePrivate()
       this.#state = 'frozen'
-      await unlessAborted(this.#sayReady(info.update, servings, heldSince), signal)
+      await unlessAborted(this.#sayReady(info.update, servings, heldSince, signal), signal)
     } catch (error) {
       // luod has ended the update already, and says so, or has said it.
       if (signal.aborted || isLuoError(error, 'LUO_WRONG_STATE')) return
@@ -368,19 +424,23 @@ class ManagedLive implements Live {
       const refusal = { id: randomUUID(), member: this.#member, update, reason, held_ms: heldMs }
       await this.#link.call('Refuse', refusal)
     } catch (refused) {
-      if (!isLuoError(refused, 'LUO_WRONG_STATE')) process.emitWarning(`refuse update ${update}: ${String(refused)}`)
+      // The update is over, or luod will never hear of it.
+      const known = isLuoError(refused, 'LUO_WRONG_STATE') || isLuoError(refused, 'LUO_GONE')
+      if (!known) process.emitWarning(`refuse update ${update}: ${String(refused)}`)
     }
   }
 
   /** Everything is held still; connections go to luod with the word for it. */
-  #sayReady(update: string, servings: readonly Serving[], heldSince: number): Promise<void> {
+  #sayReady(update: string, servings: readonly Serving[], heldSince: number, signal: AbortSignal): Promise<void> {
     const connections = servings.flatMap((serving) => serving.still().map((fd) => ({ of: serving.name, fd })))
-    return this.#resources.ready(this.#member, update, connections, heldSince)
+    return this.#resources.ready({ member: this.#member, update }, connections, heldSince, signal)
   }
 
   async #resume(reason: string): Promise<void> {
     const update = this.#update
     if (!update) return
+    clearTimeout(this.#patience)
+    this.#patience = undefined
     update.abort.abort(new LuoError('LUO_ABORTED', reason))
     await update.work
     if (this.#update !== update) return
@@ -393,12 +453,19 @@ class ManagedLive implements Live {
     this.#state = 'running'
     for (const serving of this.#servings.values()) await this.#resumeServing(serving)
     this.#link.letGo()
+    if (this.#refused === undefined) await this.#takeBackConnections()
+    await this.#hooks.runAll('resume', reason)
+    const next = this.#next
+    this.#next = undefined
+    if (next) this.#startPreparing(next)
+  }
+
+  async #takeBackConnections(): Promise<void> {
     try {
       await this.#resources.takeBackConnections()
     } catch (error) {
       if (this.active) process.emitWarning(`take connections back from luod: ${String(error)}`)
     }
-    await this.#hooks.runAll('resume', reason)
   }
 
   /** It tries until it can: for want of descriptors, say, nobody else would serve. */
@@ -417,6 +484,7 @@ class ManagedLive implements Live {
     if (this.#state !== 'frozen') return
     this.#state = 'released'
     this.#update = undefined
+    clearTimeout(this.#patience)
     try {
       await this.#link.call('Released', { id: randomUUID(), member: this.#member, update })
     } catch {

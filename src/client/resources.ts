@@ -131,7 +131,12 @@ export class Resources {
   }
 
   /** This version has let go, and luod holds its connections too. Owns their files. */
-  async ready(member: string, update: string, connections: readonly { of: string; fd: Fd }[], heldSince: number) {
+  async ready(
+    { member, update }: { member: string; update: string },
+    connections: readonly { of: string; fd: Fd }[],
+    heldSince: number,
+    signal: AbortSignal,
+  ): Promise<void> {
     try {
       const entries = connections.map(({ of, fd }): Entry => {
         const token = this.#newToken()
@@ -139,7 +144,7 @@ export class Resources {
       })
       if (entries.length > 0) this.#write(entries)
       const files = entries.map(({ resource: { token }, fd }) => ({ token, fd }))
-      await this.#link.ready(member, update, this.#session, files, heldSince)
+      await this.#link.ready({ member, update, session: this.#session }, files, heldSince, signal)
     } finally {
       for (const { fd } of connections) fd.close()
     }

@@ -14,7 +14,7 @@ import { duplicateNumber } from '../sys/node.js'
 import { socketPath } from '../wire/socket-path.js'
 import { LuodLink } from './luod-link.js'
 import { tokenText } from './token.js'
-import type { LiveSession, OpenSessionOptions, SessionOptions, Token } from './types.js'
+import type { AdoptSessionOptions, LiveSession, OpenSessionOptions, SessionOptions, Token } from './types.js'
 
 export class LuodSession implements LiveSession {
   readonly name: string
@@ -149,7 +149,7 @@ export async function openProgramSession(name: string, options: OpenSessionOptio
 
 export async function adoptProgramSession(
   which: { name: string } | { fd: number },
-  options: { socket?: string },
+  options: AdoptSessionOptions,
 ): Promise<LiveSession> {
   if ('name' in which) {
     const { name } = which
@@ -169,11 +169,11 @@ export async function adoptProgramSession(
 }
 
 async function connected(
-  { socket }: { socket?: string },
+  { socket, reconnectMs }: { socket?: string; reconnectMs?: number },
   what: string,
   use: (link: LuodLink) => Promise<LiveSession>,
 ): Promise<LiveSession> {
-  const link = await LuodLink.connect(socketPath(socket), `open the session ${what}`)
+  const link = await LuodLink.connect({ path: socketPath(socket), action: `open the session ${what}`, reconnectMs })
   try {
     return await use(link)
   } catch (error) {

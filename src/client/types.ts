@@ -17,6 +17,12 @@ export interface JoinOptions {
   drainMs?: number
   /** Ends this process after an update, when it has drained. Default true. */
   exitWhenReleased?: boolean
+  /**
+   * How long luod may be away, in milliseconds, such as when it is upgraded or restarted: this version serves on, calls
+   * wait, and it is found again. After that they fail with LUO_GONE. A version that an update holds still waits for half
+   * of it, then goes on. 0: not at all. Default 10,000.
+   */
+  reconnectMs?: number
 }
 
 export interface MemoryOptions {
@@ -68,10 +74,14 @@ export interface SessionOptions {
   keepMs?: number
 }
 
-export interface OpenSessionOptions extends SessionOptions {
+export interface AdoptSessionOptions {
   /** Socket of luod; else $LUO_SOCKET, else the place that fits the user. */
   socket?: string
+  /** How long luod may be away, in milliseconds; calls wait meanwhile. Default 10,000. */
+  reconnectMs?: number
 }
+
+export interface OpenSessionOptions extends SessionOptions, AdoptSessionOptions {}
 
 /** A named container of files, each at a token. It lives as long as somebody has its descriptor. */
 export interface LiveSession {

@@ -107,10 +107,13 @@ export class Orchestrator<F, A> {
     return session
   }
 
-  /** An incoming session, for its one holder. ENOENT when none of this name came in, EINVAL when it has its holder. */
+  /**
+   * An incoming session, for its one holder. ENOENT when none of this name came in, which goes for what is no name too,
+   * EINVAL when it has its holder.
+   */
   retrieveSession(scope: string, name: string): IncomingSession<F> {
     this.#mustBeOpen(`retrieve session ${name}`)
-    const session = this.#incoming.get(keyOf(scope, checkName(name)))
+    const session = this.#incoming.get(keyOf(scope, name))
     if (!session) throw new LuoError('ENOENT', `retrieve session ${name}: none of this name was handed over`)
     if (session.retrieved) throw new LuoError('EINVAL', `retrieve session ${name}: it was retrieved before`)
     session.retrieved = true

@@ -5,34 +5,64 @@
  * luod asks for what has ended before it serves a request (`drain`, one system call however many there are), so that
  * no request sees what was closed before it. A descriptor is known by its inode, which is nobody else's for as long as
  * a copy is open.
+ *
+ * A descriptor whose answer never arrived is closed too, by the kernel, with the connection. Then the client asks again,
+ * and gets another one. Its process has `RECONNECT_MS` to do so, if it lives, before the lifetime counts as ended.
  */
+import { isLuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { inodeKey } from '../sys/file-info.js'
+import { isEnding, openPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { socketPair } from '../sys/unix.js'
+import { RECONNECT_MS } from './limits.js'
 
 export class Lifetime {
   /** The session whose descriptor it is. */
   readonly session: string
   /** Who was given the descriptor, or showed it last. */
   pid: number
+  /** Id of the request that it answered. */
+  readonly request: string | undefined
   readonly #end: Fd
   readonly #watch: Registration
+  readonly #options: LifetimeOptions
+  readonly #doubtful: Set<Lifetime>
   readonly #onClosed: () => void
+  #timer: NodeJS.Timeout | undefined
   #ended = false
 
-  constructor(end: Fd, poller: Poller, options: LifetimeOptions, onClosed: () => void) {
+  constructor(
+    end: Fd,
+    options: LifetimeOptions,
+    { poller, doubtful, onClosed }: { poller: Poller; doubtful: Set<Lifetime>; onClosed(): void },
+  ) {
     this.session = options.session
     this.pid = options.pid
+    this.request = options.request
     this.#end = end
+    this.#options = options
+    this.#doubtful = doubtful
     this.#onClosed = onClosed
     // A hang-up is told unasked; nobody has reason to write, and what comes is not read.
     this.#watch = poller.add(end, { read: false, write: false }, ({ hangup }) => {
       if (!hangup) return
-      this.#ended = true
-      this.close()
-      options.onEnded()
+      this.#watch.close()
+      if (!options.mayBeLost?.() || !lives(this.pid)) return this.#finish()
+      doubtful.add(this)
+      this.#timer = setTimeout(() => this.#finish(), RECONNECT_MS)
     })
+  }
+
+  /** It may have been lost on the way, and nobody is there any more to ask for it again. */
+  review(): void {
+    if (!lives(this.pid)) this.#finish()
+  }
+
+  #finish(): void {
+    this.#ended = true
+    this.close()
+    this.#options.onEnded()
   }
 
   /** Nobody has the descriptor any more. */
@@ -43,6 +73,8 @@ export class Lifetime {
   /** It is of no interest any more, whether it has ended or not. */
   close(): void {
     if (this.#end.closed) return
+    clearTimeout(this.#timer)
+    this.#doubtful.delete(this)
     this.#watch.close()
     this.#end.close()
     this.#onClosed()
@@ -52,6 +84,9 @@ export class Lifetime {
 export interface LifetimeOptions {
   session: string
   pid: number
+  request?: string
+  /** Whether the answer with the descriptor may never have arrived: asked when the last copy is closed. */
+  mayBeLost?(): boolean
   /** Once, and not after `close`. */
   onEnded(): void
 }
@@ -60,13 +95,18 @@ export class Lifetimes {
   readonly #poller = Poller.inner()
   /** By the inode of the holder's end. */
   readonly #known = new Map<string, Lifetime>()
+  readonly #doubtful = new Set<Lifetime>()
 
   /** Answers the holder's end too, owned by the caller. */
   create(options: LifetimeOptions): { lifetime: Lifetime; fd: Fd } {
     const [end, fd] = socketPair()
     try {
       const key = inodeKey(fd)
-      const lifetime = new Lifetime(end, this.#poller, options, () => this.#known.delete(key))
+      const lifetime = new Lifetime(end, options, {
+        poller: this.#poller,
+        doubtful: this.#doubtful,
+        onClosed: () => this.#known.delete(key),
+      })
       this.#known.set(key, lifetime)
       return { lifetime, fd }
     } catch (error) {
@@ -84,6 +124,7 @@ export class Lifetimes {
   /** Sees now what has ended. */
   drain(): void {
     this.#poller.drain()
+    for (const lifetime of [...this.#doubtful]) lifetime.review()
   }
 
   /** What ends from here on is of no interest; new ones can be made. */
@@ -94,5 +135,16 @@ export class Lifetimes {
   close(): void {
     this.forget()
     this.#poller.close()
+  }
+}
+
+/** Whether a process is there that can ask again. */
+function lives(pid: number): boolean {
+  try {
+    using pidfd = openPidfd(pid)
+    return !isEnding(pidfd)
+  } catch (error) {
+    // Of another pid namespace it has no number here, and luod may be short of descriptors: then it may be there.
+    return !isLuoError(error, 'ESRCH')
   }
 }

@@ -7,10 +7,13 @@ import type { Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { isEnding, signalPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
-import type { Lifetime, Lifetimes } from './lifetime.js'
+import type { Lifetime, LifetimeOptions, Lifetimes } from './lifetime.js'
 import type { Workload } from './state.js'
 
 export type MemberEvent = Methods['Subscribe']['output']
+
+/** The answer that a descriptor goes out with. */
+export type Given = Pick<LifetimeOptions, 'request' | 'mayBeLost'>
 
 export interface MemberOptions {
   workload: Workload
@@ -46,14 +49,14 @@ export class Member {
   readonly #options: MemberOptions
   readonly #pidfd: Fd
   readonly #deathWatch: Registration
-  readonly #lifetime: Lifetime
+  #lifetime: Lifetime
   #gone = false
   #dead = false
 
-  /** Owns `pidfd`. Answers the member and its descriptor of the session. */
-  static create(options: MemberOptions, lifetimes: Lifetimes): { member: Member; sessionFd: Fd } {
+  /** Owns `pidfd`. Answers the member and its descriptor of the session, which goes with the answer that `given` is of. */
+  static create(options: MemberOptions, lifetimes: Lifetimes, given: Given): { member: Member; sessionFd: Fd } {
     const { session, pid } = options
-    const { lifetime, fd } = lifetimes.create({ session, pid, onEnded: () => member.#onReleased() })
+    const { lifetime, fd } = lifetimes.create({ ...given, session, pid, onEnded: () => member.#onReleased() })
     let member: Member
     try {
       member = new Member(options, lifetime, lifetimes)
@@ -83,6 +86,15 @@ export class Member {
       this.#leave()
       this.#options.onDead()
     })
+  }
+
+  /** Another descriptor of the session, in place of the one before, which nobody may have got. Owned by the caller. */
+  giveAgain(lifetimes: Lifetimes, given: Given): Fd {
+    const { session, pid } = this.#options
+    const { lifetime, fd } = lifetimes.create({ ...given, session, pid, onEnded: () => this.#onReleased() })
+    this.#lifetime.close()
+    this.#lifetime = lifetime
+    return fd
   }
 
   /** Can still be spoken to. */

@@ -8,15 +8,12 @@ import type { Answers } from './answers.js'
 import { checkFormats } from './describe.js'
 import { ownHolding } from './holding.js'
 import { checkAccepts, checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
-import { Member, type MemberOptions } from './member.js'
+import { type Given, Member, type MemberOptions } from './member.js'
 import { preserve } from './rpc-session.js'
 import type { State, Workload } from './state.js'
 import { Update } from './update.js'
 
 type MemberMethods = 'Join' | 'Subscribe' | 'Claim' | 'Ready' | 'Refuse' | 'Commit' | 'Released'
-
-/** Between the end of a process's connection and of the process itself; what comes in this time was its death. */
-const LOST_DELAY_MS = 100
 
 export function memberHandlers(state: State, answers: Answers): Pick<Handlers, MemberMethods> {
   return {
@@ -29,26 +26,27 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
       })
       return answer.then((output) => {
         if (sessionFd) return { output, fds: [sessionFd] }
-        // Its session was given out with the first answer, and is given out once.
-        throw new LuoError('LUO_REPEATED', `join ${call.input.workload}: this request was answered before`)
+        // The answer before may have been lost, and with it the descriptor.
+        const { member } = state.member(call.peer.uid, output.member)
+        return { output, fds: [member.giveAgain(state.sessions.lifetimes, givenWith(call))] }
       })
     },
 
     Subscribe: ({ input, peer, more, reply }) => {
       const { member, workload } = state.member(peer.uid, input.member)
       if (!more) throw new LuoError('LUO_INVALID_PARAMETER', 'subscribe: ask for more than one reply (more: true)')
-      if (member.subscriber) throw new LuoError('LUO_WRONG_STATE', `subscribe: pid ${member.pid} has subscribed before`)
       return new Promise((resolve) => {
         const subscriber = (event: Parameters<typeof reply>[0]) => reply(event)
+        // The end of the connection before, if there was one, may not have been seen yet.
         member.subscriber = subscriber
         peer.onDisconnect(() => {
           if (member.subscriber === subscriber) member.subscriber = undefined
-          setTimeout(() => {
-            if (member.alive && !member.subscriber) workload.update?.oldLost(member)
-          }, LOST_DELAY_MS).unref()
+          workload.update?.expectBack(member)
           resolve({ output: { event: 'subscribed' } })
         })
-        reply({ event: 'subscribed' })
+        const asks = workload.update?.asks(member)
+        reply({ event: 'subscribed', ...(asks ? { update: asks.update } : {}) })
+        if (asks?.due) reply(asks.due)
       })
     },
 
@@ -127,14 +125,20 @@ interface Joined {
   sessionFd: Fd
 }
 
-function join(state: State, { input, peer, fds }: Call<'Join'>): Joined {
+function givenWith({ input, peer }: Call<'Join'>): Given {
+  return { request: input.id, mayBeLost: peer.mayBeLost() }
+}
+
+function join(state: State, call: Call<'Join'>): Joined {
+  const { input, peer, fds } = call
   checkWorkloadName(input.workload)
   const says = { accepts: checkAccepts(input.accepts), after: checkAfter(input.after ?? []) }
   const keepMs = checkNumber('keep_ms', input.keep_ms ?? 0, 0, LIMITS.keep_ms)
   const [ticket] = fds
+  const candidate = { ...says, peer, given: givenWith(call) }
   const joined = ticket
-    ? joinWithTicket(state, input.workload, peer, says, ticket)
-    : joinWithoutTicket(state, input.workload, peer, says)
+    ? joinWithTicket(state, input.workload, candidate, ticket)
+    : joinWithoutTicket(state, input.workload, candidate)
   if (keepMs > 0) joined.workload.keepMs = keepMs
   const { workload, member, sessionFd } = joined
   const { update } = workload
@@ -154,8 +158,11 @@ function join(state: State, { input, peer, fds }: Call<'Join'>): Joined {
   }
 }
 
-/** What a process says of itself when it joins. */
-type Says = Pick<Member, 'accepts' | 'after'>
+/** A process that joins, and what it says of itself. */
+interface Candidate extends Pick<Member, 'accepts' | 'after'> {
+  peer: Peer
+  given: Given
+}
 
 interface JoinedMember {
   workload: Workload
@@ -164,39 +171,40 @@ interface JoinedMember {
 }
 
 /** The successor in an update. The ticket is an inherited descriptor that only the supervisor's child has. */
-function joinWithTicket(state: State, name: string, peer: Peer, says: Says, ticket: Fd): JoinedMember {
-  const workload = state.workloads(peer.uid).find(({ update }) => update?.hasTicket(ticket))
+function joinWithTicket(state: State, name: string, candidate: Candidate, ticket: Fd): JoinedMember {
+  const workload = state.workloads(candidate.peer.uid).find(({ update }) => update?.hasTicket(ticket))
   const update = workload?.update
   if (!workload || !update || workload.name !== name) {
     throw new LuoError('LUO_TICKET', `join ${name}: this ticket is used, of another workload, or its update is over`)
   }
   try {
-    checkFormats(workload, says.accepts, 'the new version')
-    state.checkAfter(workload.uid, name, says.after)
+    checkFormats(workload, candidate.accepts, 'the new version')
+    state.checkAfter(workload.uid, name, candidate.after)
   } catch (error) {
     const { code, message } = error as LuoError
-    update.event('successorFailed', { who: peer.pid, code, reason: message })
+    update.event('successorFailed', { who: candidate.peer.pid, code, reason: message })
     throw error
   }
-  const made = newMember(state, workload, peer, says, 'update')
+  const made = newMember(state, workload, candidate, 'update')
   update.joined(made.member)
   return { workload, ...made }
 }
 
 /** The first start, or the restart after a crash. */
-function joinWithoutTicket(state: State, name: string, peer: Peer, says: Says): JoinedMember {
+function joinWithoutTicket(state: State, name: string, candidate: Candidate): JoinedMember {
+  const { peer, accepts, after } = candidate
   const known = state.lookup(peer.uid, name)
   if (known?.update) throw new LuoError('LUO_UPDATING', `join ${name}: an update of it is under way`)
   if (known?.member) {
     throw new LuoError('LUO_WORKLOAD_ACTIVE', `join ${name}: pid ${known.member.pid} is running, or holds its session`)
   }
-  if (known) checkFormats(known, says.accepts, 'the restarted version')
-  state.checkAfter(peer.uid, name, says.after)
+  if (known) checkFormats(known, accepts, 'the restarted version')
+  state.checkAfter(peer.uid, name, after)
   const workload = state.ensure(peer.uid, name)
   const orphaned = workload.session?.custody === 'orphaned'
   try {
     if (!orphaned) state.createSession(workload)
-    const made = newMember(state, workload, peer, says, orphaned ? 'crash' : 'new')
+    const made = newMember(state, workload, candidate, orphaned ? 'crash' : 'new')
     if (orphaned) Update.claim(state, workload, made.member)
     else workload.member = made.member
     return { workload, ...made }
@@ -210,8 +218,7 @@ function joinWithoutTicket(state: State, name: string, peer: Peer, says: Says): 
 function newMember(
   state: State,
   workload: Workload,
-  peer: Peer,
-  says: Says,
+  { peer, given, accepts, after }: Candidate,
   origin: 'new' | 'update' | 'crash',
 ): { member: Member; sessionFd: Fd } {
   // Before Linux 6.5 the kernel knows the peer's pid only.
@@ -223,7 +230,8 @@ function newMember(
       uid: peer.uid,
       pid: peer.pid,
       pidfd,
-      ...says,
+      accepts,
+      after,
       origin,
       onGone: () => workload.update?.memberGone(made.member),
       onDead: () => {
@@ -235,7 +243,7 @@ function newMember(
         if (!workload.update) state.memberReleased(workload, made.member)
       },
     }
-    const made = Member.create(options, state.sessions.lifetimes)
+    const made = Member.create(options, state.sessions.lifetimes, given)
     state.addMember(made.member)
     return made
   } catch (error) {

@@ -14,6 +14,7 @@ import type { Answers } from './answers.js'
 import { describeFile, describeSession } from './describe.js'
 import type { Holding } from './holding.js'
 import { checkNumber, checkOneOf, checkText, LIMITS } from './limits.js'
+import type { Recipient } from './sessions.js'
 import type { State } from './state.js'
 
 type SessionMethods =
@@ -29,9 +30,9 @@ type SessionMethods =
 export function sessionHandlers(state: State, answers: Answers): Pick<Handlers, SessionMethods> {
   const { index, files: sessionFiles } = state.sessions
   return {
-    CreateSession: (call) => givingOut(answers, 'CreateSession', call, (give) => create(state, call, give)),
+    CreateSession: (call) => givingOut(state, answers, 'CreateSession', call, (give) => create(state, call, give)),
 
-    AdoptSession: (call) => givingOut(answers, 'AdoptSession', call, (give) => adopt(state, call, give)),
+    AdoptSession: (call) => givingOut(state, answers, 'AdoptSession', call, (give) => adopt(state, call, give)),
 
     ReleaseSession: ({ input, peer }) =>
       answers
@@ -109,8 +110,9 @@ function filesToPreserve(files: readonly FileIn[], fds: readonly Fd[]): FileToPr
 
 type Given = 'CreateSession' | 'AdoptSession'
 
-/** A descriptor is given out once: the same request again is LUO_REPEATED, unless there was none to give. */
+/** The same request again gets another descriptor, in place of the one before, which may have been lost. */
 async function givingOut<M extends Given>(
+  { sessions }: State,
   answers: Answers,
   method: M,
   { input, peer }: Call<M>,
@@ -124,7 +126,12 @@ async function givingOut<M extends Given>(
   )
   if (given) return { output, fds: [given] }
   if (!output.fds) return { output }
-  throw new LuoError('LUO_REPEATED', `${method}: this request was answered before, and its file was given out`)
+  const holding = sessions.index.get(peer.uid, output.session.session)
+  return { output, fds: [sessions.giveAgain(holding, recipientOf(peer, input.id))] }
+}
+
+function recipientOf(peer: Peer, id: string): Recipient {
+  return { pid: peer.pid, request: id, mayBeLost: peer.mayBeLost() }
 }
 
 function create(state: State, { input, peer }: Call<'CreateSession'>, give: (fd: Fd) => void) {
@@ -139,7 +146,7 @@ function create(state: State, { input, peer }: Call<'CreateSession'>, give: (fd:
   const uid = of?.workload.uid ?? peer.uid
   const holding = sessions.create(uid, name, { keepMs, ...(of ? { workload: of.workload } : {}), ...madeBy })
   try {
-    give(sessions.giveOut(holding, peer.pid, of?.member))
+    give(sessions.giveOut(holding, recipientOf(peer, input.id), of?.member))
   } catch (error) {
     sessions.release(holding)
     throw error
@@ -158,7 +165,7 @@ function adopt(state: State, { input, peer, fds }: Call<'AdoptSession'>, give: (
   if (file) return { session: describeSession(state.sessions.ofDescriptor(peer.uid, file, peer.pid)) }
   const holding = named(state, peer.uid, input)
   const member = input.member === undefined ? undefined : state.member(peer.uid, input.member).member
-  give(state.sessions.adopt(holding, peer.pid, member))
+  give(state.sessions.adopt(holding, recipientOf(peer, input.id), member))
   state.tellOf(holding, 'sessionAdopted', { by: peer })
   return { session: describeSession(holding), fds: 1, session_fd: 0 }
 }

@@ -1,10 +1,11 @@
 /** What `luoctl run` asks of luod: it keeps a workload's processes, and starts successors when told to. */
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { pidfdOwner, signalPidfd } from '../sys/pidfd.js'
+import { openPidfd, pidfdOwner, signalPidfd } from '../sys/pidfd.js'
+import { Poller } from '../sys/poller.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
-import { checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
+import { checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS, RECONNECT_MS } from './limits.js'
 import type { State, SupervisorLink } from './state.js'
 
 export function supervisorHandlers(
@@ -20,23 +21,31 @@ export function supervisorHandlers(
       const after = checkAfter(input.after ?? [])
       state.checkAfter(peer.uid, input.workload, after)
       const workload = state.ensure(peer.uid, input.workload)
-      if (workload.supervisor) {
-        const { pid } = workload.supervisor
+      const { supervisor: before } = workload
+      // The same one, that has lost its connection, may come back before the end of that is seen.
+      if (before && before.id !== input.id) {
+        const { pid } = before
         throw new LuoError('LUO_WORKLOAD_ACTIVE', `supervise ${workload.name}: pid ${pid} supervises it already`)
       }
       if (input.keep_ms !== undefined) workload.keepMs = keepMs
-      const link: SupervisorLink = { pid: peer.pid, after, tell: (event, fds) => reply(event, fds) }
+      const link: SupervisorLink = { id: input.id, pid: peer.pid, after, tell: (event, fds) => reply(event, fds) }
       workload.supervisor = link
       state.recordWorkload(workload)
       return new Promise((resolve) => {
-        peer.onDisconnect(() => {
+        const gone = () => {
+          if (workload.supervisor !== link) return
           workload.supervisor = undefined
           const reason = `the supervisor (pid ${peer.pid}) ended`
           workload.update?.event('supervisorGone', { who: peer.pid, code: 'LUO_NO_SUPERVISOR', reason })
           state.endIfUnused(workload)
+        }
+        peer.onDisconnect(() => {
+          whenGone(peer.pid, gone)
           resolve({ output: { event: 'ended' } })
         })
-        reply({ event: 'supervising' })
+        const { update } = workload
+        reply({ event: 'supervising', ...(update && !update.isClaim ? { update: update.id } : {}) })
+        update?.startAgain()
       })
     },
 
@@ -71,6 +80,24 @@ export function supervisorHandlers(
         })
         .then((output) => ({ output })),
   }
+}
+
+/** Calls `gone` when this process has ended, or has had the time to come back. */
+function whenGone(pid: number, gone: () => void): void {
+  let pidfd: Fd
+  try {
+    pidfd = openPidfd(pid)
+  } catch {
+    return gone()
+  }
+  const end = () => {
+    clearTimeout(timer)
+    watch.close()
+    pidfd.close()
+    gone()
+  }
+  const timer = setTimeout(end, RECONNECT_MS)
+  const watch = Poller.shared().add(pidfd, { read: true, write: false }, end)
 }
 
 /** luod may be root, and it kills this process if the update fails: it must be the client's own. */

@@ -25,7 +25,7 @@ import {
   type LuodSession,
   ownHolding,
 } from './holding.js'
-import { Lifetimes } from './lifetime.js'
+import { type LifetimeOptions, Lifetimes } from './lifetime.js'
 import { LIMITS } from './limits.js'
 import { Listing } from './listing.js'
 import type { Member } from './member.js'
@@ -33,6 +33,9 @@ import { SessionFiles } from './session-files.js'
 import { SessionIndex } from './session-index.js'
 import type { Workload } from './state.js'
 import type { Usage } from './usage.js'
+
+/** Who gets a descriptor, and with which answer. */
+export type Recipient = Pick<LifetimeOptions, 'pid' | 'request' | 'mayBeLost'>
 
 export interface SessionsOptions {
   orchestrator: LuodOrchestrator
@@ -99,10 +102,10 @@ export class Sessions {
   }
 
   /** A new descriptor of it, whose last copy keeps it alive. Owned by the caller. */
-  giveOut(holding: Holding, pid: number, member: Member | undefined): Fd {
+  giveOut(holding: Holding, recipient: Recipient, member: Member | undefined): Fd {
     const { lifetime, fd } = this.lifetimes.create({
+      ...recipient,
       session: holding.session.id,
-      pid,
       onEnded: () => {
         holding.holds.delete(lifetime)
         this.#review(holding)
@@ -110,6 +113,19 @@ export class Sessions {
     })
     holding.holds.set(lifetime, member)
     return fd
+  }
+
+  /** In place of the one that the same request was answered with; LUO_REPEATED when that was closed. */
+  giveAgain(holding: Holding, recipient: Recipient): Fd {
+    for (const [lifetime, member] of holding.holds) {
+      if (lifetime.request !== recipient.request) continue
+      const fd = this.giveOut(holding, recipient, member)
+      holding.holds.delete(lifetime)
+      lifetime.close()
+      return fd
+    }
+    const { name } = holding.session
+    throw new LuoError('LUO_REPEATED', `open the session ${name}: this request was answered, and its descriptor closed`)
   }
 
   /** The one that `file` is a descriptor of. */
@@ -124,7 +140,7 @@ export class Sessions {
   }
 
   /** For whoever asks for it by its name: an orphan for everybody, what an update handed over for its member. */
-  adopt(holding: Holding, pid: number, member: Member | undefined): Fd {
+  adopt(holding: Holding, recipient: Recipient, member: Member | undefined): Fd {
     const { session, workload } = holding
     const what = `adopt the session ${session.name}`
     if (isOwn(holding) || (session.custody === 'orphaned' && workload?.session?.custody === 'orphaned')) {
@@ -134,7 +150,7 @@ export class Sessions {
       throw new LuoError('LUO_WRONG_STATE', `${what}: it is not of the workload that pid ${member.pid} is of`)
     }
     if (session.custody === 'orphaned') {
-      const fd = this.giveOut(holding, pid, member)
+      const fd = this.giveOut(holding, recipient, member)
       this.#orchestrator.claim(session)
       this.#orchestrator.commit([session])
       this.#stopExpiry(holding)
@@ -145,7 +161,7 @@ export class Sessions {
       if (session.custody === 'frozen') throw new LuoError('LUO_UPDATING', `${what}: an update decides whose it is`)
       throw new LuoError('EBUSY', `${what}: it is held; who holds it can pass its descriptor on`)
     }
-    const fd = this.giveOut(holding, pid, member)
+    const fd = this.giveOut(holding, recipient, member)
     if (member === holding.heir) holding.heir = undefined
     else holding.keeper = undefined
     return fd

@@ -22,6 +22,8 @@ import type { Update } from './update.js'
 import type { Usage } from './usage.js'
 
 export interface SupervisorLink {
+  /** Of its request: the same one comes back with it. */
+  id: string
   pid: number
   /** What it says that the workload needs, by name. */
   after: readonly string[]

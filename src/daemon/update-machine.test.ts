@@ -64,8 +64,10 @@ test('the successor gets the state only when it is frozen', () => {
   expect(ways).toEqual(['restoring frozen'])
 })
 
-test('after the commit was asked for nothing leads back', () => {
-  for (const event of EVENTS) expect(['rolledBack', 'aborting']).not.toContain(nextMove('committing', event)?.to)
+test('after the commit was asked for nothing leads back, but that the old version goes on already', () => {
+  expect(nextMove('committing', 'oldRefused')).toEqual({ to: 'aborting', actions: ['killSuccessor'] })
+  for (const event of EVENTS.filter((other) => other !== 'oldRefused'))
+    expect(['rolledBack', 'aborting']).not.toContain(nextMove('committing', event)?.to)
 })
 
 test('the death of the old version is no failure once the state is frozen', () => {

@@ -6,8 +6,9 @@
  *         └─────────┴─────────┴───────────┴──→ aborting → rolledBack | checked | orphaned
  *
  * Until `committing` every failure leads to `aborting`: the successor is killed and waited for, then the old version
- * goes on. From `committing` on there is no way back: the successor has said that it is whole, the old version is told
- * to let go, and is killed when it does not. An event that a phase has no row for changes nothing.
+ * goes on. From `committing` on there is no way back but one: the successor has said that it is whole, the old version
+ * is told to let go, and is killed when it does not. Only a version that went on by itself, while luod was away, says so
+ * instead of its word: then it keeps the state. An event that a phase has no row for changes nothing.
  */
 
 export const PHASES = [
@@ -32,6 +33,7 @@ export const EVENTS = [
   'claimed',
   /** The old version has let go. */
   'oldReady',
+  /** It does not let go; or it had, but luod was away for too long, so that it went on. */
   'oldRefused',
   'oldDied',
   /** The state is in luod's custody. */
@@ -97,10 +99,12 @@ export const UPDATE_TABLE: Readonly<Record<UpdatePhase, Partial<Record<UpdateEve
     ...failures,
     // Frozen state needs no old version: only the way back is gone.
     oldDied: { to: 'restoring', actions: [] },
+    oldRefused: abort,
     frozen: { to: 'restoring', actions: ['giveState'] },
     commitAsked: { to: 'committing', actions: ['release'] },
   },
   committing: {
+    oldRefused: abort,
     oldReleased: { to: 'committed', actions: ['handOver'] },
     oldDied: { to: 'committed', actions: ['handOver'] },
     fenceLate: { to: 'committing', actions: ['killOld'] },

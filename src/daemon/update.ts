@@ -17,8 +17,8 @@ import { socketPair } from '../sys/unix.js'
 import { checkFormats, describeFile, describeSession } from './describe.js'
 import type { Actor } from './events.js'
 import { handedOn, ownHolding } from './holding.js'
-import { FENCE_MS, KILL_WAIT_MS } from './limits.js'
-import type { Member } from './member.js'
+import { FENCE_MS, KILL_WAIT_MS, RECONNECT_MS } from './limits.js'
+import type { Member, MemberEvent } from './member.js'
 import type { State, Workload } from './state.js'
 import { Targets } from './targets.js'
 import { millisecondsSince, Timeline } from './timeline.js'
@@ -89,6 +89,7 @@ export class Update {
   #atGate: { event: UpdateEvent; cause: Cause } | undefined
   /** A copy of the ticket: while it is open, no other file can be taken for it. */
   #ticket: Fd | undefined
+  #spawned = false
   #phase: UpdatePhase
   #working = false
   #timer: NodeJS.Timeout | undefined
@@ -97,6 +98,8 @@ export class Update {
   #released: 'word' | undefined
   /** Whether the old version was asked to let go, and so must be told how it ended. */
   #asked = false
+  #askedAt = 0
+  #backTimer: NodeJS.Timeout | undefined
   /** When requests were first held back. */
   #blackoutFrom: number | undefined
   #blackoutMs: number | undefined
@@ -113,13 +116,9 @@ export class Update {
     unused.close()
     update.#ticket = ticket
     update.#enter('starting', { who: supervisor.pid })
-    const command = request.command && { command: [...request.command] }
-    if (!supervisor.tell({ event: 'start', update: update.id, ...command, fds: 1 }, [ticket])) {
-      ticket.close()
-      clearTimeout(update.#timer)
-      throw new LuoError('LUO_NO_SUPERVISOR', `update ${workload.name}: its supervisor is just ending`)
-    }
     workload.update = update
+    // If its connection was just lost it is told when it comes back, and if it does not, that ends the update.
+    update.startAgain()
     state.tell(workload, 'updating', { update: update.id, group: update.group, by: request.by, old_pid: member.pid })
     return update
   }
@@ -199,8 +198,17 @@ export class Update {
     this.#ticket = undefined
   }
 
+  /** Asks the supervisor for the successor, if nothing came of it yet. A supervisor starts one for each update. */
+  startAgain(): void {
+    const ticket = this.#ticket
+    if (this.#phase !== 'starting' || !ticket || this.#spawned) return
+    const command = this.request.command && { command: [...this.request.command] }
+    this.#workload.supervisor?.tell({ event: 'start', update: this.id, ...command, fds: 1 }, [ticket])
+  }
+
   /** The supervisor has started this process for us. Owns `pidfd`. */
   spawned(pid: number, pidfd: Fd): void {
+    this.#spawned = true
     if (this.ended || this.#phase === 'aborting') {
       signalPidfd(pidfd, 'SIGKILL')
       if (this.ended) return pidfd.close()
@@ -245,7 +253,7 @@ export class Update {
 
   /** The old version has let go. `preserve` is done first, and only if it is asked for now. */
   oldReady(member: Member, heldMs: number | undefined, preserve: () => void): void {
-    this.#mustBe('preparing', member, 'ready')
+    this.#mustBe(['preparing'], member, 'ready')
     preserve()
     this.#held(heldMs)
     if (this.request.check === 'prepare') this.#check(member)
@@ -253,7 +261,7 @@ export class Update {
   }
 
   oldRefused(member: Member, heldMs: number | undefined, reason: string): void {
-    this.#mustBe('preparing', member, 'refuse')
+    if (member !== this.#old || this.#phase !== 'committing') this.#mustBe(['preparing', 'restoring'], member, 'refuse')
     this.#held(heldMs)
     const facts = { by: member, update: this.id, code: 'LUO_REFUSED', detail: reason, method: 'Refuse' }
     this.#timeline.inform(() => this.#state.tell(this.#workload, 'refused', facts))
@@ -261,7 +269,7 @@ export class Update {
   }
 
   oldReleased(member: Member): void {
-    this.#mustBe('committing', member, 'released')
+    this.#mustBe(['committing'], member, 'released')
     this.#released = 'word'
     this.event('oldReleased', { who: member.pid })
   }
@@ -284,11 +292,32 @@ export class Update {
     if (member === this.#old && this.#phase === 'committing') this.event('oldDied')
   }
 
-  /** The old version closed its connection and is alive: it can neither be told to let go nor to go on. */
-  oldLost(member: Member): void {
-    if (member !== this.#old || !['preparing', 'restoring'].includes(this.#phase)) return
-    const reason = `the old version (pid ${member.pid}) closed its connection`
-    this.event('abortAsked', { who: member.pid, code: 'LUO_GONE', reason })
+  /**
+   * The old version has lost its connection, or luod was replaced. It has a moment to come back, in which its end is
+   * seen too, if it was that; then it can neither be told to let go nor to go on. Its word has a deadline of its own.
+   */
+  expectBack(member: Member): void {
+    if (member !== this.#old || !this.#asked) return
+    clearTimeout(this.#backTimer)
+    this.#backTimer = setTimeout(() => {
+      if (!member.alive || member.subscriber || !['preparing', 'restoring'].includes(this.#phase)) return
+      const reason = `the old version (pid ${member.pid}) closed its connection`
+      this.event('abortAsked', { who: member.pid, code: 'LUO_GONE', reason })
+    }, RECONNECT_MS)
+  }
+
+  /** Whether this member is asked to let go in this update, and what is to be said to it if that was not heard. */
+  asks(member: Member): { update: string; due: MemberEvent | undefined } | undefined {
+    if (member !== this.#old || !this.#asked || this.ended) return undefined
+    return { update: this.id, due: this.#due() }
+  }
+
+  #due(): MemberEvent | undefined {
+    const update = this.id
+    if (this.#phase === 'committing') return { event: 'release', update }
+    if (this.#phase !== 'preparing' || this.#atGate) return undefined
+    const leftMs = this.request.deadlineMs - millisecondsSince(this.#askedAt)
+    return { event: 'prepare', update, deadline_ms: Math.max(1, Math.round(leftMs)) }
   }
 
   get ended(): boolean {
@@ -399,9 +428,11 @@ export class Update {
 
   #askOld(): void {
     this.#asked = true
-    this.#blackoutFrom = performance.now()
+    this.#askedAt = performance.now()
+    this.#blackoutFrom = this.#askedAt
     const { deadlineMs } = this.request
     if (this.#old?.tell({ event: 'prepare', update: this.id, deadline_ms: deadlineMs })) return
+    if (this.#old?.alive) return this.expectBack(this.#old)
     this.event('oldDied', { code: 'LUO_GONE', reason: 'the old version does not listen for updates any more' })
   }
 
@@ -430,10 +461,8 @@ export class Update {
   #release(): void {
     this.#state.recordWorkload(this.#workload)
     if (!this.#old) return this.event('oldReleased')
-    if (!this.#old.tell({ event: 'release', update: this.id })) {
-      // It cannot be asked any more, so it must be dead before anybody else touches the state.
-      return this.#killOld()
-    }
+    // If it cannot be asked just now, it is asked when it subscribes again.
+    if (!this.#old.tell({ event: 'release', update: this.id }) && !this.#old.alive) return this.#killOld()
     this.#timer = setTimeout(() => this.event('fenceLate'), FENCE_MS)
   }
 
@@ -494,6 +523,7 @@ export class Update {
 
   #close(outcome: UpdateEnd): void {
     clearTimeout(this.#timer)
+    clearTimeout(this.#backTimer)
     const workload = this.#workload
     workload.update = undefined
     workload.lastUpdate = { id: this.id, committed: outcome === 'committed' }
@@ -541,8 +571,8 @@ export class Update {
     return { session: session.id, files, total: session.files.size, sessions, fds: files.length }
   }
 
-  #mustBe(phase: UpdatePhase, member: Member, what: string): void {
-    if (member === this.#old && this.#phase === phase && !this.#atGate) return
+  #mustBe(phases: readonly UpdatePhase[], member: Member, what: string): void {
+    if (member === this.#old && phases.includes(this.#phase) && !this.#atGate) return
     throw new LuoError('LUO_WRONG_STATE', `${what}: pid ${member.pid} was not asked; the update is ${this.#phase}`)
   }
 

@@ -45,6 +45,7 @@ test.each([
   ['both', { number: CALLS.open, args: [0, O_NOCTTY | O_CLOEXEC] }, ALLOW],
   ['other flags beside', { number: CALLS.openat, args: [0, 0, O_CLOEXEC | O_PATH] }, ALLOW],
   ['openat2', { number: CALLS.openat2, args: [0, 0, 0] }, HOLD],
+  ['creat', { number: CALLS.creat, args: [0, 0o600] }, HOLD],
   ["live update's ioctl", { number: CALLS.ioctl, args: [3, 0xba41] }, HOLD],
   ['its number with other bits', { number: CALLS.ioctl, args: [3, 0x4004ba00] }, HOLD],
   ['a terminal ioctl', { number: CALLS.ioctl, args: [3, 0x5401] }, ALLOW],

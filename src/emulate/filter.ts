@@ -6,6 +6,7 @@ import { AUDIT_ARCH_X86_64, buildFilter, type FilterRule } from '../sys/seccomp.
 export const CALLS = {
   open: 2,
   ioctl: 16,
+  creat: 85,
   reboot: 169,
   kexecLoad: 246,
   openat: 257,
@@ -39,6 +40,7 @@ export function emulationFilter(): Uint8Array {
     opens(CALLS.open, 1),
     opens(CALLS.openat, 2),
     { number: CALLS.openat2 },
+    { number: CALLS.creat },
     { number: CALLS.ioctl, when: [{ argument: 1, mask: IOCTL_TYPE_MASK, values: [IOCTL_TYPE] }] },
     { number: CALLS.kexecLoad },
     { number: CALLS.kexecFileLoad },

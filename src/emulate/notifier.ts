@@ -21,7 +21,15 @@ import {
 } from '../abi/uapi.js'
 import { asLuoError, type ErrnoName, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { fdOfThread, isPathOnly, readRemote, readRemoteString, socketInode, writeRemote } from '../sys/remote.js'
+import {
+  fdOfThread,
+  isPathOnly,
+  mayOpenMore,
+  readRemote,
+  readRemoteString,
+  socketInode,
+  writeRemote,
+} from '../sys/remote.js'
 import { AUDIT_ARCH_X86_64, type HeldCall, HeldCalls } from '../sys/seccomp.js'
 import type { MachineChannel } from './channel.js'
 import { CALLS } from './filter.js'
@@ -31,9 +39,11 @@ import type { TracedCall } from './reports.js'
 /** PATH_MAX. */
 const MAX_PATH = 4096
 const O_ACCMODE = 3
+const O_WRONLY = 1
 const O_CREAT = 0o100
 const O_EXCL = 0o200
 const O_DIRECTORY = 0o200000
+const O_NOFOLLOW = 0o400000
 const O_CLOEXEC = 0o2000000
 const O_PATH = 0o10000000
 const AT_FDCWD = -100
@@ -45,6 +55,8 @@ const MAX_OBJECTS = 4096
 /** What a caller's struct may have behind the fields known here is looked at in pieces of this, and this many. */
 const TAIL_PIECE = 4096
 const MAX_TAIL_PIECES = 1024
+/** What the kernel copies a name by. */
+const WORD = 8
 const LINUX_REBOOT_CMD_KEXEC = 0x45584543
 const LINUX_REBOOT_MAGIC1 = 0xfee1dead
 const LINUX_REBOOT_MAGIC2 = [0x28121969, 0x05121996, 0x16041998, 0x20112000]
@@ -122,6 +134,8 @@ export class Notifier {
         return this.#open(call, trace, AT_FDCWD, a, b)
       case CALLS.openat:
         return this.#open(call, trace, Number(BigInt.asIntN(32, a)), b, c)
+      case CALLS.creat:
+        return this.#open(call, trace, AT_FDCWD, a, BigInt(O_CREAT | O_WRONLY))
       case CALLS.openat2:
         return this.#openat2(call, trace)
       case CALLS.ioctl:
@@ -167,11 +181,12 @@ export class Notifier {
       // The kernel finds the same fault.
       return 'pass'
     }
-    if (!leadsToDevice(call.tid, at, path) || !this.#calls.valid(call.id)) return 'pass'
+    const follow = (flags & O_NOFOLLOW) === 0
+    if (!leadsToDevice(call.tid, at, path, { follow }) || !this.#calls.valid(call.id)) return 'pass'
     trace.text = `open(${JSON.stringify(path)}, ${['O_RDONLY', 'O_WRONLY', 'O_RDWR', 'O_ACCMODE'][flags & O_ACCMODE]})`
     if (flags & O_DIRECTORY) throw new LuoError('ENOTDIR', 'open the device as a directory')
     if (flags & O_CREAT && flags & O_EXCL) throw new LuoError('EEXIST', 'create the device')
-    const { file } = this.#channel.ask('open')
+    const { file } = this.#askForFile(call, 'open')
     if (!file) throw new LuoError('ENODEV', 'open the device: luod gave none')
     return { given: file, cloexec: (flags & O_CLOEXEC) !== 0 }
   }
@@ -222,7 +237,7 @@ export class Notifier {
         this.#preserve(tid, inode, BigInt(values.token), values.fd)
         break
       case 'retrieveFd': {
-        const { file } = this.#channel.ask('retrieve', { inode, token: BigInt(values.token) })
+        const { file } = this.#askForFile(call, 'retrieve', { inode, token: BigInt(values.token) })
         if (!file) throw new LuoError('EIO', 'retrieve: luod gave no file')
         return this.#give(call, file, struct, reply)
       }
@@ -288,11 +303,22 @@ export class Notifier {
     reply: (bytes: Uint8Array) => void,
   ): Outcome {
     const create = known === IOCTLS.createSession
-    const { file, inode } = this.#channel.ask(create ? 'createSession' : 'retrieveSession', { inode: device, name })
+    const operation = create ? 'createSession' : 'retrieveSession'
+    const { file, inode } = this.#askForFile(call, operation, { inode: device, name })
     if (!file) throw new LuoError('EIO', `${known.name}: luod gave no session`)
     return this.#give(call, file, struct, reply, () => {
       if (!create) this.#channel.ask('giveBackSession', { inode })
     })
+  }
+
+  /** A kernel takes the number first: a program that may open no more is told that, whatever else is wrong. */
+  #askForFile(call: HeldCall, ...question: Parameters<MachineChannel['ask']>): ReturnType<MachineChannel['ask']> {
+    try {
+      return this.#channel.ask(...question)
+    } catch (error) {
+      if (mayOpenMore(call.tid)) throw error
+      throw new LuoError('EMFILE', `${question[0]}: the program may open no more`, { cause: error })
+    }
   }
 
   /**
@@ -334,11 +360,11 @@ export class Notifier {
   }
 }
 
-/** The name and its NUL; what the caller had behind it stays, as the kernel leaves it. */
+/** The name, with zeros up to the end of the word that its NUL is in; what the caller had behind it stays, as in the kernel. */
 function putName(struct: Uint8Array, name: string): void {
   const bytes = encodeName(name)
+  struct.fill(0, 8 + bytes.length, 8 + (Math.floor(bytes.length / WORD) + 1) * WORD)
   struct.set(bytes, 8)
-  struct[8 + bytes.length] = 0
 }
 
 function describe({ fields }: Ioctl, { fd, token, name }: ReturnType<typeof decodeIoctl>): string {

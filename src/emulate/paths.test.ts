@@ -2,6 +2,7 @@ import { chmodSync, mkdtempSync, openSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
 import { Fd } from '../sys/fd.js'
 import { leadsToDevice } from './paths.js'
 
@@ -31,12 +32,23 @@ test.each([
   expect(leads(path)).toBe(true)
 })
 
-test.each(['', '/', '/dev', '/dev/null', '/dev/liveupdate2', '/dev/liveupdate/x', 'liveupdate', join(folder, 'loop')])(
+test.each(['', '/', '/dev', '/dev/null', '/dev/liveupdate2', 'liveupdate', join(folder, 'loop')])(
   '"%s" is not',
   (path) => {
     expect(leads(path)).toBe(false)
   },
 )
+
+test.each(['/dev/liveupdate/', '/dev/liveupdate/x', '/dev/liveupdate/../null'])('%s is ENOTDIR', (path) => {
+  expect(codeOf(() => leads(path))).toBe('ENOTDIR')
+})
+
+test('without following, the last name may be no link', () => {
+  const direct = (path: string) => leadsToDevice(process.pid, AT_FDCWD, path, { follow: false })
+  expect(direct(join(folder, 'direct'))).toBe(false)
+  expect(direct(join(folder, 'folder/liveupdate'))).toBe(true)
+  expect(direct('/dev/liveupdate')).toBe(true)
+})
 
 test('a relative path starts at its directory', () => {
   using directory = Fd.adopt(openSync('/dev', 'r'))

@@ -3,19 +3,23 @@
  * descriptors, through links. The device need not exist.
  */
 import { readlinkSync } from 'node:fs'
+import { LuoError } from '../errors.js'
 
 export const DEVICE_PATH = '/dev/liveupdate'
 const AT_FDCWD = -100
 /** As the kernel: more links are ELOOP. */
 const MAX_LINKS = 40
 
-/** `at`: the directory that a relative path starts from, as openat(2) has it. */
-export function leadsToDevice(tid: number, at: number, path: string): boolean {
+/**
+ * `at`: the directory that a relative path starts from, as openat(2) has it. Without `follow`, a link is no way to it. A
+ * path that takes the device for a directory is ENOTDIR.
+ */
+export function leadsToDevice(tid: number, at: number, path: string, { follow = true } = {}): boolean {
   // Nearly every path can be judged by its last name; only links need more.
   if (path === '') return false
   const start = path.startsWith('/') ? '/' : directoryOf(tid, at)
   if (start === undefined) return false
-  return resolve(tid, start, path) === DEVICE_PATH
+  return resolve(tid, start, path, follow) === DEVICE_PATH
 }
 
 function directoryOf(tid: number, at: number): string | undefined {
@@ -23,11 +27,12 @@ function directoryOf(tid: number, at: number): string | undefined {
 }
 
 /** Name by name. What is not there is taken by its name: the device is not. */
-function resolve(tid: number, start: string, path: string): string | undefined {
+function resolve(tid: number, start: string, path: string, follow: boolean): string | undefined {
   const root = link(`/proc/${tid}/root`) ?? '/'
   const names = path.split('/').reverse()
   let at = withinRoot(start, root)
   for (let links = 0; names.length > 0; ) {
+    if (at === DEVICE_PATH) throw new LuoError('ENOTDIR', `open ${path}: the device is no directory`)
     const name = names.pop()
     if (name === undefined || name === '' || name === '.') continue
     if (name === '..') {
@@ -46,6 +51,7 @@ function resolve(tid: number, start: string, path: string): string | undefined {
       at = next
       continue
     }
+    if (!follow && names.length === 0) return undefined
     links += 1
     if (links > MAX_LINKS) return undefined
     names.push(...target.split('/').reverse())

@@ -2,7 +2,7 @@
  * Memory and files of another process: of one's own descendants without privileges, also where Yama lets only ancestors
  * look. What is read is a copy; the process may change its memory at any time.
  */
-import { readFileSync, readlinkSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { LuoError } from '../errors.js'
 import { Fd } from './fd.js'
 import { checked, errno, failure, integer, libc, SYS } from './ffi.js'
@@ -81,6 +81,21 @@ export function socketInode(tid: number, number: number): bigint | undefined {
     return inode === undefined ? undefined : BigInt(inode)
   } catch {
     return undefined
+  }
+}
+
+/** Whether the process of a thread has a number left for one more descriptor. */
+export function mayOpenMore(tid: number): boolean {
+  try {
+    const limit = /^Max open files\s+(\d+)/m.exec(readFileSync(`/proc/${tid}/limits`, 'latin1'))?.[1]
+    const used = new Set(readdirSync(`/proc/${tid}/fd`))
+    for (let number = 0; number < Number(limit ?? Number.POSITIVE_INFINITY); number++) {
+      if (!used.has(String(number))) return true
+    }
+    return false
+  } catch {
+    // It is gone, and will not ask.
+    return true
   }
 }
 

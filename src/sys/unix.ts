@@ -25,6 +25,7 @@ const SOL_SOCKET = 1
 const SO_PEERCRED = 17
 const SO_PEERPIDFD = 77
 const SCM_RIGHTS = 1
+const MSG_PEEK = 0x02
 const MSG_DONTWAIT = 0x40
 const MSG_CTRUNC = 0x08
 const MSG_NOSIGNAL = 0x4000
@@ -218,6 +219,18 @@ function receivedFds(view: DataView): Fd[] {
   } catch (error) {
     closeAll(fds)
     throw error
+  }
+}
+
+/** Whether the peer of a stream has closed it, and everything that it sent before is read. */
+export function peerHasClosed(socket: Fd): boolean {
+  const { address } = memory()
+  header(1, 0)
+  for (;;) {
+    const got = libc('recvmsg', socket.number, address, MSG_DONTWAIT | MSG_PEEK)
+    if (got >= 0) return got === 0
+    const code = errno()
+    if (code !== 'EINTR') return code !== 'EAGAIN'
   }
 }
 

@@ -112,6 +112,15 @@ export class VarlinkClient {
     this.#connection.close()
   }
 
+  get ended(): boolean {
+    return this.#error !== undefined
+  }
+
+  /** Whether a request failed with `error` because the connection ended, and not because luod refused it. */
+  endedBy(error: unknown): boolean {
+    return this.#error !== undefined && error instanceof LuoError && [error, error.cause].includes(this.#error)
+  }
+
   /** Whether this connection keeps the process alive; it does unless told otherwise. */
   ref(): void {
     this.#connection.setReferenced(true)

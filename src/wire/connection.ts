@@ -11,7 +11,7 @@ import { MAX_FDS } from '../protocol/interface.js'
 import { Decoder, declaredFds, encodeMessage } from '../protocol/messages.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { Poller, type Registration } from '../sys/poller.js'
-import { receive, send } from '../sys/unix.js'
+import { peerHasClosed, receive, send } from '../sys/unix.js'
 
 /** Bytes that wait for a peer to read; a list of ten thousand files has about one million. */
 export const MAX_QUEUE_BYTES = 4 * 1024 * 1024
@@ -61,6 +61,11 @@ export class Connection {
 
   get closed(): boolean {
     return this.#closed
+  }
+
+  /** Whether it is closed, or would be as soon as it is looked at. */
+  get ended(): boolean {
+    return this.#closed || peerHasClosed(this.#fd)
   }
 
   /** Sends a message; `fds` stay the caller's. Throws when it is closed or the queue is full, which closes it. */

@@ -33,6 +33,11 @@ error InvalidParameter (parameter: string)
 export interface Peer extends Credentials {
   /** A copy of the peer's pidfd; undefined when the kernel has none to give. Owned by the caller. */
   pidfd(): Fd | undefined
+  /**
+   * For the answer that is being made: answers a question that can be asked later. Has the connection ended before
+   * anything came after the answer? Then nobody may have got it.
+   */
+  mayBeLost(): () => boolean
   /** Called once, when the connection has ended; at once when it has already. */
   onDisconnect(run: () => void): void
   disconnect(): void
@@ -146,6 +151,7 @@ export class Server {
     const disconnects: (() => void)[] = []
     const waiting: { request: Request; fds: Fd[] }[] = []
     let busy = false
+    let requests = 0
     const work = async () => {
       busy = true
       for (let next = waiting.shift(); next; next = waiting.shift()) {
@@ -159,6 +165,10 @@ export class Server {
     const peer: Peer = {
       ...credentials,
       pidfd: () => (pidfd && !pidfd.closed ? pidfd.dup() : undefined),
+      mayBeLost: () => {
+        const before = requests
+        return () => requests === before && connection.ended
+      },
       onDisconnect: (run) => {
         if (connection.closed) run()
         else disconnects.push(run)
@@ -167,6 +177,7 @@ export class Server {
     }
     const connection: Connection = new Connection(fd, {
       onMessage: (message, fds) => {
+        requests += 1
         waiting.push({ request: readRequest(message, fds), fds })
         if (waiting.length >= MAX_WAITING) connection.pause()
         if (!busy) void work()

@@ -373,12 +373,13 @@ test('state that a restarted version does not accept is kept', async () => {
   expect((await stage.call('Show', { workload: 'web' })).workload.state).toBe('orphaned')
 })
 
-test('the same join twice is told so, and there is one member', async () => {
+test('the same join twice gets another descriptor, and there is one member', async () => {
   await using stage = await Stage.start()
   const puppet = await stage.puppet()
   const request = { id: 'join', workload: 'web', accepts: ['*'] }
-  await puppet.call('Join', request, { keep: ['session'] })
-  expect(await failure(puppet.call('Join', request))).toBe('LUO_REPEATED')
+  const first = await puppet.call('Join', request, { keep: ['lost'] })
+  expect(await puppet.call('Join', request, { keep: ['session'] })).toEqual(first)
+  await puppet.do('close', { name: 'lost' })
   expect((await stage.call('List', {})).workloads).toHaveLength(1)
 })
 

@@ -379,12 +379,16 @@ test("names are in one space for each user, workloads' own sessions included", (
     expect(await failure(keep)).toBe('LUO_INVALID_PARAMETER')
   }))
 
-test('a descriptor is given out once: the same request again is told so', () =>
+test('the same request again gets another descriptor, in place of the one before', () =>
   leavesNothing(async (stage) => {
     const puppet = await stage.puppet()
     const request = { id: id(), name: 'cache' }
-    await puppet.call('CreateSession', request, { keep: ['cache'] })
-    expect(await failure(puppet.call('CreateSession', request))).toBe('LUO_REPEATED')
+    const first = await puppet.call('CreateSession', request, { keep: ['lost'] })
+    expect(await puppet.call('CreateSession', request, { keep: ['cache'] })).toEqual(first)
+    expect(await all(stage)).toHaveLength(1)
+    // What was replaced ends nothing, and is no descriptor of a session any more.
+    expect(await failure(puppet.call('AdoptSession', { id: id(), fds: 1 }, { send: ['lost'] }))).toBe('LUO_NOT_FOUND')
+    await puppet.do('close', { name: 'lost' })
     expect(await all(stage)).toHaveLength(1)
     const which = { id: id(), fds: 1 }
     await puppet.call('AdoptSession', which, { send: ['cache'] })

@@ -10,6 +10,7 @@ import type { Methods } from '../../src/protocol/types.js'
 import { closeAll, type Fd } from '../../src/sys/fd.js'
 import { openPidfd } from '../../src/sys/pidfd.js'
 import { VarlinkClient } from '../../src/wire/client.js'
+import { ReconnectingClient } from '../../src/wire/reconnecting.js'
 import { Model } from './model.js'
 import { choosePlan, type Plan } from './plan.js'
 import { Random } from './random.js'
@@ -47,7 +48,7 @@ export class SoakWorkload {
   readonly #options: WorkloadOptions
   readonly #random: Random
   readonly #model: Model
-  #operator: VarlinkClient | undefined
+  #operator: ReconnectingClient | undefined
   #supervisor: VarlinkClient | undefined
   #version: Version | undefined
   #successor: Version | undefined
@@ -64,7 +65,7 @@ export class SoakWorkload {
   /** From the first start to the end of everything. */
   async run(updates: number): Promise<void> {
     try {
-      this.#operator = await VarlinkClient.connect(this.#options.socket)
+      this.#operator = await ReconnectingClient.connect(this.#options.socket)
       await this.#supervise()
       this.#version = await this.#start('new')
       await this.#model.begin(this.#version)

@@ -1,11 +1,12 @@
 /*
- * The first process of a virtual machine: runs /calls between lines that start with "===", before a kexec into /kernel
- * with /initrd, and after it. A word on the command line tells the two boots apart. Whatever fails is said, and ends
- * the machine: it restarts, which its emulator takes for the end.
+ * The first process of a virtual machine: runs a part of the scripts in /cases, and does a kexec into /kernel with
+ * /initrd, until no part is left ("parts=N" on the command line). A word there says which part a boot is for. Whatever
+ * fails is said, and ends the machine: it restarts, which its emulator takes for the end.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/klog.h>
 #include <sys/mount.h>
@@ -16,7 +17,8 @@
 #include <termios.h>
 #include <unistd.h>
 
-#define AFTER_KEXEC " after-kexec"
+#define PARTS " parts="
+#define PART " part="
 /* Of syslog(2): what the kernel says on the console. Its last words alone, so that the output stays whole. */
 #define SYSLOG_ACTION_CONSOLE_LEVEL 8
 #define EMERGENCIES 1
@@ -42,42 +44,55 @@ static void must(const char *what, int result)
 	end();
 }
 
-static void calls(const char *what)
+static void run(int part)
 {
+	char text[16];
 	int status;
+	snprintf(text, sizeof(text), "%d", part);
 	/* The firmware and the kernel may have left a line without its end. */
-	printf("\n=== %s\n", what);
+	printf("\n=== part %d\n", part);
 	fflush(stdout);
 	pid_t child = fork();
 	must("fork", child);
 	if (child == 0) {
-		execl("/calls", "/calls", what, NULL);
+		execl("/driver", "/driver", "/cases", text, NULL);
 		_exit(127);
 	}
 	must("wait", waitpid(child, &status, 0));
-	printf("=== %s ended: %d\n", what, status);
+	printf("=== part %d ended: %d\n", part, status);
 	said();
+}
+
+static void make(const char *directory, const char *type)
+{
+	mkdir(directory, 0755);
+	must(directory, mount(type, directory, type, 0, NULL));
+}
+
+static int number_behind(const char *line, const char *word)
+{
+	const char *at = strstr(line, word);
+	return at ? atoi(at + strlen(word)) : 0;
 }
 
 int main(void)
 {
 	static char line[4096];
-	mkdir("/dev", 0755);
-	mkdir("/proc", 0755);
-	must("mount /dev", mount("dev", "/dev", "devtmpfs", 0, NULL));
-	must("mount /proc", mount("proc", "/proc", "proc", 0, NULL));
+	make("/dev", "devtmpfs");
+	make("/proc", "proc");
+	make("/dev/shm", "tmpfs");
+	make("/tmp", "tmpfs");
 	must("say less", klogctl(SYSLOG_ACTION_CONSOLE_LEVEL, NULL, EMERGENCIES));
 	int fd = open("/proc/cmdline", O_RDONLY);
-	must("read the command line", read(fd, line, sizeof(line) - sizeof(AFTER_KEXEC)));
+	must("read the command line", read(fd, line, sizeof(line) - 16));
 	line[strcspn(line, "\n")] = 0;
 
-	if (strstr(line, AFTER_KEXEC)) {
-		calls("claim");
+	int part = number_behind(line, PART);
+	run(part);
+	if (++part >= number_behind(line, PARTS))
 		end();
-	}
-	calls("calls");
-	calls("keep");
-	strcat(line, AFTER_KEXEC);
+	char *before = strstr(line, PART);
+	sprintf(before ? before : line + strlen(line), "%s%d", PART, part);
 	int kernel = open("/kernel", O_RDONLY), initrd = open("/initrd", O_RDONLY);
 	must("kexec_file_load", syscall(SYS_kexec_file_load, kernel, initrd, strlen(line) + 1, line, 0));
 	must("kexec", reboot(RB_KEXEC));

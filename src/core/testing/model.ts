@@ -133,7 +133,6 @@ export class Model {
 
   retrieveSession(name: string): ModelSession {
     this.mustBeOpen()
-    if (name === '') throw new Refused('EINVAL')
     const session = this.all('incoming').find((one) => one.name === name)
     if (!session) throw new Refused('ENOENT')
     if (session.retrieved) throw new Refused('EINVAL')
