@@ -8,18 +8,25 @@ import type { Fd } from '../sys/fd.js'
 import { lockFile } from '../sys/lock.js'
 import { connectUnix, listenUnix } from '../sys/unix.js'
 
-export function listenAlone(path: string, mode: number): Fd {
+/** The lock is held for as long as a copy of its descriptor is open. */
+export function listenAlone(path: string, mode: number): { listener: Fd; lock: Fd } {
+  let lock: Fd
   try {
-    // Held for as long as we run. Between looking at a stale socket and replacing it nobody else can come.
-    lockFile(`${path}.lock`)
+    // Between looking at a stale socket and replacing it nobody else can come.
+    lock = lockFile(`${path}.lock`)
   } catch (error) {
     if (!isLuoError(error, 'EBUSY')) throw error
     throw new LuoError('EADDRINUSE', `another luod listens at ${path} already`, { cause: error })
   }
-  const there = lstatSync(path, { throwIfNoEntry: false })
-  if (there && !there.isSocket()) throw new LuoError('EEXIST', `listen at ${path}: it is there, and is no socket`)
-  if (there && !somebodyListens(path)) rmSync(path)
-  return listenUnix(path, mode)
+  try {
+    const there = lstatSync(path, { throwIfNoEntry: false })
+    if (there && !there.isSocket()) throw new LuoError('EEXIST', `listen at ${path}: it is there, and is no socket`)
+    if (there && !somebodyListens(path)) rmSync(path)
+    return { listener: listenUnix(path, mode), lock }
+  } catch (error) {
+    lock.close()
+    throw error
+  }
 }
 
 /** Of a program that is no luod, or does not know of the lock. */

@@ -5,24 +5,28 @@
  *
  * Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already.
  */
-import { readFileSync, rmSync, writeSync } from 'node:fs'
+import { readFileSync, rmSync } from 'node:fs'
 import { totalmem } from 'node:os'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { RECORDS_VERSION } from '../abi/records.js'
 import { asLuoError, LuoError } from '../errors.js'
+import { type Fd, inheritedFd } from '../sys/fd.js'
 import { raiseNofile } from '../sys/limits.js'
-import { notify } from '../sys/notify.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
-import { Daemon } from './daemon.js'
+import { Daemon, type RestoreOptions } from './daemon.js'
 import { loadHandlers } from './handlers.js'
 import { listenAlone } from './listen-alone.js'
-import { logger } from './log.js'
-import { type MetricsAddress, parseMetricsAddress, serveMetrics } from './metrics-server.js'
+import { type Logger, logger } from './log.js'
+import { parseMetricsAddress } from './metrics-server.js'
+import { END, Serving } from './serve.js'
+import { waitForTakeover } from './takeover.js'
 import { parseLimits, userLimits } from './user-limits.js'
 
 const HELP = `luod: keeps the state of services while their code changes
 
-Usage: luod [--socket PATH] [--limit NAME=N]... [--metrics ADDRESS] [--exit-when-idle] [--ready-fd N] [--verbose]
-Usage: luod [--socket PATH] [--limit NAME=N]... [--plugin PATH]... [--exit-when-idle] [--ready-fd N] [--verbose]
+Usage: luod [--socket PATH] [--standby] [--limit NAME=N]... [--metrics ADDRESS] [--plugin PATH]...
+            [--exit-when-idle] [--ready-fd N] [--verbose]
 
   --socket PATH      where to listen; else $LUO_SOCKET, else /run/luod/liveupdate.sock for root,
                      else $XDG_RUNTIME_DIR/luod/liveupdate.sock, else /tmp/luod-$UID/liveupdate.sock
@@ -31,6 +35,7 @@ Usage: luod [--socket PATH] [--limit NAME=N]... [--plugin PATH]... [--exit-when-
   --metrics ADDRESS  serve Prometheus metrics at unix:/PATH, 127.0.0.1:PORT or [::1]:PORT
   --plugin PATH      a module with handlers for more kinds of files (docs/plugins.md); an absolute path that only
                      root and luod's user may write to
+  --standby          keep a second process with a copy of everything, which takes over when this one dies
   --exit-when-idle   end when the last workload and the last connection have ended
   --ready-fd N       write "ready" to this descriptor when clients can connect
   --verbose          also log what is not a problem
@@ -44,6 +49,8 @@ const EXIT = { OK: 0, FAILED: 1, USAGE: 2, ALREADY_RUNNING: 3 } as const
 const ROOT_SOCKET_MODE = 0o666
 const USER_SOCKET_MODE = 0o600
 
+type Options = ReturnType<typeof parse>
+
 function parse() {
   try {
     return parseArgs({
@@ -52,8 +59,10 @@ function parse() {
         limit: { type: 'string', multiple: true, default: [] },
         metrics: { type: 'string' },
         plugin: { type: 'string', multiple: true, default: [] },
+        standby: { type: 'boolean', default: false },
         'exit-when-idle': { type: 'boolean', default: false },
         'ready-fd': { type: 'string' },
+        'line-fd': { type: 'string' },
         verbose: { type: 'boolean', default: false },
         help: { type: 'boolean', default: false },
         version: { type: 'boolean', default: false },
@@ -89,15 +98,9 @@ function exitCode({ code }: LuoError): number {
   return code === 'EADDRINUSE' ? EXIT.ALREADY_RUNNING : EXIT.FAILED
 }
 
-async function start(
-  options: ReturnType<typeof parse>,
-  version: string,
-  log: ReturnType<typeof logger>,
-): Promise<void> {
-  const readyFd = options['ready-fd'] === undefined ? undefined : Number(options['ready-fd'])
-  if (readyFd !== undefined && !(Number.isInteger(readyFd) && readyFd > 0)) {
-    throw new LuoError('LUO_INVALID_PARAMETER', `--ready-fd ${options['ready-fd']} is no descriptor`)
-  }
+async function start(options: Options, version: string, log: Logger): Promise<void> {
+  const readyFd = descriptorNumber('ready-fd', options)
+  const lineFd = descriptorNumber('line-fd', options)
   // Files of clients are ours from the moment they arrive: nobody else may read them, whatever our umask was.
   process.umask(0o077)
   const path = socketPath(options.socket)
@@ -105,69 +108,91 @@ async function start(
   const machine = { nofile, shared: process.getuid?.() === 0, memory: totalmem() }
   const limits = userLimits(parseLimits(options.limit), machine)
   const metrics = options.metrics === undefined ? undefined : parseMetricsAddress(options.metrics)
-  const registry = await loadHandlers(options.plugin)
-  prepareSocketDirectory(path)
-  const listener = listenAlone(path, process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE)
-  const end = (code: number) => {
-    daemon.close()
-    rmSync(path, { force: true })
-    if (metrics && 'path' in metrics) rmSync(metrics.path, { force: true })
-    process.exit(code)
-  }
-  const daemon = new Daemon({
-    listener,
-    version,
-    nofile,
-    limits,
-    registry,
-    log,
-    ...(options['exit-when-idle'] ? { onIdle: () => end(EXIT.OK) } : {}),
+  const serving = new Serving({
+    ...{ path, metrics, readyFd, version, log },
+    main: fileURLToPath(import.meta.url),
+    args: argumentsOfNext(options, path),
+    standby: options.standby,
   })
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    process.on(signal, () => {
-      notifyManager('STOPPING=1', log)
-      end(EXIT.OK)
-    })
+  let daemon: Daemon | undefined
+  const registry = await loadHandlers(options.plugin, (file) => daemon?.made(file) === true)
+  const common = {
+    ...{ version, nofile, limits, registry, log, serving },
+    ...(options['exit-when-idle'] ? { onIdle: () => serving.end(END.IN_ORDER) } : {}),
   }
-  // A defect costs the request in which it shows, and not the state of everybody.
-  process.on('uncaughtException', (error) => log('error', `defect: ${error.stack ?? error.message}`))
-  process.on('unhandledRejection', (reason) => log('error', `defect: ${String(reason)}`))
-  // A terminal or a supervisor that goes away is no reason to let go of other people's state.
-  process.on('SIGHUP', () => {})
-  if (metrics) {
+  if (lineFd === undefined) {
+    prepareSocketDirectory(path)
+    const { listener, lock } = listenAlone(path, process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE)
+    daemon = Daemon.begin({ ...common, listener })
     try {
-      await startMetrics(metrics, daemon, version, log)
+      await serving.begin(daemon, lock, true)
     } catch (error) {
-      log('error', `serve metrics at ${options.metrics}: ${(error as Error).message}`)
       daemon.close()
       rmSync(path, { force: true })
-      process.exit(EXIT.FAILED)
+      throw error
     }
+    return
   }
-  log('info', `luod ${version} listens at ${path}`)
-  notifyManager('READY=1', log)
-  if (readyFd !== undefined) writeSync(readyFd, 'ready\n')
+  const taken = await takeOver(inheritedFd(lineFd), common)
+  if (!taken) return
+  daemon = taken.daemon
+  await serving.begin(daemon, taken.lock, false)
 }
 
-async function startMetrics(
-  address: MetricsAddress,
-  daemon: Daemon,
-  version: string,
-  log: ReturnType<typeof logger>,
-): Promise<void> {
-  // Their library is loaded by nobody else.
-  const { createMetrics } = await import('./metrics.js')
-  await serveMetrics(address, createMetrics(daemon, version), (error) => log('error', `metrics: ${String(error)}`))
-}
-
-function notifyManager(state: string, log: ReturnType<typeof logger>): void {
-  const { NOTIFY_SOCKET } = process.env
-  if (!NOTIFY_SOCKET) return
+/** Stands by until this process is luod; undefined when it is not needed any more. */
+async function takeOver(line: Fd, common: Omit<RestoreOptions, 'descriptors' | 'mode'>) {
+  const { version, registry, log } = common
+  const end = () => process.exit(EXIT.OK)
+  // While another one is luod, that one is told.
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, end)
+  process.on('SIGHUP', () => {})
+  const takeover = await waitForTakeover({
+    ...{ line, version },
+    records: [RECORDS_VERSION],
+    verify: (entries) => verifyVault(entries, registry),
+  })
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, end)
+  if (!takeover) return undefined
+  const { how, entries, pausedAt } = takeover
+  const lock = entries.get('lock')
+  entries.delete('lock')
   try {
-    notify(NOTIFY_SOCKET, state)
+    if (!lock) throw new LuoError('LUO_RECORDS', 'take over: there is no descriptor of the lock')
+    const daemon = Daemon.restore({ ...common, descriptors: entries, mode: how === 'upgrade' ? 'strict' : 'recover' })
+    try {
+      takeover.serve()
+    } catch (error) {
+      daemon.letGo()
+      throw error
+    }
+    daemon.tookOver(how, pausedAt)
+    for (const { what, key, why } of daemon.findings) log('error', `lost: ${what} ${key}: ${why}`)
+    return { daemon, lock }
   } catch (error) {
-    log('warning', `tell the service manager ${state}: ${(error as Error).message}`)
+    lock?.close()
+    takeover.fail(asLuoError(error, 'EIO', 'take over'))
+    throw error
   }
+}
+
+function descriptorNumber(name: 'ready-fd' | 'line-fd', options: Options): number | undefined {
+  const text = options[name]
+  if (text === undefined) return undefined
+  const number = Number(text)
+  if (Number.isInteger(number) && number > 2) return number
+  throw new LuoError('LUO_INVALID_PARAMETER', `--${name} ${text} is no descriptor`)
+}
+
+/** What a luod that goes on where this one is would be started with. */
+function argumentsOfNext(options: Options, path: string): string[] {
+  const { limit, metrics, plugin } = options
+  return [
+    ...['--socket', path],
+    ...limit.flatMap((text) => ['--limit', text]),
+    ...plugin.flatMap((text) => ['--plugin', text]),
+    ...(metrics === undefined ? [] : ['--metrics', metrics]),
+    ...(['standby', 'exit-when-idle', 'verbose'] as const).flatMap((name) => (options[name] ? [`--${name}`] : [])),
+  ]
 }
 
 void main()

@@ -78,7 +78,7 @@ export async function serveMetrics(
   server.setTimeout(TIMEOUT_MS)
   if ('path' in address) {
     prepareSocketDirectory(address.path)
-    await listenOn(server, listenAlone(address.path, SOCKET_MODE))
+    await listenOn(server, listenAlone(address.path, SOCKET_MODE).listener)
   } else {
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error) => reject(asLuoError(error, 'EIO', `listen at ${address.host}:${address.port}`)))

@@ -150,9 +150,9 @@ export class Protection {
     await standby?.stop()
   }
 
-  /** luod ends in order: nobody takes over. */
-  async close(): Promise<void> {
+  /** luod ends in order: nobody takes over. It is killed when this returns. */
+  close(): void {
     this.#wanted = false
-    await this.#stopStandby()
+    void this.#stopStandby()
   }
 }

@@ -44,7 +44,10 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
   const primary = pidfdOfPeer(options.line)
   return new Promise((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
-      primary?.close()
+      const close = () => {
+        primary?.close()
+        receiver.close()
+      }
       resolve({
         how,
         pausedAt,
@@ -52,13 +55,16 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         serve: () => {
           try {
             if (how === 'upgrade') receiver.tell({ serving: true })
+          } catch (error) {
+            // Alive, it has given this one up, and goes on. Dead, it cannot be told.
+            if (primary && !waitReadable(primary, DEATH_LIMIT_MS)) throw error
           } finally {
-            receiver.close()
+            close()
           }
         },
         fail: (error) => {
           tellFailure(receiver, error)
-          receiver.close()
+          close()
         },
       })
     }

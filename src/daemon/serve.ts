@@ -1,0 +1,141 @@
+/**
+ * A luod that serves, from its first request to its end: signals, metrics, the service manager, whoever stands by. It
+ * may have begun with nothing, or taken the place of another one (`takeover.ts`).
+ */
+import { rmSync, writeSync } from 'node:fs'
+import { RECORDS_VERSION } from '../abi/records.js'
+import { LuoError } from '../errors.js'
+import type { Fd } from '../sys/fd.js'
+import { notify } from '../sys/notify.js'
+import type { Daemon } from './daemon.js'
+import type { Logger } from './log.js'
+import { type MetricsAddress, serveMetrics } from './metrics-server.js'
+import { Protection } from './protection.js'
+import type { Upgrades } from './rpc-luod.js'
+
+export interface ServeOptions {
+  /** The socket's path. */
+  path: string
+  /** luod's main file, and the arguments of whoever stands by. */
+  main: string
+  args: readonly string[]
+  standby: boolean
+  metrics: MetricsAddress | undefined
+  readyFd: number | undefined
+  version: string
+  log: Logger
+}
+
+const METRICS_ATTEMPTS = 50
+const METRICS_RETRY_MS = 100
+
+export const END = { IN_ORDER: 0, FAILED: 1 } as const
+
+/** What luod's requests need of it, before it is there itself. */
+export class Serving implements Upgrades {
+  readonly #options: ServeOptions
+  #daemon: Daemon | undefined
+  #protection: Protection | undefined
+
+  constructor(options: ServeOptions) {
+    this.#options = options
+  }
+
+  get status(): Protection['status'] {
+    return this.#protection?.status ?? { standby: 'off', lost: 0 }
+  }
+
+  /**
+   * `lock`: keeps others away from the path; whoever takes over gets it too. `first`: nobody was served before, so that
+   * what does not work is a reason not to start.
+   */
+  async begin(daemon: Daemon, lock: Fd, first: boolean): Promise<void> {
+    const { main, args, standby, metrics, readyFd, path, version, log } = this.#options
+    this.#daemon = daemon
+    daemon.vault.put([{ key: 'lock', fd: lock }])
+    this.#protection = new Protection({
+      luod: daemon,
+      ...{ main, args, log },
+      checkVersions: (readable) => {
+        if (readable.includes(RECORDS_VERSION)) return
+        const known = `it reads records of version ${readable.join(', ') || 'none'}`
+        throw new LuoError(
+          'LUO_RECORDS_VERSION',
+          `let another build stand by: ${known}, and these are ${RECORDS_VERSION}`,
+        )
+      },
+      onChanged: () => {},
+    })
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => this.end(END.IN_ORDER))
+    // A defect costs the request in which it shows, and not the state of everybody.
+    process.on('uncaughtException', (error) => log('error', `defect: ${error.stack ?? error.message}`))
+    process.on('unhandledRejection', (reason) => log('error', `defect: ${String(reason)}`))
+    // A terminal or a supervisor that goes away is no reason to let go of other people's state.
+    process.on('SIGHUP', () => {})
+    if (metrics && first) await this.#serveMetrics(metrics)
+    else if (metrics) void this.#serveMetricsAgain(metrics)
+    log('info', `luod ${version} listens at ${path}`)
+    this.#tellManager(`READY=1\nMAINPID=${process.pid}`)
+    if (readyFd !== undefined) writeSync(readyFd, 'ready\n')
+    if (standby) this.#protection.keepStandby()
+  }
+
+  async upgrade(main: string | undefined, onPhase: Parameters<Upgrades['upgrade']>[1]): Promise<void> {
+    const daemon = this.#daemon
+    const protection = this.#protection
+    if (!daemon || !protection) throw new LuoError('LUO_WRONG_STATE', 'upgrade luod: it is still starting')
+    if (process.pid === 1) {
+      throw new LuoError(
+        'LUO_UNSUPPORTED',
+        'upgrade luod: it is process 1, whose end is the end of all; run it under an init',
+      )
+    }
+    const { pid } = await protection.upgrade(main ?? this.#options.main, onPhase)
+    // As long as this is the main process its word counts.
+    this.#tellManager(`MAINPID=${pid}`)
+    daemon.letGo()
+    process.exit(END.IN_ORDER)
+  }
+
+  end(code: number): never {
+    this.#tellManager('STOPPING=1')
+    // Before anything is closed: nobody takes over.
+    this.#protection?.close()
+    this.#daemon?.close()
+    const { path, metrics } = this.#options
+    rmSync(path, { force: true })
+    if (metrics && 'path' in metrics) rmSync(metrics.path, { force: true })
+    process.exit(code)
+  }
+
+  async #serveMetrics(address: MetricsAddress): Promise<void> {
+    const { version, log } = this.#options
+    if (!this.#daemon) return
+    // Their library is loaded by nobody else.
+    const { createMetrics } = await import('./metrics.js')
+    const onError = (error: unknown) => log('error', `metrics: ${String(error)}`)
+    await serveMetrics(address, createMetrics(this.#daemon, version), onError)
+  }
+
+  /** The luod before may still have the place. Without metrics luod is luod all the same. */
+  async #serveMetricsAgain(address: MetricsAddress): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#serveMetrics(address)
+      } catch (error) {
+        if (attempt === METRICS_ATTEMPTS) return this.#options.log('error', `metrics: ${(error as Error).message}`)
+      }
+      await new Promise((again) => setTimeout(again, METRICS_RETRY_MS))
+    }
+  }
+
+  #tellManager(state: string): void {
+    const { NOTIFY_SOCKET } = process.env
+    if (!NOTIFY_SOCKET) return
+    try {
+      notify(NOTIFY_SOCKET, state)
+    } catch (error) {
+      this.#options.log('warning', `tell the service manager ${state}: ${(error as Error).message}`)
+    }
+  }
+}
