@@ -140,6 +140,7 @@ export const SYS = {
   pidfdSendSignal: 424,
   pidfdOpen: 434,
   kcmp: process.arch === 'arm64' ? 272 : 312,
+  openat2: 437,
   pidfdGetfd: 438,
   seccomp: process.arch === 'arm64' ? 277 : 317,
   execve: process.arch === 'arm64' ? 221 : 59,
