@@ -152,5 +152,4 @@ export const SYS = {
   fchownat: process.arch === 'arm64' ? 54 : 260,
   setfsuid: process.arch === 'arm64' ? 151 : 122,
   setfsgid: process.arch === 'arm64' ? 152 : 123,
-  openat2: 437,
 } as const
