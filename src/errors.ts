@@ -5,6 +5,7 @@
  */
 export const LUO_CODES = {
   LUO_ABORTED: 'The update was ended by an operator. Nothing was lost; start it again when ready.',
+  LUO_CHANGED: 'A file is not what it was before the kexec, or is missing. The message says what differs.',
   LUO_CYCLE: 'A workload would have to come after itself. The message shows the way round; leave out one of its steps.',
   LUO_DEADLINE: 'A side did not answer in time. Look at what it waits for, or give a longer --deadline.',
   LUO_GONE: 'A process that the operation needs has ended. `luoctl show` says what is left.',

@@ -43,8 +43,14 @@ static int listen_at(const char *port) {
   return listener;
 }
 
+/* Linux has it since 6.3. A kernel gives back as read-only, after a kexec, what was made not executable. */
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x10U
+#endif
+
 static int make_memory(void) {
-  int memory = memfd_create("counter", MFD_CLOEXEC);
+  int memory = memfd_create("counter", MFD_CLOEXEC | MFD_EXEC);
+  if (memory < 0) memory = memfd_create("counter", MFD_CLOEXEC);
   if (memory < 0 || ftruncate(memory, sizeof(unsigned long)) != 0) die("make memory", NULL);
   return memory;
 }

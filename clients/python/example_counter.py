@@ -22,6 +22,7 @@ COUNTER, LISTENER = 1, 2  # tokens
 FORMAT = 'counter/1'
 NUMBER = struct.Struct('@L')
 BACKLOG = 1024
+MFD_EXEC = 0x10  # Python does not name it.
 
 
 def listen_at(port):
@@ -47,10 +48,18 @@ def serve(listener, counter):
             pass  # The visitor has left.
 
 
+def make_memory():
+    """Executable: a kernel gives back as read-only, after a kexec, what was made not to be."""
+    try:
+        return os.memfd_create('counter', os.MFD_CLOEXEC | MFD_EXEC)
+    except OSError:
+        return os.memfd_create('counter')  # Before Linux 6.3.
+
+
 def begin(workload, port):
     """The memory and the listener, new or handed over."""
     if workload is None or workload.origin == liveupdate.NEW:
-        memory = os.memfd_create('counter')
+        memory = make_memory()
         os.ftruncate(memory, NUMBER.size)
         listener = listen_at(port)
         if workload is not None:

@@ -23,7 +23,7 @@ export class PreservedMemory implements Memory {
 
   static create(name: string, options: MemoryOptions, mayGrow: () => string | undefined): PreservedMemory {
     const { size, max = size, format } = options
-    const fd = createMemfd(`luo-${name}`.slice(0, 64), { size })
+    const fd = createMemfd(`luo-${name}`.slice(0, 64), { size, overKexec: true })
     try {
       return new PreservedMemory(
         name,

@@ -12,6 +12,7 @@ chmodSync(folder, 0o700)
 symlinkSync('/dev/liveupdate', join(folder, 'direct'))
 symlinkSync('direct', join(folder, 'twice'))
 symlinkSync('/dev', join(folder, 'folder'))
+symlinkSync('/dev/liveupdate', join(folder, 'é'))
 symlinkSync('loop', join(folder, 'loop'))
 symlinkSync('/proc/self/root/dev/liveupdate', join(folder, 'root'))
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -28,11 +29,12 @@ test.each([
   join(folder, 'twice'),
   join(folder, 'folder/liveupdate'),
   join(folder, 'root'),
+  Buffer.from(join(folder, 'é')).toString('latin1'),
 ])('%s is the device', (path) => {
   expect(leads(path)).toBe(true)
 })
 
-test.each(['', '/', '/dev', '/dev/null', '/dev/liveupdate2', 'liveupdate', join(folder, 'loop')])(
+test.each(['', '/', '/dev', '/dev/null', '/dev/liveupdate2', 'liveupdate', join(folder, 'loop'), join(folder, 'none'), '/dev/null/x'])(
   '"%s" is not',
   (path) => {
     expect(leads(path)).toBe(false)

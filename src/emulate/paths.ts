@@ -4,31 +4,44 @@
  */
 import { readlinkSync } from 'node:fs'
 import { LuoError } from '../errors.js'
+import { hasNoLink } from '../sys/links.js'
 
 export const DEVICE_PATH = '/dev/liveupdate'
+const DEVICE_NAME = 'liveupdate'
 const AT_FDCWD = -100
 /** As the kernel: more links are ELOOP. */
 const MAX_LINKS = 40
 
 /**
  * `at`: the directory that a relative path starts from, as openat(2) has it. Without `follow`, a link is no way to it. A
- * path that takes the device for a directory is ENOTDIR.
+ * path that takes the device for a directory is ENOTDIR. `path` has a character for each byte (latin1).
  */
 export function leadsToDevice(tid: number, at: number, path: string, { follow = true } = {}): boolean {
-  // Nearly every path can be judged by its last name; only links need more.
   if (path === '') return false
   const start = path.startsWith('/') ? '/' : directoryOf(tid, at)
   if (start === undefined) return false
-  return resolve(tid, start, path, follow) === DEVICE_PATH
+  const root = link(`/proc/${tid}/root`) ?? '/'
+  // Nearly every path is judged here: where no link is on the way, the device must be named.
+  if (!path.includes(DEVICE_NAME) && root === '/' && hasNoLink(path.startsWith('/') ? path : `${start}/${path}`)) {
+    return false
+  }
+  return resolve({ tid, start, root, path, follow }) === DEVICE_PATH
 }
 
 function directoryOf(tid: number, at: number): string | undefined {
   return link(at === AT_FDCWD ? `/proc/${tid}/cwd` : `/proc/${tid}/fd/${at}`)
 }
 
+interface Way {
+  tid: number
+  start: string
+  root: string
+  path: string
+  follow: boolean
+}
+
 /** Name by name. What is not there is taken by its name: the device is not. */
-function resolve(tid: number, start: string, path: string, follow: boolean): string | undefined {
-  const root = link(`/proc/${tid}/root`) ?? '/'
+function resolve({ tid, start, root, path, follow }: Way): string | undefined {
   const names = path.split('/').reverse()
   let at = withinRoot(start, root)
   for (let links = 0; names.length > 0; ) {
@@ -67,7 +80,7 @@ function withinRoot(path: string, root: string): string {
 
 function link(path: string): string | undefined {
   try {
-    return readlinkSync(path)
+    return readlinkSync(Buffer.from(path, 'latin1'), 'latin1')
   } catch {
     return undefined
   }

@@ -36,6 +36,33 @@ number that was there before to \`/sys/kernel/mm/hugepages/hugepages-*kB/nr_huge
 not.
 `
 
+const HOW = { kernel: 'by the kernel', value: 'by value', nothing: 'refused' } as const
+
+const BY_VALUE = `
+## Over a kexec, by value
+
+What the kernel does not take over a kexec luod writes down, and makes again under the next kernel. The proofs of these
+properties describe a file, close it and make it again under the same kernel. What cannot be made again is refused when
+it is preserved, with \`ENOENT\` and the reason.
+
+A **file or directory** is looked up by its path, through no link of any kind, and looked at before it is opened. It is
+opened when it is the same one: the same inode, birth time and file handle (which has the inode's generation) on the same
+file system, and for a file the same size, times in ns, and hash of its first and its last page. A reboot may number
+devices in another order, and always does so for btrfs, overlay, NFS and 9p; then the file system is the same when its
+kind is and its own identifier, or the file handle. Where neither is known, and on an overlay that numbers its inodes
+anew, the answer is \`LUO_CHANGED\`: never another file. Nothing is created or cut. Refused are files without a name, of
+tmpfs and other file systems that end with the kernel, of FUSE, and those with a lock that is not of flock(2).
+
+A **socket** is of luod's network namespace, or refused. So is one with what cannot be read off it: a filter, TCP_ULP,
+UDP_ENCAP, a multicast group for some senders only. What the kernel does not tell at all is lost: keys of TCP-MD5, programs of
+SO_ATTACH_REUSEPORT_CBPF, IP_MULTICAST_IF by number. Connections that wait in a listener's queue end, as all connections do;
+datagrams that were not read are lost. An address that is taken by then is \`EADDRINUSE\`, one that is not there yet
+\`EADDRNOTAVAIL\`.
+
+A **Unix socket** is made where it was. A file that is there already is replaced if it is a socket and nobody has it. To
+whoever connects (SO_PEERCRED), the listener is of luod until the service calls listen(2) once more, as Node.js does.
+`
+
 export function kindsPage(): string {
   const kept: [string, KeptKind][] = Object.entries(KEPT_KINDS)
   const rows = kept.map(([kind, { what, compatible, identity }]) => [kind, what, `\`${compatible}\``, identity])
@@ -45,13 +72,23 @@ export function kindsPage(): string {
     ...table(['kind', 'what it is', 'compatible', 'the same is the same'], rows),
     '\n## What crosses\n',
     ...table(
-      ['kind', 'an update', 'an emulated kexec', 'a kexec, by the kernel'],
-      groupByCrossing(kept).map(([kinds, crosses]) => [kinds, crosses.update, crosses.emulatedKexec, crosses.kexec]),
+      ['kind', 'an update', 'an emulated kexec', 'a kexec'],
+      groupByCrossing(kept).map(([kinds, crosses]) => [
+        kinds,
+        crosses.update,
+        crosses.emulatedKexec,
+        `${HOW[crosses.kexec.by]}: ${crosses.kexec.what}`,
+      ]),
     ),
     '\n## Properties\n',
     ...table(
       ['kind', 'property', 'what is found again'],
       kept.flatMap(([kind, { properties }]) => Object.entries(properties).map(([id, text]) => [kind, id, text])),
+    ),
+    BY_VALUE,
+    ...table(
+      ['kind', 'property', 'what is found again'],
+      kept.flatMap(([kind, { byValue = {} }]) => Object.entries(byValue).map(([id, text]) => [kind, id, text])),
     ),
     HUGE_PAGES,
     '## Refused\n',

@@ -44,6 +44,12 @@ describe('a new memory file', () => {
     expect([...seals]).toEqual([])
   })
 
+  test('that is to cross a kexec has no seal at all: a kernel would give it back as read-only', () => {
+    using fd = createMemfd('kexec', { size: 10, overKexec: true })
+    expect([...getSeals(fd)]).toEqual([])
+    expect(fileSize(fd)).toBe(10)
+  })
+
   test('may have a name of 249 bytes', () => {
     using fd = createMemfd('ü'.repeat(124))
     expect(fileSize(fd)).toBe(0)

@@ -9,6 +9,7 @@ import { checked, integer, libc } from './ffi.js'
 const MFD_CLOEXEC = 1
 const MFD_ALLOW_SEALING = 2
 const MFD_NOEXEC_SEAL = 8
+const MFD_EXEC = 0x10
 const F_ADD_SEALS = 1033
 const F_GET_SEALS = 1034
 const MAX_OFFSET = Number.MAX_SAFE_INTEGER
@@ -20,16 +21,27 @@ const MAX_PIECE = 2 ** 30
 const SEALS = { seal: 1, shrink: 2, grow: 4, write: 8, futureWrite: 16, exec: 32 } as const
 export type Seal = keyof typeof SEALS
 
+export interface MemfdOptions {
+  /** In bytes. Default: 0. */
+  size?: number
+  /**
+   * For memory that is to cross a kexec: the kernel gives back as read-only what was made not executable (Linux 7.3).
+   * A machine that forbids memory which may be executed (vm.memfd_noexec=2) gets such memory all the same.
+   */
+  overKexec?: boolean
+}
+
 /** A sealable memory file of `size` bytes, all zero. Sparse: it costs what is touched. */
-export function createMemfd(name: string, options: { size?: number } = {}): Fd {
+export function createMemfd(name: string, options: MemfdOptions = {}): Fd {
   const bytes = Buffer.byteLength(name)
   if (bytes > MAX_NAME_BYTES || name.includes('\0')) {
     throw new LuoError('EINVAL', `create memory file: the name has ${bytes} bytes (${MAX_NAME_BYTES} at most), no NUL`)
   }
   const size = integer(options.size ?? 0, 0, MAX_OFFSET, `the size of ${name}`)
   const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING
-  // Not executable where the kernel knows the flag (6.3 and newer), without it before.
-  let number = libc('memfd_create', name, flags | MFD_NOEXEC_SEAL)
+  // The kernel knows these flags since 6.3, and both at once never.
+  let number = options.overKexec ? libc('memfd_create', name, flags | MFD_EXEC) : -1
+  if (number === -1) number = libc('memfd_create', name, flags | MFD_NOEXEC_SEAL)
   if (number === -1) number = checked(`create memory file ${name}`, 'memfd_create', name, flags)
   const fd = Fd.adopt(number)
   try {

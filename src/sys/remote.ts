@@ -14,6 +14,14 @@ const DATA_AT = 64
 const MAX_BYTES = 64 * 1024
 const PAGE = 4096n
 const MAX_ADDRESS = 2n ** 56n
+const AT_FDCWD = -100
+const AT_STATX_DONT_SYNC = 0x4000
+/** The type and the inode, in struct statx. */
+const STATX_MASK = 0x1 | 0x100
+const STATX_MODE_AT = 28
+const STATX_INO_AT = 32
+const S_IFMT = 0o170000
+const S_IFSOCK = 0o140000
 
 let area: { address: number; bytes: Uint8Array; view: DataView } | undefined
 
@@ -31,6 +39,12 @@ export function readRemote(pid: number, address: bigint, length: number): Uint8A
   return memory().bytes.slice(DATA_AT, DATA_AT + length)
 }
 
+/** As much of it as can be read, from its beginning. ESRCH when the process is gone. */
+export function readRemotePart(pid: number, address: bigint, length: number): Uint8Array {
+  const done = tryTransfer('processVmReadv', pid, address, length)
+  return memory().bytes.slice(DATA_AT, DATA_AT + done)
+}
+
 /** All of `bytes`, or EFAULT; a part may be written then. */
 export function writeRemote(pid: number, address: bigint, bytes: Uint8Array): void {
   integer(bytes.length, 0, MAX_BYTES, 'the length of what is written to another process')
@@ -45,9 +59,11 @@ export function readRemoteString(pid: number, address: bigint, limit: number): B
   for (let left = limit; left > 0; ) {
     // Up to the end of the page: the next one may not be there, and need not be.
     const piece = Math.min(left, Number(PAGE - (at % PAGE)))
-    const bytes = readRemote(pid, at, piece)
-    const end = bytes.indexOf(0)
-    parts.push(end === -1 ? bytes : bytes.subarray(0, end))
+    transfer('processVmReadv', pid, at, piece)
+    const { bytes } = memory()
+    const found = bytes.indexOf(0, DATA_AT)
+    const end = found === -1 || found >= DATA_AT + piece ? -1 : found
+    parts.push(bytes.slice(DATA_AT, end === -1 ? DATA_AT + piece : end))
     if (end !== -1) return Buffer.concat(parts)
     at += BigInt(piece)
     left -= piece
@@ -76,6 +92,16 @@ function processOf(tid: number): number {
 
 /** The inode of a thread's descriptor when it is a socket. */
 export function socketInode(tid: number, number: number): bigint | undefined {
+  const { address, bytes, view } = memory()
+  const path = Buffer.from(`/proc/${tid}/fd/${number}\0`, 'latin1')
+  bytes.set(path, DATA_AT)
+  const answer = DATA_AT + path.length
+  // Half of what readlink costs. A file of a network or of another program is not asked how it is.
+  if (libc('syscall', SYS.statx, AT_FDCWD, address + DATA_AT, AT_STATX_DONT_SYNC, STATX_MASK, address + answer) === 0) {
+    const isSocket = (view.getUint16(answer + STATX_MODE_AT, true) & S_IFMT) === S_IFSOCK
+    return isSocket ? view.getBigUint64(answer + STATX_INO_AT, true) : undefined
+  }
+  // Some containers refuse statx.
   try {
     const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${tid}/fd/${number}`))?.[1]
     return inode === undefined ? undefined : BigInt(inode)
@@ -107,18 +133,25 @@ export function isPathOnly(fd: Fd): boolean {
   return (checked('read the flags of a file', 'fcntl', fd.number, F_GETFL, 0) & O_PATH) !== 0
 }
 
-function transfer(call: 'processVmReadv' | 'processVmWritev', pid: number, address: bigint, length: number): void {
+type Transfer = 'processVmReadv' | 'processVmWritev'
+
+function transfer(call: Transfer, pid: number, address: bigint, length: number): void {
+  if (tryTransfer(call, pid, address, length) === length) return
+  throw new LuoError('EFAULT', `${length} bytes at 0x${address.toString(16)} of process ${pid}`)
+}
+
+/** Answers how many bytes, from the first. */
+function tryTransfer(call: Transfer, pid: number, address: bigint, length: number): number {
   integer(length, 0, MAX_BYTES, 'the length of what is read or written of another process')
-  if (address < 0n || address >= MAX_ADDRESS)
-    throw new LuoError('EFAULT', `address 0x${address.toString(16)} of ${pid}`)
-  if (length === 0) return
+  if (address < 0n || address >= MAX_ADDRESS || length === 0) return 0
   const { address: own, view } = memory()
   view.setBigUint64(0, BigInt(own + DATA_AT), true)
   view.setBigUint64(8, BigInt(length), true)
   view.setBigUint64(16, address, true)
   view.setBigUint64(24, BigInt(length), true)
   const done = libc('syscall', SYS[call], pid, own, 1, own + 16, 1, 0)
-  if (done === length) return
-  if (done >= 0) throw new LuoError('EFAULT', `${length} bytes at 0x${address.toString(16)} of process ${pid}`)
-  throw failure(`reach the memory of process ${pid}`, errno())
+  if (done >= 0) return done
+  const code = errno()
+  if (code === 'EFAULT') return 0
+  throw failure(`reach the memory of process ${pid}`, code)
 }

@@ -23,7 +23,7 @@ const NOTIF_SET_FLAGS = 0x40082104
 const SYNC_WAKE_UP = 1n
 const NOTIF_BYTES = 80
 const FLAG_CONTINUE = 1
-const ADDFD_SEND = 2
+const POLLIN = 1
 const O_CLOEXEC = 0o2000000
 
 /** A held call. Pointers are addresses in the target. */
@@ -43,6 +43,10 @@ export class HeldCalls {
   readonly #listener: Fd
   readonly #area = scratch(256)
   readonly #view = new DataView(this.#area.buffer)
+  readonly #notification = new Uint8Array(this.#area.buffer, 0, NOTIF_BYTES)
+  /** struct pollfd. */
+  readonly #pollFd = new Uint8Array(8)
+  readonly #poll = new DataView(this.#pollFd.buffer)
 
   /** `listener` stays the caller's. */
   constructor(listener: Fd) {
@@ -51,11 +55,20 @@ export class HeldCalls {
     libc('ioctl', listener.number, NOTIF_SET_FLAGS, SYNC_WAKE_UP)
   }
 
+  /** Whether there is a call, which is waited for; nothing else runs here meanwhile. */
+  wait(limitMs: number): boolean {
+    this.#poll.setInt32(0, this.#listener.number, true)
+    this.#poll.setInt16(4, POLLIN, true)
+    this.#poll.setInt16(6, 0, true)
+    // Interrupted or failed: as if there were none, and the loop sees what it is.
+    return libc('poll', this.#pollFd, 1, limitMs) === 1 && (this.#poll.getInt16(6, true) & POLLIN) !== 0
+  }
+
   /** The next call; only when the listener is readable. Undefined when its thread was killed meanwhile. */
   receive(): HeldCall | undefined {
     const view = this.#view
     // The kernel insists on zeros.
-    new Uint8Array(this.#area.buffer, 0, NOTIF_BYTES).fill(0)
+    this.#notification.fill(0)
     if (libc('ioctl', this.#listener.number, NOTIF_RECV, this.#area.address) === -1) {
       const code = errno()
       if (code === 'ENOENT' || code === 'EINTR') return undefined
@@ -93,19 +106,24 @@ export class HeldCalls {
   }
 
   /**
-   * A copy of `fd` in the target; answers its number there. With `answer` the call answers that number in the same step.
-   * ESRCH when the target is gone, EMFILE when it may open no more.
+   * A copy of `fd` in the target; answers its number there. ESRCH when the target is gone, EMFILE when it may open no
+   * more. The kernel can answer the call in the same step (SECCOMP_ADDFD_FLAG_SEND), but a signal to this process in the
+   * middle of that makes it answer 0 with nothing added: descriptor 0, for an open.
    */
-  addFd(id: bigint, fd: Fd, options: { cloexec: boolean; answer: boolean }): number {
+  addFd(id: bigint, fd: Fd, options: { cloexec: boolean }): number {
     const view = this.#view
     view.setBigUint64(0, id, true)
-    view.setUint32(8, options.answer ? ADDFD_SEND : 0, true)
+    view.setUint32(8, 0, true)
     view.setUint32(12, fd.number, true)
     view.setUint32(16, 0, true)
     view.setUint32(20, options.cloexec ? O_CLOEXEC : 0, true)
-    const number = libc('ioctl', this.#listener.number, NOTIF_ADDFD, this.#area.address)
-    if (number >= 0) return number
-    const code = errno()
+    let number: number
+    let code: ErrnoName
+    do {
+      number = libc('ioctl', this.#listener.number, NOTIF_ADDFD, this.#area.address)
+      if (number >= 0) return number
+      code = errno()
+    } while (code === 'EINTR')
     throw failure('give a descriptor to a program', code === 'ENOENT' || code === 'EINPROGRESS' ? 'ESRCH' : code)
   }
 

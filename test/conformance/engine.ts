@@ -94,35 +94,25 @@ type Descriptors = Map<string, Copy>
 
 /** `onDefect`: an operation that must not fail has failed. */
 export function runOnEngine(script: Script, onDefect: (message: string) => void): EngineAnswer[][] {
-  return new EngineRun(script, onDefect).run()
+  using engine = new Engine(onDefect)
+  return script.parts.map((part, index) => {
+    if (index > 0) engine.kexec()
+    return part.map(({ text }) => engine.answer(text))
+  })
 }
 
 /** Its message is the reason. */
 class NotForIt extends Error {}
 
-class EngineRun {
-  readonly #script: Script
+/** One script's engine, step by step. */
+export class Engine implements Disposable {
   readonly #onDefect: (message: string) => void
-  #processes = new Map<string, Descriptors>()
+  #processes = new Map<string, Descriptors>([['', new Map()]])
   #generation: Generation
 
-  constructor(script: Script, onDefect: (message: string) => void) {
-    this.#script = script
+  constructor(onDefect: (message: string) => void) {
     this.#onDefect = onDefect
     this.#generation = this.#begin()
-  }
-
-  run(): EngineAnswer[][] {
-    try {
-      return this.#script.parts.map((part, index) => {
-        if (index > 0) this.#kexec()
-        this.#processes = new Map([['', new Map()]])
-        return part.map(({ text }) => this.#answer(text))
-      })
-    } finally {
-      this.#endProcesses()
-      this.#generation.close()
-    }
   }
 
   #begin(handover?: Handover): Generation {
@@ -133,25 +123,23 @@ class EngineRun {
     })
   }
 
-  /** Sessions are held by their processes until it has happened. */
-  #kexec(): void {
+  kexec(): void {
     const next = this.#generation.kexec()
-    this.#endProcesses({ sessions: false })
+    this.#endProcesses()
     this.#generation = this.#begin(next)
   }
 
-  #endProcesses({ sessions = true } = {}): void {
-    for (const descriptors of this.#processes.values()) {
-      for (const [name, { shared }] of descriptors) {
-        if (shared.thing.kind === 'session' && !sessions) continue
-        if (shared.thing.kind === 'flight' && shared.thing.held?.shared.thing.kind === 'session' && !sessions) continue
-        this.#close(descriptors, name)
-      }
-    }
-    this.#processes.clear()
+  [Symbol.dispose](): void {
+    this.#endProcesses()
+    this.#generation.close()
   }
 
-  #answer(line: string): EngineAnswer {
+  #endProcesses(): void {
+    for (const process of this.#processes.keys()) this.#end(process, () => true)
+    this.#processes = new Map([['', new Map()]])
+  }
+
+  answer(line: string): EngineAnswer {
     const [first = '', ...rest] = line.split(' ')
     const owner = first.endsWith(':') ? first.slice(0, -1) : ''
     const [verb, ...args] = words(owner === '' ? line : rest.join(' '))

@@ -1,7 +1,9 @@
 /**
- * Scripts made at random, from a seed: calls in orders that nobody thought of. They stay away from what an emulated
- * device does otherwise on purpose (docs/deviations.md).
+ * Scripts made at random, from a seed: calls in orders that nobody thought of. The engine is asked on the way, so that
+ * most calls are of what is there: others fail for the dullest reasons. Scripts stay away from what an emulated device
+ * does otherwise on purpose (docs/deviations.md).
  */
+import { Engine } from './engine.js'
 import type { Script, Step } from './script.js'
 
 export const RANDOM_SCRIPTS = 60
@@ -17,7 +19,10 @@ export function seedOf(text: string | undefined): number {
 
 export function randomScripts(seed: number, count: number): Script[] {
   const random = randomOf(seed)
-  return Array.from({ length: count }, (_, index) => new Writer(`random ${index}`, index, random).script())
+  return Array.from({ length: count }, (_, index) => {
+    using engine = new Engine(() => {})
+    return new Writer(index, random, engine).script()
+  })
 }
 
 type Random = (below: number) => number
@@ -33,100 +38,114 @@ function randomOf(seed: number): Random {
   }
 }
 
+/** What is in a session, over kexecs too. */
+interface Contents {
+  readonly name: string
+  readonly tokens: Set<string>
+}
+
 type Kind = 'session' | 'file' | 'flight'
+
+interface Variable {
+  readonly kind: Kind
+  readonly contents?: Contents
+}
 
 interface Process {
   /** As a line begins. */
   readonly prefix: string
-  /** Variables that may be bound: a call that made one may have failed. */
-  readonly names: Map<string, Kind>
-  hasDevice: boolean
+  readonly variables: Map<string, Variable>
+  readonly device: 'd' | 'none'
 }
 
+/** In percent: a call of something that is not there, or not so. */
+const ODD = 6
+
 class Writer {
-  readonly #name: string
   readonly #index: number
   readonly #random: Random
+  readonly #engine: Engine
   readonly #parts: Step[][] = []
   #processes: Process[] = []
+  /** In sessions that came in. */
+  #handedOver: Contents[] = []
   #next = 0
 
-  constructor(name: string, index: number, random: Random) {
-    this.#name = name
+  constructor(index: number, random: Random, engine: Engine) {
     this.#index = index
     this.#random = random
+    this.#engine = engine
   }
 
   script(): Script {
     const parts = 1 + this.#random(3)
     for (let part = 0; part < parts; part++) {
+      if (part > 0) this.#kexec()
       this.#parts.push([])
-      this.#processes = [{ prefix: '', names: new Map(), hasDevice: true }]
+      this.#processes = [{ prefix: '', variables: new Map(), device: 'd' }]
       this.#say('open d')
-      for (let left = 5 + this.#random(MAX_STEPS); left > 0; left--) this.#step(part)
+      for (let left = 5 + this.#random(MAX_STEPS); left > 0; left--) this.#step()
       this.#say('close d')
     }
-    return { name: this.#name, parts: this.#parts }
+    return { name: `random ${this.#index}`, parts: this.#parts }
   }
 
-  #say(text: string): void {
+  #kexec(): void {
+    this.#engine.kexec()
+    const held = this.#processes.flatMap(({ variables }) => [...variables.values()])
+    this.#handedOver = held.flatMap(({ contents }) => (contents ? [contents] : []))
+  }
+
+  /** Whether it was well. */
+  #say(text: string): boolean {
     this.#parts.at(-1)?.push({ text })
+    const answer = this.#engine.answer(text)
+    return 'answer' in answer && answer.answer.startsWith('ok')
   }
 
   #one<T>(of: readonly T[]): T {
     return of[this.#random(of.length)] as T
   }
 
-  #new(process: Process, kind: Kind): string {
+  #oddly(): boolean {
+    return this.#random(100) < ODD
+  }
+
+  /** A line that binds a new variable, where it is well. */
+  #make({ prefix, variables }: Process, verb: string, rest: string, variable: Variable): void {
     const name = `v${this.#next++}`
-    process.names.set(name, kind)
-    return name
+    if (this.#say(`${prefix}${verb} ${name} ${rest}`)) variables.set(name, variable)
   }
 
-  /** Now and then one that is none. */
-  #known(process: Process, kind: Kind): string {
-    const names = [...process.names].filter(([, each]) => each === kind).map(([name]) => name)
-    return names.length === 0 || this.#random(20) === 0 ? 'none' : this.#one(names)
+  #pick({ variables }: Process, kind: Kind): { name: string; contents: Contents } {
+    const known = [...variables].filter(([, variable]) => variable.kind === kind)
+    const [name, variable] = known.length === 0 || this.#oddly() ? ['none', undefined] : this.#one(known)
+    return { name, contents: variable?.contents ?? { name: '', tokens: new Set() } }
   }
 
-  /** Scripts share a machine: each has names of its own. */
-  #sessionName(): string {
-    return `"r${this.#index}-${this.#one(NAMES)}"`
-  }
-
-  #step(part: number): void {
+  #step(): void {
     const process = this.#one(this.#processes)
-    const { prefix, names } = process
-    const say = (text: string) => this.#say(`${prefix}${text}`)
-    const session = () => this.#known(process, 'session')
-    const file = () => this.#known(process, 'file')
-    const device = process.hasDevice ? 'd' : 'none'
+    const { prefix, variables } = process
+    const has = (kind: Kind) => [...variables.values()].some((variable) => variable.kind === kind)
+    const session = has('session') ? 1 : 0
+    const file = has('file') ? 1 : 0
+    const isFirst = prefix === ''
     const choices: [weight: number, write: () => void][] = [
-      [4, () => say(`create ${this.#new(process, 'session')} ${device} ${this.#sessionName()}`)],
-      [
-        part === 0 ? 1 : 8,
-        () => say(`retrieve-session ${this.#new(process, 'session')} ${device} ${this.#sessionName()}`),
-      ],
-      [8, () => say(`preserve ${session()} ${file()} ${this.#one(TOKENS)}`)],
-      [part === 0 ? 1 : 8, () => say(`retrieve ${this.#new(process, 'file')} ${session()} ${this.#one(TOKENS)}`)],
-      [part === 0 ? 1 : 3, () => say(`finish ${session()}`)],
-      [1, () => say(`name ${session()}`)],
-      [4, () => say(`memfd ${this.#new(process, 'file')} size=${SIZE}${this.#one(SEALS)}`)],
-      [1, () => say(`pwrite ${file()} ${this.#random(SIZE - 2)} "${this.#one(['x', 'y', 'zz'])}"`)],
-      [1, () => say(`pread ${file()} ${this.#random(SIZE)} 5`)],
-      [1, () => say(`seek ${file()} ${this.#random(SIZE)}`)],
-      [1, () => say(`read ${file()} 3`)],
-      [1, () => say(`position ${file()}`)],
-      [1, () => say(`seals ${file()}`)],
-      [1, () => say(`size ${file()}`)],
-      [1, () => say(`same-file ${file()} ${file()}`)],
-      [3, () => this.#close(process)],
-      [2, () => this.#copy(process, 'dup')],
-      [1, () => say(`reopen ${this.#new(process, 'file')} ${file()}${this.#one(['', ' readonly'])}`)],
-      [1, () => this.#copy(process, 'flight')],
-      [names.size > 0 ? 1 : 0, () => this.#land(process)],
-      [prefix === '' && this.#processes.length < 3 ? 1 : 0, () => this.#spawn(process)],
-      [prefix === '' && this.#processes.length > 1 ? 2 : 0, () => this.#end(process)],
+      [4, () => this.#create(process)],
+      [this.#handedOver.length > 0 ? 6 : 1, () => this.#retrieveSession(process)],
+      [8 * session * file, () => this.#preserve(process)],
+      [(this.#handedOver.length > 0 ? 6 : 1) * session, () => this.#retrieve(process)],
+      [session, () => this.#say(`${prefix}finish ${this.#pick(process, 'session').name}`)],
+      [session, () => this.#say(`${prefix}name ${this.#pick(process, 'session').name}`)],
+      [4, () => this.#make(process, 'memfd', `size=${SIZE}${this.#one(SEALS)}`, { kind: 'file' })],
+      [4 * file, () => this.#useFile(process)],
+      [2, () => this.#close(process)],
+      [2 * session, () => this.#copy(process, 'dup')],
+      [file, () => this.#reopen(process)],
+      [session, () => this.#copy(process, 'flight')],
+      [has('flight') ? 2 : 0, () => this.#land(process)],
+      [isFirst && this.#processes.length < 3 ? 2 : 0, () => this.#spawn(process)],
+      [isFirst && this.#processes.length > 1 ? 5 : 0, () => this.#end(process)],
     ]
     let at = this.#random(choices.reduce((sum, [weight]) => sum + weight, 0))
     const chosen = choices.find(([weight]) => {
@@ -136,47 +155,104 @@ class Writer {
     chosen?.[1]()
   }
 
-  #close({ prefix, names }: Process): void {
-    if (names.size === 0) return
-    const name = this.#one([...names.keys()])
-    names.delete(name)
+  /** Scripts share a machine: each has names of its own. */
+  #newName(): string {
+    return `r${this.#index}-${this.#one(NAMES)}`
+  }
+
+  #create(process: Process): void {
+    const contents = { name: this.#newName(), tokens: new Set<string>() }
+    this.#make(process, 'create', `${process.device} "${contents.name}"`, { kind: 'session', contents })
+  }
+
+  #retrieveSession(process: Process): void {
+    const known = this.#handedOver.length === 0 || this.#oddly() ? undefined : this.#one(this.#handedOver)
+    const contents = known ?? { name: this.#newName(), tokens: new Set<string>() }
+    this.#make(process, 'retrieve-session', `${process.device} "${contents.name}"`, { kind: 'session', contents })
+  }
+
+  #preserve(process: Process): void {
+    const session = this.#pick(process, 'session')
+    const token = this.#one(TOKENS)
+    const { name } = this.#pick(process, this.#oddly() ? 'flight' : 'file')
+    if (this.#say(`${process.prefix}preserve ${session.name} ${name} ${token}`)) session.contents.tokens.add(token)
+  }
+
+  #retrieve(process: Process): void {
+    const session = this.#pick(process, 'session')
+    const { tokens } = session.contents
+    const token = this.#one(tokens.size === 0 || this.#oddly() ? TOKENS : [...tokens])
+    this.#make(process, 'retrieve', `${session.name} ${token}`, { kind: 'file' })
+  }
+
+  #useFile(process: Process): void {
+    const { name } = this.#pick(process, 'file')
+    const line = this.#one([
+      `pwrite ${name} ${this.#random(SIZE - 2)} "${this.#one(['x', 'y', 'zz'])}"`,
+      `pread ${name} ${this.#random(SIZE)} 5`,
+      `seek ${name} ${this.#random(SIZE)}`,
+      `read ${name} 3`,
+      `position ${name}`,
+      `seals ${name}`,
+      `size ${name}`,
+      `same-file ${name} ${this.#pick(process, 'file').name}`,
+    ])
+    this.#say(`${process.prefix}${line}`)
+  }
+
+  #close({ prefix, variables }: Process): void {
+    if (variables.size === 0) return
+    const name = this.#one([...variables.keys()])
+    variables.delete(name)
     this.#say(`${prefix}close ${name}`)
   }
 
   #copy(process: Process, how: 'dup' | 'flight'): void {
     const kind = this.#one<Kind>(['session', 'session', 'file'])
-    const from = this.#known(process, kind)
-    this.#say(`${process.prefix}${how} ${this.#new(process, how === 'dup' ? kind : 'flight')} ${from}`)
+    const { name, contents } = this.#pick(process, kind)
+    const held = kind === 'session' ? { contents } : {}
+    this.#make(process, how, name, { kind: how === 'dup' ? kind : 'flight', ...held })
+  }
+
+  #reopen(process: Process): void {
+    const how = this.#one(['', ' readonly'])
+    this.#make(process, 'reopen', `${this.#pick(process, 'file').name}${how}`, { kind: 'file' })
   }
 
   #land(process: Process): void {
-    const from = this.#known(process, 'flight')
-    this.#say(`${process.prefix}land ${this.#new(process, 'session')} ${from}`)
+    const { name, contents } = this.#pick(process, 'flight')
+    const landed: Variable = contents.name === '' ? { kind: 'file' } : { kind: 'session', contents }
+    this.#make(process, 'land', name, landed)
   }
 
-  #spawn({ names }: Process): void {
+  #spawn({ variables }: Process): void {
     const name = `p${this.#next++}`
-    const child = { prefix: `${name}: `, names: new Map(names), hasDevice: true }
+    const child: Process = { prefix: `${name}: `, variables: new Map(variables), device: 'none' }
     this.#processes.push(child)
     this.#say(`spawn ${name}`)
-    // Only one keeps the device: with its last close it must be free for the next script.
+    // With its last close, the first process's, the device must be free for the next script.
     this.#say(`${child.prefix}close d`)
-    child.hasDevice = false
   }
 
   #end(first: Process): void {
     const [, ...others] = this.#processes
     const process = this.#one(others)
     const name = process.prefix.slice(0, -2)
-    const fresh = [...first.names.keys()].filter((each) => !process.names.has(each))
-    const action = this.#random(3)
-    if (action === 0 && fresh.length > 0) {
+    const fresh = [...first.variables.keys()].filter((each) => !process.variables.has(each))
+    const action = this.#random(5)
+    if (action < 2 && fresh.length > 0) {
       const passed = this.#one(fresh)
-      process.names.set(passed, first.names.get(passed) as Kind)
+      process.variables.set(passed, first.variables.get(passed) as Variable)
       this.#say(`pass ${name} ${passed}`)
       return
     }
+    if (action === 2) {
+      // What is close-on-exec goes; what is left, nobody uses.
+      this.#say(`exec ${name}`)
+      this.#processes = [first, ...others.filter((each) => each !== process)]
+      return
+    }
     this.#processes = [first, ...others.filter((each) => each !== process)]
-    this.#say(`${action === 1 ? 'leave' : 'kill'} ${name}`)
+    this.#say(`${action === 3 ? 'leave' : 'kill'} ${name}`)
   }
 }

@@ -70,7 +70,7 @@ const FILE_PROOFS = {
 }
 
 /** The names that one getdents64(2) with room for few answers. */
-function someNames(fd: Fd): string[] {
+export function someNames(fd: Fd): string[] {
   const got = call('getdents64', fd.number, memory.address, 128)
   const names: string[] = []
   for (let at = 0; at < got; at += memory.view.getUint16(at + 16, true)) {

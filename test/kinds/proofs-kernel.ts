@@ -17,13 +17,13 @@ export const timerfd = (kit: Kit, more = 0) => kit.adopt(call('timerfd_create', 
 export const inotify = (kit: Kit, more = 0) => kit.adopt(call('inotify_init1', O_CLOEXEC | more))
 
 /** A u64: the counter of an eventfd, the expirations of a timerfd. */
-function count(fd: Fd): bigint {
+export function count(fd: Fd): bigint {
   const buffer = Buffer.alloc(8)
   readSync(fd.number, buffer)
   return buffer.readBigUInt64LE()
 }
 
-function add(fd: Fd, value: bigint): void {
+export function add(fd: Fd, value: bigint): void {
   const buffer = Buffer.alloc(8)
   buffer.writeBigUInt64LE(value)
   writeSync(fd.number, buffer)

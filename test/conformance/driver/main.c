@@ -23,6 +23,9 @@ static struct process {
 	int channel;
 } processes[MAX_PROCESSES];
 
+/* Of a process that is told what to do. */
+static int own_channel;
+
 static struct process *find(const char *name)
 {
 	for (int i = 0; i < MAX_PROCESSES; i++)
@@ -69,6 +72,7 @@ static int receive_fd(int channel)
 static void follow(int channel)
 {
 	static char line[MAX_LINE];
+	own_channel = channel;
 	for (;;) {
 		ssize_t length = recv(channel, line, sizeof(line) - 1, 0);
 		if (length <= 0)
@@ -127,7 +131,7 @@ static void kill_it(struct step *step) { end(find(step->words[0].text), SIGKILL)
 
 static void leave(struct step *step) { end(find(step->words[0].text), 0); }
 
-/* Of this process, by a program that waits for the end of its channel: what is close-on-exec goes. */
+/* The process becomes a program that waits for the end of its channel: what is close-on-exec goes. */
 static void exec_it(struct step *step)
 {
 	struct process *process = find(step->words[0].text);
@@ -140,20 +144,17 @@ static void exec_it(struct step *step)
 
 static void become_idle(struct step *step)
 {
-	/* The channel is the only descriptor of ours that goes along. */
 	(void)step;
-	for (int fd = OWN_FDS; fd < OWN_FDS + 2 * MAX_PROCESSES; fd++)
-		fcntl(fd, F_SETFD, 0);
-	execl("/proc/self/exe", "driver", "idle", NULL);
+	char number[16];
+	snprintf(number, sizeof(number), "%d", own_channel);
+	fcntl(own_channel, F_SETFD, 0);
+	execl("/proc/self/exe", "driver", "idle", number, NULL);
 	fail("exec");
 }
 
-static void idle(void)
+static void idle(int channel)
 {
 	char byte = 0;
-	int channel = OWN_FDS;
-	while (fcntl(channel, F_GETFD) < 0)
-		channel++;
 	send(channel, "x", 1, 0);
 	recv(channel, &byte, 1, 0);
 	_exit(0);
@@ -320,8 +321,8 @@ int main(int argc, char **argv)
 {
 	static char text[MAX_CASES_BYTES];
 	signal(SIGPIPE, SIG_IGN);
-	if (argc > 1 && strcmp(argv[1], "idle") == 0)
-		idle();
+	if (argc > 2 && strcmp(argv[1], "idle") == 0)
+		idle(atoi(argv[2]));
 	if (close_range(3, ~0U, 0) < 0)
 		fail("close what was inherited");
 	if (argc < 3) {
