@@ -76,6 +76,8 @@ export interface ServerOptions {
   version: string
   /** Connections of one user. */
   maxConnections: number
+  /** The end of a connection is acted upon in here; at once by default. */
+  turn?(run: () => void): void
   /** Before each request is handled. */
   onRequest?(): void
   onDefect(error: unknown, method: string): void
@@ -95,6 +97,9 @@ export class Server {
   readonly #registration: Registration
   /** Given up for a moment when there is no other descriptor left to accept, and refuse, a connection with. */
   #spare: readonly Fd[] = socketPair()
+  /** While it is paused. */
+  #resumed: { promise: Promise<void> } | undefined
+  readonly #onResume: (() => void)[] = []
 
   constructor(options: ServerOptions) {
     this.#options = options
@@ -104,6 +109,20 @@ export class Server {
 
   get connections(): number {
     return this.#connections.size
+  }
+
+  /** Takes no connection and no request: they wait. What is under way goes on. */
+  pause(): void {
+    if (this.#resumed) return
+    this.#registration.update({ read: false, write: false })
+    this.#resumed = { promise: new Promise((resolve) => this.#onResume.push(resolve)) }
+  }
+
+  resume(): void {
+    if (!this.#resumed) return
+    this.#resumed = undefined
+    this.#registration.update({ read: true, write: false })
+    for (const run of this.#onResume.splice(0)) run()
   }
 
   close(): void {
@@ -156,6 +175,7 @@ export class Server {
       busy = true
       for (let next = waiting.shift(); next; next = waiting.shift()) {
         if (waiting.length < MAX_WAITING) connection.resume()
+        while (this.#resumed) await this.#resumed.promise
         await this.#serve(connection, peer, next.request, next.fds)
       }
       busy = false
@@ -190,7 +210,8 @@ export class Server {
         pidfd?.close()
         for (const { fds } of waiting.splice(0)) closeAll(fds)
         if (error) this.#options.onRefused(error, credentials)
-        for (const run of disconnects.splice(0)) run()
+        const turn = this.#options.turn ?? ((run) => run())
+        for (const run of disconnects.splice(0)) turn(run)
         this.#options.onConnections?.(this.#connections.size, { uid, by: -1 })
       },
       lastWords: encodeError,
