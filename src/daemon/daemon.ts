@@ -10,7 +10,7 @@ import type { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
 import { type ErrnoName, type LuoCode, LuoError } from '../errors.js'
 import { type HeldFile, heldFiles } from '../handlers/held-file.js'
-import type { HistoryEvent } from '../protocol/types.js'
+import type { HistoryEvent, Takeover } from '../protocol/types.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
 import { listenAgain } from '../sys/unix.js'
@@ -24,6 +24,7 @@ import type { Logger } from './log.js'
 import { Machines } from './machines.js'
 import type { MetricsSource } from './metrics.js'
 import { type RestoreMode, restore } from './restore.js'
+import { luodHandlers, type Replacement } from './rpc-luod.js'
 import { machineHandlers } from './rpc-machine.js'
 import { memberHandlers } from './rpc-member.js'
 import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
@@ -54,6 +55,8 @@ interface CommonOptions {
   log: Logger
   /** Called once when nothing is left to do: no workload, no session, no connection. */
   onIdle?: () => void
+  /** How it is protected, and how it can be replaced. */
+  replacement: Replacement
 }
 
 export interface DaemonOptions extends CommonOptions {
@@ -90,6 +93,9 @@ export class Daemon implements MetricsSource {
   readonly #machines = new Machines(() => this.#watchIdle())
   readonly #onIdle: (() => void) | undefined
   readonly #onAnswered: ((method: string, code: string) => void)[] = []
+  /** The luod before this one. */
+  readonly #before: Pick<MetaRecord, 'pid' | 'version'> | undefined
+  #takeover: Takeover | undefined
   #idleTimer: NodeJS.Timeout | undefined
 
   /** With nothing. Owns the listener. */
@@ -136,7 +142,7 @@ export class Daemon implements MetricsSource {
   }
 
   private constructor(
-    { version, nofile, limits, registry, log, onIdle }: CommonOptions,
+    { version, nofile, limits, registry, log, onIdle, replacement }: CommonOptions,
     { listener, recordsFile, records, restore: restoreState }: Parts,
   ) {
     this.#records = recordsFile
@@ -145,6 +151,7 @@ export class Daemon implements MetricsSource {
     this.vault = new Vault((error) => log('error', `a copy of luod's descriptors is lost: ${String(error)}`))
     this.#journal = new Journal(records, this.vault, onDefect)
     const before = records.get('meta', '0') as MetaRecord | undefined
+    this.#before = before
     const meta = { version, pid: process.pid, started_at: Date.now(), next_session: before?.next_session ?? 0 }
     const orchestrator: LuodOrchestrator = new Orchestrator({
       registry,
@@ -172,6 +179,8 @@ export class Daemon implements MetricsSource {
       nofile,
       connections: () => this.#server.connections,
       records: () => reopenReadOnly(this.#records),
+      protection: () => replacement.protection,
+      takeover: () => this.#takeover,
     }
     this.#server = new Server({
       listener,
@@ -183,6 +192,7 @@ export class Daemon implements MetricsSource {
         ...machineHandlers(this.#machines, answers, usage, log),
         ...supervisorHandlers(this.#state, answers),
         ...operatorHandlers(this.#state, answers, facts),
+        ...luodHandlers(replacement),
       },
       // What was closed before a request counts before it.
       onRequest: () => this.#state.sessions.holds.lifetimes.drain(),
@@ -226,6 +236,28 @@ export class Daemon implements MetricsSource {
   /** Whether a Unix socket is one that a luod before this one made, and that it goes on with. */
   made(file: Fd): boolean {
     return this.#state.made(file)
+  }
+
+  /** It has taken the place of another one, and serves. `pausedAt`: since when nobody did, of the monotonic clock. */
+  tookOver(how: Takeover['how'], pausedAt: bigint): void {
+    const { pid = 0, version = '' } = this.#before ?? {}
+    const pause = Number(process.hrtime.bigint() - pausedAt) / 1e6
+    this.#takeover = {
+      ...{ how, at: new Date().toISOString(), from_pid: pid, from_version: version },
+      ...{ pause_ms: pause, findings: this.findings.length },
+    }
+    const facts = { old_pid: pid, new_pid: process.pid, duration_ms: pause, detail: `${how} of luod ${version}` }
+    this.#state.events.emit(process.getuid?.() ?? 0, 'tookOver', facts)
+  }
+
+  /** LUO_UPDATING while there is what no other luod could go on with. */
+  mustBeReplaceable(): void {
+    if (this.#machines.size === 0) return
+    const names = this.#machines.list(0).map(({ name, uid }) => `${name} of uid ${uid}`)
+    throw new LuoError(
+      'LUO_UPDATING',
+      `upgrade luod: emulated machines end with it: ${names.join(', ')}; end them first (luoctl machines --end)`,
+    )
   }
 
   /** Takes no request, and lets nothing happen, until `resume`: what is in the records and the vault stays as it is. */

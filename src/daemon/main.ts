@@ -22,6 +22,7 @@ import { parseMetricsAddress } from './metrics-server.js'
 import { END, Serving } from './serve.js'
 import { waitForTakeover } from './takeover.js'
 import { parseLimits, userLimits } from './user-limits.js'
+import { verify } from './verify.js'
 
 const HELP = `luod: keeps the state of services while their code changes
 
@@ -117,7 +118,7 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
   let daemon: Daemon | undefined
   const registry = await loadHandlers(options.plugin, (file) => daemon?.made(file) === true)
   const common = {
-    ...{ version, nofile, limits, registry, log, serving },
+    ...{ version, nofile, limits, registry, log, replacement: serving },
     ...(options['exit-when-idle'] ? { onIdle: () => serving.end(END.IN_ORDER) } : {}),
   }
   if (lineFd === undefined) {
@@ -141,7 +142,7 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
 
 /** Stands by until this process is luod; undefined when it is not needed any more. */
 async function takeOver(line: Fd, common: Omit<RestoreOptions, 'descriptors' | 'mode'>) {
-  const { version, registry, log } = common
+  const { version, log } = common
   const end = () => process.exit(EXIT.OK)
   // While another one is luod, that one is told.
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, end)
@@ -149,7 +150,7 @@ async function takeOver(line: Fd, common: Omit<RestoreOptions, 'descriptors' | '
   const takeover = await waitForTakeover({
     ...{ line, version },
     records: [RECORDS_VERSION],
-    verify: (entries) => verifyVault(entries, registry),
+    verify,
   })
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, end)
   if (!takeover) return undefined

@@ -117,6 +117,11 @@ export class MirrorReceiver {
     return this.#entries
   }
 
+  /** Nothing comes any more. */
+  get closed(): boolean {
+    return this.#over
+  }
+
   tell(message: UpMessage): void {
     transmit(this.#fd, message, [])
   }

@@ -2,6 +2,7 @@
 import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { LuoError } from '../errors.js'
+import type { Protection } from '../protocol/types.js'
 import { trustedFile } from '../sys/trusted-file.js'
 import type { Handlers } from '../wire/server.js'
 import { checkText, LIMITS } from './limits.js'
@@ -11,12 +12,13 @@ const MAX_PATH_BYTES = 4_096
 /** Of the package, as it is installed. */
 const MAIN = 'dist/daemon/main.js'
 
-export interface Upgrades {
+export interface Replacement {
+  readonly protection: Protection
   /** Resolves when the other one serves; then this process ends. */
   upgrade(main: string | undefined, onPhase: (phase: 'starting' | 'ready', successor: Standby) => void): Promise<void>
 }
 
-export function luodHandlers(upgrades: Upgrades): Pick<Handlers, 'Upgrade'> {
+export function luodHandlers(replacement: Replacement): Pick<Handlers, 'Upgrade'> {
   return {
     Upgrade: async ({ input, peer, more, reply }) => {
       checkText('id', input.id, LIMITS.id_bytes)
@@ -27,7 +29,7 @@ export function luodHandlers(upgrades: Upgrades): Pick<Handlers, 'Upgrade'> {
       }
       const main = input.to === undefined ? undefined : mainFile(checkText('to', input.to, MAX_PATH_BYTES), own)
       let last: Parameters<typeof reply>[0] | undefined
-      await upgrades.upgrade(main, (phase, { pid = 0, version }) => {
+      await replacement.upgrade(main, (phase, { pid = 0, version }) => {
         last = { phase, pid, ...(version === undefined ? {} : { version }) }
         reply(last)
       })

@@ -1,6 +1,7 @@
 /** What an operator asks of luod: updates, and looking at what there is. */
 import { openSync } from 'node:fs'
 import { LuoError } from '../errors.js'
+import type { Protection, Takeover } from '../protocol/types.js'
 import { countOpenFds, Fd } from '../sys/fd.js'
 import type { Answer, Call, Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
@@ -27,6 +28,8 @@ export interface DaemonFacts {
   nofile: number
   /** A read-only descriptor of the records. */
   records(): Fd
+  protection(): Protection
+  takeover(): Takeover | undefined
 }
 
 type OperatorMethods = 'Update' | 'UpdateGroup' | 'Abort' | 'List' | 'Show' | 'Watch' | 'History' | 'Inspect' | 'Status'
@@ -114,6 +117,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
     },
 
     Status: ({ peer }) => {
+      const takeover = facts.takeover()
       const { sessions, files } = peer.uid === 0 ? state.usage.total : state.usage.of(peer.uid)
       return {
         output: {
@@ -128,6 +132,8 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
           open_fds: countOpenFds(),
           limits: { ...LIMITS, ...state.usage.limits },
           usage: usageFor(state.usage, peer.uid),
+          protection: facts.protection(),
+          ...(takeover ? { takeover } : {}),
         },
       }
     },

@@ -5,13 +5,14 @@
 import { rmSync, writeSync } from 'node:fs'
 import { RECORDS_VERSION } from '../abi/records.js'
 import { LuoError } from '../errors.js'
+import type { Protection as ProtectionFacts } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { notify } from '../sys/notify.js'
 import type { Daemon } from './daemon.js'
 import type { Logger } from './log.js'
 import { type MetricsAddress, serveMetrics } from './metrics-server.js'
 import { Protection } from './protection.js'
-import type { Upgrades } from './rpc-luod.js'
+import type { Replacement } from './rpc-luod.js'
 
 export interface ServeOptions {
   /** The socket's path. */
@@ -32,7 +33,7 @@ const METRICS_RETRY_MS = 100
 export const END = { IN_ORDER: 0, FAILED: 1 } as const
 
 /** What luod's requests need of it, before it is there itself. */
-export class Serving implements Upgrades {
+export class Serving implements Replacement {
   readonly #options: ServeOptions
   #daemon: Daemon | undefined
   #protection: Protection | undefined
@@ -41,8 +42,10 @@ export class Serving implements Upgrades {
     this.#options = options
   }
 
-  get status(): Protection['status'] {
-    return this.#protection?.status ?? { standby: 'off', lost: 0 }
+  get protection(): ProtectionFacts {
+    const { standby, pid, lost } = this.#protection?.status ?? { standby: 'off', lost: 0 }
+    const kind = standby === 'off' ? 'none' : 'standby'
+    return { kind, ready: standby === 'ready', ...(pid === undefined ? {} : { pid }), lost }
   }
 
   /**
@@ -80,7 +83,7 @@ export class Serving implements Upgrades {
     if (standby) this.#protection.keepStandby()
   }
 
-  async upgrade(main: string | undefined, onPhase: Parameters<Upgrades['upgrade']>[1]): Promise<void> {
+  async upgrade(main: string | undefined, onPhase: Parameters<Replacement['upgrade']>[1]): Promise<void> {
     const daemon = this.#daemon
     const protection = this.#protection
     if (!daemon || !protection) throw new LuoError('LUO_WRONG_STATE', 'upgrade luod: it is still starting')

@@ -12,6 +12,8 @@ import { MirrorReceiver } from './mirror.js'
 
 /** From the end of its line to luod's death; one that only gave this process up kills it in this time. */
 const DEATH_LIMIT_MS = 2_000
+const VERIFY_ATTEMPTS = 20
+const VERIFY_RETRY_MS = 50
 
 export interface TakeoverOptions {
   /** The line, owned from here on. */
@@ -21,9 +23,6 @@ export interface TakeoverOptions {
   records: readonly number[]
   /** Throws when what has come cannot be taken over. */
   verify(entries: ReadonlyMap<string, Fd>): void
-  /** A descriptor has come: what needs to be known of it is looked at now, when nobody waits. */
-  onPut?(key: string, fd: Fd): void
-  onRemove?(key: string): void
 }
 
 export interface Takeover {
@@ -73,19 +72,24 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       receiver.close()
       resolve(undefined)
     }
+    // luod goes on meanwhile: what it has recorded may be under way still.
+    const verify = (attempts: number) => {
+      if (receiver.closed) return
+      try {
+        options.verify(receiver.entries())
+        receiver.tell({ ready: { entries: receiver.entries().size } })
+      } catch (error) {
+        if (attempts > 1) return void setTimeout(() => verify(attempts - 1), VERIFY_RETRY_MS)
+        tellFailure(receiver, asLuoError(error, 'EIO', 'verify what luod holds'))
+        end()
+      }
+    }
     const receiver: MirrorReceiver = new MirrorReceiver(options.line, {
-      ...(options.onPut ? { onPut: options.onPut } : {}),
-      ...(options.onRemove ? { onRemove: options.onRemove } : {}),
       onSynced: (count) => {
-        try {
-          const { size } = receiver.entries()
-          if (size !== count) throw new LuoError('LUO_RECORDS', `take over ${count} files of luod: ${size} came`)
-          options.verify(receiver.entries())
-          receiver.tell({ ready: { entries: count } })
-        } catch (error) {
-          tellFailure(receiver, asLuoError(error, 'EIO', 'verify what luod holds'))
-          end()
-        }
+        const { size } = receiver.entries()
+        if (size === count) return verify(VERIFY_ATTEMPTS)
+        tellFailure(receiver, new LuoError('LUO_RECORDS', `take over ${count} files of luod: ${size} came`))
+        end()
       },
       onGo: ({ pausedAt }) => finish('upgrade', BigInt(pausedAt)),
       onEnd: end,

@@ -26,6 +26,7 @@ export interface VaultSink {
 /** The keys: what comes after the slash is the key of a record, for `target` that of its update and a number. */
 export type VaultKey =
   | 'listener'
+  | 'lock'
   | 'records'
   | `file/${string}`
   | `lifetime/${string}`

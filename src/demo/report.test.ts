@@ -21,6 +21,8 @@ const result: Result = {
   memoryBytes: 2 ** 28,
   memoryIntact: true,
   crash: { connections: 68, requests: 3, recovery_ms: 250 },
+  upgradePauseMs: 9.5,
+  takeoverMs: 8.5,
 }
 
 it('has the fields that programs read', () => {
