@@ -80,6 +80,29 @@ export function workloadDetails(workload: Workload, contents: readonly SessionCo
   return lines
 }
 
+/** What a crash of luod would cost, and whose place this one took. */
+export function protectionLines({
+  protection,
+  takeover,
+}: Pick<Methods['Status']['output'], 'protection' | 'takeover'>) {
+  const { kind, ready, pid, lost } = protection
+  const standby = ready ? `ready (pid ${pid})` : 'not ready: until it is, a crash would lose all that luod holds'
+  const kinds = {
+    none: 'none: a crash of luod would lose all that it holds (luod --standby)',
+    standby: `standby, ${standby}${lost > 0 ? `; ${lost} lost so far` : ''}`,
+    store: 'the file descriptor store of the service manager',
+  }
+  const lines = [`  protection ${kinds[kind]}`]
+  if (takeover) {
+    const { how, at, from_pid: from, from_version: version, pause_ms: pause, findings } = takeover
+    const damage = findings > 0 ? `; ${findings} findings: luoctl history` : ''
+    lines.push(
+      `  took the place of luod ${clean(version)}, pid ${from}, at ${clean(at)} (${how}), in ${pause.toFixed(1)} ms${damage}`,
+    )
+  }
+  return lines
+}
+
 /** What each user has of what is limited, then the limits that nothing is counted for. */
 export function usageLines({ limits, usage }: Pick<Methods['Status']['output'], 'limits' | 'usage'>): string[] {
   const shown = (name: string, value: number) => (name === 'bytes' ? formatBytes(value) : String(value))

@@ -1,7 +1,7 @@
 /** The commands that look and change nothing: `list`, `show`, `status`, `watch`; and `abort`. */
 import { randomUUID } from 'node:crypto'
 import { type Context, EXIT, withClient } from './context.js'
-import { clean, type SessionContent, usageLines, workloadDetails, workloadRows } from './format.js'
+import { clean, protectionLines, type SessionContent, usageLines, workloadDetails, workloadRows } from './format.js'
 import { filesOf } from './sessions.js'
 
 export async function listCommand(context: Context): Promise<number> {
@@ -43,6 +43,7 @@ export async function statusCommand(context: Context): Promise<number> {
   context.out(`luod ${clean(status.version)}, pid ${status.pid}, user ${status.uid}, at ${context.socket}`)
   context.out(`  workloads ${status.workloads}, sessions ${status.sessions}, files ${status.files}`)
   context.out(`  connections ${status.connections}, open files ${status.open_fds} of ${status.nofile}`)
+  for (const line of protectionLines(status)) context.out(line)
   for (const line of usageLines(status)) context.out(line)
   return EXIT.OK
 }

@@ -64,6 +64,18 @@ Examples:
 
 Exit codes: 0 committed or checked (every one), 3 rolled back or orphaned, 4 no luod, 2 wrong usage, 1 anything else`
 
+const UPGRADE_HELP = `
+The other luod is started first, gets a copy of everything, and verifies it. Only then does luod stop answering, for
+some milliseconds, and the other one goes on, at the same socket. Services and their clients notice nothing. Whatever goes
+wrong before that, luod goes on as it was.
+
+Examples:
+  luoctl upgrade                                   after its package was replaced
+  luoctl upgrade --to /opt/liveupdate-1.1
+  luoctl upgrade --json | tail -1                  {"old_pid":…,"new_pid":…,"old_version":…,"new_version":…,"pause_ms":…}
+
+Exit codes: 0 the other one serves, 1 luod goes on as it was, 4 no luod, 2 wrong usage`
+
 const DEFAULT_MACHINE = 'default'
 
 const EMULATE_HELP = `
@@ -249,6 +261,15 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
   look('status', 'luod itself: version, counts, limits', undefined, async (context) =>
     (await looks()).statusCommand(context),
   )
+  program
+    .command('upgrade')
+    .description('replace luod itself by another build, while it holds everything')
+    .option('--to <path>', "the package's directory, or luod's main file; without it, luod's own, as it is on disk now")
+    .addHelpText('after', UPGRADE_HELP)
+    .action((options: { to?: string }) => {
+      noCommand()
+      choose(async (context) => (await import('./upgrade.js')).upgradeCommand(context, options.to))
+    })
   look(
     'inspect',
     "luod's durable records, or a file in one of the formats of docs/formats.md",

@@ -36,7 +36,8 @@ async function replace(context: Context, to: string | undefined): Promise<number
   let successor: number | undefined
   const request = { id: randomUUID(), ...(to === undefined ? {} : { to: resolve(to) }) }
   try {
-    await withClient(context, async (client) => {
+    // Asked again, the other one would be replaced in its turn.
+    await withClient({ ...context, reconnectMs: 0 }, async (client) => {
       for await (const { parameters } of client.stream('Upgrade', request)) {
         if (parameters.phase === 'ready') successor = parameters.pid
         if (context.json) context.out(JSON.stringify(parameters))

@@ -6,7 +6,7 @@
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { openPidfd } from '../sys/pidfd.js'
-import { waitReadable } from '../sys/poller.js'
+import { Poller, waitReadable } from '../sys/poller.js'
 import { peerCredentials, peerPidfd } from '../sys/unix.js'
 import { MirrorReceiver } from './mirror.js'
 
@@ -41,7 +41,8 @@ export interface Takeover {
 export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | undefined> {
   // Known before luod can end, so that it never is another process of the same number.
   const primary = pidfdOfPeer(options.line)
-  return new Promise((resolve) => {
+  Poller.shared().ref()
+  return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
       const close = () => {
         primary?.close()
@@ -108,7 +109,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       if (!isLuoError(error)) throw error
       end()
     }
-  })
+  }).finally(() => Poller.shared().unref())
 }
 
 /** undefined when it is dead already. */
