@@ -30,7 +30,7 @@ function memory() {
 export function hasNoLink(path: string): boolean {
   if (path.length > MAX_PATH_BYTES) return false
   const { address, bytes } = memory()
-  bytes.latin1Write(`${path}\0`, HOW_BYTES)
+  bytes.write(`${path}\0`, HOW_BYTES, 'latin1')
   const number = libc('syscall', SYS.openat2, AT_FDCWD, address + HOW_BYTES, address, HOW_BYTES)
   if (number >= 0) {
     libc('close', number)
