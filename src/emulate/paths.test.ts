@@ -34,12 +34,19 @@ test.each([
   expect(leads(path)).toBe(true)
 })
 
-test.each(['', '/', '/dev', '/dev/null', '/dev/liveupdate2', 'liveupdate', join(folder, 'loop'), join(folder, 'none'), '/dev/null/x'])(
-  '"%s" is not',
-  (path) => {
-    expect(leads(path)).toBe(false)
-  },
-)
+test.each([
+  '',
+  '/',
+  '/dev',
+  '/dev/null',
+  '/dev/liveupdate2',
+  'liveupdate',
+  join(folder, 'loop'),
+  join(folder, 'none'),
+  '/dev/null/x',
+])('"%s" is not', (path) => {
+  expect(leads(path)).toBe(false)
+})
 
 test.each(['/dev/liveupdate/', '/dev/liveupdate/x', '/dev/liveupdate/../null'])('%s is ENOTDIR', (path) => {
   expect(codeOf(() => leads(path))).toBe('ENOTDIR')
