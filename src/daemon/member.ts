@@ -8,6 +8,7 @@ import type { Fd } from '../sys/fd.js'
 import { isEnding, signalPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import type { Lifetime, LifetimeOptions, Lifetimes } from './lifetime.js'
+import { RECONNECT_MS } from './limits.js'
 import type { Workload } from './state.js'
 
 export type MemberEvent = Methods['Subscribe']['output']
@@ -46,6 +47,8 @@ export class Member {
   ready = false
   /** Sends an event; undefined until it subscribes. */
   subscriber: ((event: MemberEvent) => boolean) | undefined
+  /** When it lost the connection for its events. */
+  lostAt: number | undefined
   readonly #options: MemberOptions
   readonly #pidfd: Fd
   readonly #deathWatch: Registration
@@ -100,6 +103,11 @@ export class Member {
   /** Can still be spoken to. */
   get alive(): boolean {
     return !this.#gone
+  }
+
+  /** Subscribes to events, or has just lost the connection for them, and comes back. */
+  get listens(): boolean {
+    return this.subscriber !== undefined || performance.now() - (this.lostAt ?? Number.NEGATIVE_INFINITY) < RECONNECT_MS
   }
 
   get dead(): boolean {

@@ -14,7 +14,7 @@ import { isLuoError, LuoError } from '../../src/errors.js'
 import type { Methods } from '../../src/protocol/types.js'
 import { VarlinkClient } from '../../src/wire/client.js'
 
-const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
+export const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
 const LIMIT_MS = 20_000
 const EXIT_WHEN_IDLE = '--exit-when-idle'
 export const NOBODY = 65_534
@@ -244,14 +244,15 @@ export class Stage implements AsyncDisposable {
   /** A puppet outside any workload, as another user if that is asked for. */
   puppet(options: { uid?: number } = {}): Promise<Puppet> {
     const [program = '', ...args] = this.puppetCommand
-    this.#spawn(program, args, options.uid)
+    this.#spawn(program, args, options)
     return this.nextPuppet()
   }
 
   /** `luoctl run NAME -- puppet`. */
-  async supervised(name: string, args: string[] = []): Promise<Puppet> {
+  async supervised(name: string, args: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<Puppet> {
     const luoctl = join(PROJECT, 'dist/cli/main.js')
-    this.#spawn(process.execPath, [luoctl, 'run', name, '--socket', this.socket, ...args, '--', ...this.puppetCommand])
+    const run = ['run', name, '--socket', this.socket, ...args]
+    this.#spawn(process.execPath, [luoctl, ...run, '--', ...this.puppetCommand], { env })
     return this.nextPuppet()
   }
 
@@ -268,10 +269,10 @@ export class Stage implements AsyncDisposable {
     return came
   }
 
-  #spawn(program: string, args: string[], uid?: number): void {
+  #spawn(program: string, args: string[], { uid, env: more }: { uid?: number; env?: NodeJS.ProcessEnv }): void {
     const { LUO_TICKET, ...env } = process.env
     const child = spawn(program, args, {
-      env: { ...env, LUO_SOCKET: this.socket },
+      env: { ...env, ...more, LUO_SOCKET: this.socket },
       stdio: ['ignore', 'ignore', 'pipe'],
       ...(uid === undefined ? {} : { uid, gid: uid }),
     })
