@@ -1372,11 +1372,11 @@ static int read_event(luo_workload *workload, const luo_reply *reply, luo_event 
     workload->released = false;
     workload->prepared_at = now_ms();
     event->kind = LUO_PREPARE;
-  } else if (strcmp(name, "resume") == 0 && workload->asked) {
+  } else if (strcmp(name, "resume") == 0 && (workload->asked || !workload->update)) {
     workload->asked = false;
     event->kind = LUO_RESUME;
-  } else if (strcmp(name, "release") == 0 && workload->asked && !workload->released &&
-             same(update, workload->update)) {
+  } else if (strcmp(name, "release") == 0 && !workload->released &&
+             (workload->asked || !workload->update)) {
     workload->released = true;
     event->kind = LUO_RELEASE;
   }

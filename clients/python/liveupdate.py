@@ -702,8 +702,8 @@ class Workload:
     def _read_event(self, reply):
         """None for what has been said before."""
         if 'error' in reply:
-            # It does not know this member any more.
-            raise LuoError('LUO_GONE', str(_refused(reply)))
+            # A luod that is back does not know this member any more.
+            raise _broken('it is no event') if self._lost_at is None else _gone()
         parameters = reply.get('parameters')
         kind = _member(parameters, 'event', str)
         event = Event(kind, _optional(parameters, 'deadline_ms', int, 0), _optional(parameters, 'reason', str, ''))
@@ -717,11 +717,11 @@ class Workload:
             self._update, self._asked, self._released = update, True, False
             self._prepared_at = time.monotonic()
         elif kind == RESUME:
-            if not self._asked:
+            if self._update is not None and not self._asked:
                 return None
             self._asked = False
         elif kind == RELEASE:
-            if self._released or not self._asked or update != self._update:
+            if self._released or (self._update is not None and not self._asked):
                 return None
             self._released = True
         return event

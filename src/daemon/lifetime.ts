@@ -24,6 +24,7 @@ export class Lifetime {
   pid: number
   /** Id of the request that it answered. */
   readonly request: string | undefined
+  readonly #givenAt = performance.now()
   readonly #end: Fd
   readonly #watch: Registration
   readonly #options: LifetimeOptions
@@ -48,7 +49,8 @@ export class Lifetime {
     this.#watch = poller.add(end, { read: false, write: false }, ({ hangup }) => {
       if (!hangup) return
       this.#watch.close()
-      if (!options.mayBeLost?.() || !lives(this.pid)) return this.#finish()
+      const recent = performance.now() - this.#givenAt < RECONNECT_MS
+      if (!recent || !options.mayBeLost?.() || !lives(this.pid)) return this.#finish()
       doubtful.add(this)
       this.#timer = setTimeout(() => this.#finish(), RECONNECT_MS)
     })
