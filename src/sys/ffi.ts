@@ -29,6 +29,7 @@ const SIGNATURES = {
   connect: 'int connect(int fd, const uint8_t *address, uint32_t size)',
   accept4: 'int accept4(int fd, int64_t address, int64_t size, int flags)',
   getsockopt: 'int getsockopt(int fd, int level, int name, uint8_t *value, uint32_t *size)',
+  setsockopt: 'int setsockopt(int fd, int level, int name, const uint8_t *value, uint32_t size)',
   sendmsg: 'int64_t sendmsg(int fd, int64_t message, int flags)',
   recvmsg: 'int64_t recvmsg(int fd, int64_t message, int flags)',
   sendto:
