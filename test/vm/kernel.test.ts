@@ -1,0 +1,121 @@
+/**
+ * The kernel's device from TypeScript, in a virtual machine: its answers, and sessions over two real kexecs that Node
+ * does itself. One machine, three boots. The same calls are made under `luoctl emulate`, and are answered the same.
+ */
+import { execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { MACHINE_LIMIT_MS, missingForMachines, type Ran, runMachine, translateScripts } from './machine.js'
+
+const LUOCTL = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
+const CHECKS = {
+  'open a file that is no device': 'ENOENT',
+  'open twice': 'EBUSY',
+  'create the same again': 'EEXIST',
+  'create without a name': 'EINVAL',
+  'create with too long a name': 'EINVAL',
+  'create with the longest name': 'ok',
+  'retrieve what is not there': 'ENOENT',
+  preserve: 'ok',
+  'preserve at the same token': 'EEXIST',
+  'preserve the same file': 'EBUSY',
+  'preserve no file': 'EBADF',
+  'preserve at no token': 'EINVAL',
+  'retrieve from an outgoing one': 'EINVAL',
+  'finish an outgoing one': 'EINVAL',
+  adopt: 'a outgoing',
+  'adopt what is no session': 'ENOTTY',
+  'preserve through a closed one': 'EBADF',
+  'create through a closed one': 'EBADF',
+}
+type Json = Record<string, unknown>
+
+const missing = missingForMachines()
+if (missing.length > 0) console.warn(`Skipped, so no real kernel is driven. Missing: ${missing.join('; ')}`)
+
+/** The answers by the names of the checks. */
+function answers(json: readonly Json[]): Json {
+  return Object.fromEntries(json.filter(({ check }) => check).map(({ check, answer }) => [check, answer]))
+}
+
+test(
+  'the device of an emulated machine answers as the contract says',
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'luo-device-'))
+    try {
+      translateScripts(folder)
+      const args = [LUOCTL, 'emulate', '--', process.execPath, join(folder, 'device.js')]
+      const env = { ...process.env, LUO_SOCKET: join(folder, 'luod.sock') }
+      const { stdout } = await promisify(execFile)(process.execPath, args, { env, timeout: MACHINE_LIMIT_MS })
+      const json = stdout
+        .split('\n')
+        .filter((line) => line.startsWith('{'))
+        .map((line) => JSON.parse(line) as Json)
+      expect(answers(json)).toEqual(CHECKS)
+      expect(json.at(-1)).toEqual({ leaked: 0 })
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  },
+  MACHINE_LIMIT_MS,
+)
+
+describe.runIf(missing.length === 0)('on a real kernel', () => {
+  let device: Json[]
+  let second: Json[]
+  let third: Json[]
+
+  beforeAll(async () => {
+    const lifecycle = (stage: string) => ({ script: 'lifecycle', args: [stage] })
+    const boots = [[{ script: 'device' }, lifecycle('first')], lifecycle('second'), lifecycle('third')]
+    const ran = (await runMachine({ boots })) as [[Ran, Ran], [Ran], [Ran]]
+    ;[device, , second, third] = ran.flat().map(({ json }) => json) as [Json[], Json[], Json[], Json[]]
+  }, MACHINE_LIMIT_MS)
+
+  test('the device answers as the contract says', () => {
+    expect(answers(device)).toEqual(CHECKS)
+    expect(device.at(-1)).toEqual({ leaked: 0 })
+  })
+
+  test('who has the device, and a session, is named', () => {
+    const [{ pid }, busy, foreign, after] = device as [Json, Json, Json, Json]
+    expect(busy).toEqual({
+      code: 'EBUSY',
+      message: `open /dev/liveupdate: process ${pid} (node) has it open; end it, or use what it offers`,
+      holders: [{ pid, comm: 'node' }],
+    })
+    expect(foreign).toEqual({
+      sessions: [{ pid, comm: 'node', name: 'foreign', direction: 'outgoing' }],
+      complete: true,
+    })
+    expect(after).toEqual({ sessions: [], complete: true })
+  })
+
+  test('2,000 empty sessions and 500 files come back, and once', () => {
+    expect(second).toContainEqual({ empty: 2_000 })
+    expect(second).toContainEqual({ right: 500, again: 'EINVAL' })
+  })
+
+  test('256 MiB cross twice, once they are finished in between', () => {
+    const hash = createHash('sha1')
+    for (let i = 0; i < 256; i++) hash.update(Buffer.alloc(2 ** 20, `${i},`))
+    const checksum = hash.digest('hex')
+    expect(second).toContainEqual({ checksum, busy: 'EBUSY' })
+    expect(third).toContainEqual({ checksum, nobody: 'ENOENT' })
+    expect(third).toContainEqual({ right: 500, again: 'EINVAL' })
+  })
+
+  test('seals come back, and with more of them what was not executable', () => {
+    expect(second.filter(({ sealed }) => sealed)).toEqual([
+      { sealed: 'none', seals: [], text: 'newe', write: 'ok' },
+      { sealed: 'some', seals: ['shrink', 'grow'], text: 'newe', write: 'ok' },
+      { sealed: 'all', seals: ['seal', 'shrink', 'grow', 'write'], text: 'all', write: 'EPERM' },
+      { sealed: 'noexec', seals: ['shrink', 'grow', 'write', 'futureWrite', 'exec'], text: 'noexec', write: 'EPERM' },
+    ])
+  })
+})
