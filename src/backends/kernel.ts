@@ -6,11 +6,11 @@
  * that other processes made are left alone; `foreignSessions` lists the open ones.
  */
 import type { SessionDirection } from '../abi/uapi.js'
-import { isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import {
   createSession,
   finishSession,
+  type Holder,
   LIVEUPDATE_DEVICE,
   openLiveupdate,
   preserveFd,
@@ -34,13 +34,7 @@ export class KernelDevice implements LiveDevice {
 
   /** ENOENT without live update, EACCES without the right, EBUSY while somebody else has it, EIO: see `openLiveupdate`. */
   static open(path: string = LIVEUPDATE_DEVICE): KernelDevice {
-    try {
-      return new KernelDevice(openLiveupdate(path))
-    } catch (error) {
-      if (!isLuoError(error, 'EBUSY')) throw error
-      const holders = deviceHolders(path)
-      throw new LuoError('EBUSY', `open ${path}: ${describeHolders(holders)}`, { cause: error, params: { holders } })
-    }
+    return new KernelDevice(openLiveupdate(path))
   }
 
   createSession(name: string): KernelSession {
@@ -102,17 +96,6 @@ export class KernelSession implements LiveSession {
   }
 }
 
-export interface Holder {
-  pid: number
-  comm: string
-}
-
-/** Who has the device open, as far as this process may look. */
-export function deviceHolders(path: string = LIVEUPDATE_DEVICE): Holder[] {
-  const byPid = new Map(whoHasOpen((link) => link === path).found.map(({ pid, comm }) => [pid, { pid, comm }]))
-  return [...byPid.values()]
-}
-
 export interface ForeignSession extends Holder {
   name: string
   /** Undefined when the kernel does not let this process ask. */
@@ -131,9 +114,4 @@ export function foreignSessions(): { sessions: ForeignSession[]; complete: boole
     sessions.set(JSON.stringify([pid, name, session.direction]), session)
   }
   return { sessions: [...sessions.values()], complete }
-}
-
-function describeHolders(holders: readonly Holder[]): string {
-  if (holders.length === 0) return 'a process that cannot be seen from here has it open'
-  return `${holders.map(({ pid, comm }) => `process ${pid} (${comm})`).join(', ')} has it open; end it, or use what it offers`
 }

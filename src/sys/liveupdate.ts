@@ -4,7 +4,7 @@
  *
  * Failures are the kernel's errno with what was attempted. `openLiveupdate` says more, because what an operator can do
  * about it depends on the errno: ENOENT and ENODEV (no live update), EACCES and EPERM (not root), EBUSY (somebody has the
- * device), EIO (what the kernel before handed over cannot be used).
+ * device, and who), EIO (what the kernel before handed over cannot be used).
  */
 import { openSync } from 'node:fs'
 import {
@@ -19,6 +19,7 @@ import { asLuoError, type ErrnoName, isLuoError, LuoError } from '../errors.js'
 import { Fd } from './fd.js'
 import { checked } from './ffi.js'
 import { scratch } from './mapping.js'
+import { whoHasOpen } from './open-files.js'
 
 export const LIVEUPDATE_DEVICE = '/dev/liveupdate'
 /** No file is open with this number. */
@@ -30,11 +31,17 @@ const ADVICE: Partial<Record<ErrnoName, string>> = {
   ENODEV: 'live update is switched off: boot with liveupdate=on kho=on',
   EACCES: 'only root may use it',
   EPERM: 'only root may use it',
-  EBUSY: 'another process has it open',
+  EBUSY: 'a process that cannot be seen from here has it open',
   EIO: 'what the kernel before handed over cannot be used; the kernel log says why, and only a reboot helps',
 }
 
 let area: ReturnType<typeof scratch> | undefined
+
+export interface Holder {
+  pid: number
+  /** The name of the process, up to 15 bytes. */
+  comm: string
+}
 
 /** The device, for one opener at a time. Closing it leaves sessions as they are. */
 export function openLiveupdate(path: string = LIVEUPDATE_DEVICE): Fd {
@@ -43,9 +50,17 @@ export function openLiveupdate(path: string = LIVEUPDATE_DEVICE): Fd {
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code as ErrnoName | undefined
     if (code === undefined) throw asLuoError(error, 'EIO', `open ${path}`)
-    const advice = ADVICE[code]
-    throw new LuoError(code, `open ${path}: ${advice ?? code}`, { cause: error })
+    const holders = code === 'EBUSY' ? deviceHolders(path) : []
+    const who = holders.map(({ pid, comm }) => `process ${pid} (${comm})`).join(', ')
+    const why = who === '' ? (ADVICE[code] ?? code) : `${who} has it open; end it, or use what it offers`
+    throw new LuoError(code, `open ${path}: ${why}`, { cause: error, params: { holders } })
   }
+}
+
+/** Who has the device open, as far as this process may look. */
+export function deviceHolders(path: string = LIVEUPDATE_DEVICE): Holder[] {
+  const byPid = new Map(whoHasOpen((link) => link === path).found.map(({ pid, comm }) => [pid, { pid, comm }]))
+  return [...byPid.values()]
 }
 
 /** The descriptor of a new outgoing session: the session is released with its last copy. */
