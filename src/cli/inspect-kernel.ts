@@ -8,12 +8,14 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { completeKernelTree, decodeKho, KHO_COMPATIBLE } from '../abi/kho.js'
 import { decodeLuoSer, LUO_COMPATIBLE, LUO_SER_BYTES } from '../abi/luo.js'
-import { asLuoError, type ErrnoName, isLuoError, LuoError } from '../errors.js'
+import { asLuoError, type ErrnoName, LuoError } from '../errors.js'
 import { FileReader } from '../sys/file-reader.js'
 import { type Context, EXIT } from './context.js'
 import { clean, table } from './format.js'
 
 const KHO_DEBUGFS = '/sys/kernel/debug/kho'
+/** How a luo_ser begins, whatever its version. */
+const LUO_ANY_VERSION = 'luo-v'
 /** Far more than a tree of KHO has. */
 const MAX_BYTES = 2 ** 20
 
@@ -81,20 +83,18 @@ function sideOf(folder: string): KernelSide {
 
 function luoOf(path: string): KernelSide['luo'] {
   if (!existsSync(path)) return undefined
-  try {
-    const { liveupdateNumber, sessions, flbs } = decodeLuoSer(bytesOf(path).subarray(0, LUO_SER_BYTES))
-    return { liveupdate_number: String(liveupdateNumber), sessions: String(sessions), flbs: String(flbs) }
-  } catch (error) {
-    // Freed memory; a version that is not known here is one that a kernel wrote.
-    if (isLuoError(error, 'LUO_RECORDS')) return undefined
-    throw error
-  }
+  const bytes = bytesOf(path).subarray(0, LUO_SER_BYTES)
+  // Else it is memory that was freed.
+  if (!Buffer.from(bytes).toString('latin1').startsWith(LUO_ANY_VERSION)) return undefined
+  const { liveupdateNumber, sessions, flbs } = decodeLuoSer(bytes)
+  return { liveupdate_number: String(liveupdateNumber), sessions: String(sessions), flbs: String(flbs) }
 }
 
 function scratchOf(folder: string): KernelHandover['scratch'] {
   const addresses = numbersIn(join(folder, 'scratch_phys'))
   const lengths = numbersIn(join(folder, 'scratch_len'))
-  return addresses.map((address, i) => ({ address, bytes: lengths[i] ?? '0' }))
+  // One for each memory node, and some are empty.
+  return addresses.map((address, i) => ({ address, bytes: lengths[i] ?? '0' })).filter(({ bytes }) => bytes !== '0')
 }
 
 /** Numbers of a file of text, hexadecimal ones too, in decimal. */

@@ -14,6 +14,11 @@ import { fileSize, readAt } from '../sys/memfd.js'
 import { type Context, EXIT } from './context.js'
 import { clean, formatBytes } from './format.js'
 
+const TREE_INITRD = '/sys/firmware/devicetree/base/chosen/linux,initrd-start'
+const BOOT_PARAMETERS = '/sys/kernel/boot_params/data'
+/** ramdisk_size of arch/x86/boot.rst. */
+const RAMDISK_SIZE_AT = 0x21c
+
 export interface LoadRequest {
   kernel: string
   initrd?: string | undefined
@@ -32,6 +37,8 @@ export interface Warning {
 export interface Running {
   commandLine: string
   liveUpdate: boolean
+  /** It was started with one. */
+  initrd: boolean
   /** Bytes that can be had without swapping. */
   availableBytes: number
 }
@@ -103,7 +110,7 @@ export function warningsFor(commandLine: string, hasInitrd: boolean, running: Ru
     const message = 'the command line does not have the kho=on of this kernel: nothing may be handed over'
     warnings.push({ code: 'KHO_OFF', message })
   }
-  if (!hasInitrd && /(^| )initrd=/.test(running.commandLine)) {
+  if (!hasInitrd && running.initrd) {
     const message = 'this kernel was started with an initrd, and the next one has none: give --initrd'
     warnings.push({ code: 'NO_INITRD', message })
   }
@@ -115,6 +122,15 @@ function runningKernel(): Running {
   return {
     commandLine: readFileSync('/proc/cmdline', 'latin1').trim(),
     liveUpdate: existsSync(LIVEUPDATE_DEVICE),
+    initrd: hadInitrd(),
     availableBytes: available === undefined ? Number.POSITIVE_INFINITY : Number(available) * 1024,
   }
+}
+
+/** The boot loader says so: in the boot parameters of x86, in the device tree elsewhere. */
+function hadInitrd(): boolean {
+  if (existsSync(TREE_INITRD)) return true
+  if (!existsSync(BOOT_PARAMETERS)) return false
+  const parameters = readFileSync(BOOT_PARAMETERS)
+  return parameters.length >= RAMDISK_SIZE_AT + 4 && parameters.readUInt32LE(RAMDISK_SIZE_AT) !== 0
 }

@@ -185,7 +185,10 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
       choose(async (context) => (await emulation()).emulateCommand(context, request))
     })
   const kexec = program.command('kexec')
-  addKexecLoad(kexec, choose)
+  addKexecLoad(kexec, (action) => {
+    noCommand()
+    choose(action)
+  })
   kexec
     .description('a kexec: of an emulated machine, which ends its programs and begins the next generation')
     .usage('--emulated [--machine NAME] | load KERNEL … | unload')

@@ -12,6 +12,7 @@ import { promisify } from 'node:util'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { MACHINE_LIMIT_MS, missingForMachines, type Ran, runMachine, translateScripts } from './machine.js'
 
+const LUOD = fileURLToPath(new URL('../../dist/daemon/main.js', import.meta.url))
 const LUOCTL = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 const CHECKS = {
   'open a file that is no device': 'ENOENT',
@@ -37,6 +38,11 @@ type Json = Record<string, unknown>
 
 const missing = missingForMachines()
 if (missing.length > 0) console.warn(`Skipped, so no real kernel is driven. Missing: ${missing.join('; ')}`)
+
+/** What a call of luoctl ended with. */
+function called(json: readonly Json[], args: string): Json {
+  return json.find((line) => line.args === args) ?? { args, missing: json }
+}
 
 /** The answers by the names of the checks. */
 function answers(json: readonly Json[]): Json {
@@ -67,14 +73,28 @@ test(
 
 describe.runIf(missing.length === 0)('on a real kernel', () => {
   let device: Json[]
+  let before: Json[]
+  let after: Json[]
   let second: Json[]
   let third: Json[]
 
   beforeAll(async () => {
     const lifecycle = (stage: string) => ({ script: 'lifecycle', args: [stage] })
-    const boots = [[{ script: 'device' }, lifecycle('first')], lifecycle('second'), lifecycle('third')]
-    const ran = (await runMachine({ boots })) as [[Ran, Ran], [Ran], [Ran]]
-    ;[device, , second, third] = ran.flat().map(({ json }) => json) as [Json[], Json[], Json[], Json[]]
+    const tools = (stage: string) => ({ script: 'tools', args: [LUOCTL, stage] })
+    const boots = [
+      [{ script: 'device' }, tools('before'), lifecycle('first')],
+      [tools('after'), lifecycle('second')],
+      lifecycle('third'),
+    ]
+    const ran = (await runMachine({ boots })) as [[Ran, Ran, Ran], [Ran, Ran], [Ran]]
+    ;[device, before, , after, second, third] = ran.flat().map(({ json }) => json) as [
+      Json[],
+      Json[],
+      Json[],
+      Json[],
+      Json[],
+      Json[],
+    ]
   }, MACHINE_LIMIT_MS)
 
   test('the device answers as the contract says', () => {
@@ -118,4 +138,55 @@ describe.runIf(missing.length === 0)('on a real kernel', () => {
       { sealed: 'noexec', seals: ['shrink', 'grow', 'write', 'futureWrite', 'exec'], text: 'noexec', write: 'EPERM' },
     ])
   })
+
+  test('luoctl says what the kernel can do, and who has the device', () => {
+    const [{ pid }] = before as [Json]
+    const { out, status } = called(before, 'doctor')
+    expect(status).toBe(0)
+    const { checks } = out as { checks: { name: string; status: string; message: string }[] }
+    const messages = Object.fromEntries(checks.map(({ name, ...check }) => [name, `${check.status}: ${check.message}`]))
+    expect(messages).toMatchObject({
+      'kernel command line': 'ok: live update and KHO are switched on',
+      'live update device': `ok: /dev/liveupdate is there; process ${pid} (node) has it`,
+      'kexec handover': 'ok: /sys/kernel/debug/kho is there: luoctl inspect --kernel',
+      kexec: 'ok: permitted; no kernel is loaded (luoctl kexec load)',
+    })
+  })
+
+  test('luoctl decodes what the kernel hands over, before and after a kexec', () => {
+    const tree = { subtrees: [{ name: 'LUO', size: '32' }, { name: 'kexec-metadata' }] }
+    const first = called(before, 'inspect --kernel').out as Json
+    expect(first).toMatchObject({ format: 'kho-v4', out: { tree, luo: { liveupdate_number: '1' } }, in: null })
+    expect((first.scratch as Json[]).length).toBeGreaterThan(0)
+    expect(called(after, 'inspect --kernel').out).toMatchObject({
+      out: { luo: { liveupdate_number: '2' } },
+      in: { tree },
+    })
+  })
+
+  test('luoctl loads a kernel, warns of a command line that loses everything, and refuses what is none', () => {
+    const load = 'kexec load /run/machine/kernel'
+    const { out } = called(before, `${load} --cmdline quiet`)
+    const { warnings } = out as { warnings: { code: string }[] }
+    expect(warnings.map(({ code }) => code)).toEqual(['LIVEUPDATE_OFF', 'KHO_OFF', 'NO_INITRD'])
+    expect(called(before, 'kexec unload').out).toEqual({ unloaded: true })
+    expect(called(before, 'kexec load /run/no-kernel')).toMatchObject({
+      status: 1,
+      err: { error: { code: 'ENOEXEC' } },
+    })
+    // The boots after it are those of this one.
+    const loaded = called(before, `${load} --initrd /run/machine/initrd --append luo.boot=1`)
+    expect(loaded).toMatchObject({ status: 0, out: { format: 'bzImage', warnings: [] } })
+    expect((loaded.out as Json).command_line).toMatch(/liveupdate=on.* luo\.boot=1$/)
+  })
+
+  test(
+    'luod runs in an initrd with nothing but /run',
+    async () => {
+      const [[ran]] = (await runMachine({ bare: true, boots: [{ script: 'bare', args: [LUOD] }] })) as [[Ran]]
+      expect(ran.json).toContainEqual({ answers: true })
+      expect(ran.json).toContainEqual({ code: 0, elsewhere: 'EROFS', session: 'ok' })
+    },
+    MACHINE_LIMIT_MS,
+  )
 })
