@@ -62,6 +62,11 @@ describe('what a kernel shows of its handover', () => {
     expect(readKernelHandover(debugfs({ 'out/fdt': 'kho-in.bin' }))).toMatchObject({ in: undefined, scratch: [] })
   })
 
+  test('that was started by a kexec has its subtrees without a tree', () => {
+    const { out } = readKernelHandover(debugfs({ 'in/fdt': 'kho-in.bin', 'out/sub_fdts/LUO': 'luo-ser.bin' }))
+    expect(out).toMatchObject({ tree: undefined, shown: [{ name: 'LUO', bytes: 32 }], luo: { liveupdate_number: '1' } })
+  })
+
   test('is ENOENT where there is none, and says what to do', () => {
     expect(codeOf(() => readKernelHandover(join(folder, 'none')))).toBe('ENOENT')
     expect(() => readKernelHandover(join(folder, 'none'))).toThrow('is debugfs mounted')

@@ -1,8 +1,8 @@
 /**
  * `luoctl inspect --kernel`: what the running kernel hands over at a kexec, and what was handed to it, from the debugfs of
- * KHO. It only reads. Two things there are not what they seem: `out/fdt` may be shown without its end, and `in/sub_fdts`
- * shows memory that is freed once it was read, with something else in it. Both are said, and are no errors. The records
- * behind the addresses cannot be read from user space.
+ * KHO. It only reads. Not all there is what it seems: `out/fdt` is shown without its end, and not at all by a kernel that
+ * was started by a kexec itself; `in/sub_fdts` shows memory that is freed once it was read, with something else in it.
+ * This is said, and is no error. The records behind the addresses cannot be read from user space.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -20,7 +20,7 @@ const LUO_ANY_VERSION = 'luo-v'
 const MAX_BYTES = 2 ** 20
 
 export interface KernelSide {
-  /** Undefined when it is shown in part, and cannot be completed. */
+  /** Undefined when it is not shown, or in part and cannot be completed. */
   tree: { memory_map: string; subtrees: { name: string; address: string; size: string }[] } | undefined
   /** Subtrees by their files, and how many bytes each shows. */
   shown: { name: string; bytes: number }[]
@@ -68,7 +68,8 @@ function sideOf(folder: string): KernelSide {
     name,
     bytes: bytesOf(join(folder, 'sub_fdts', name)).length,
   }))
-  const whole = completeKernelTree(bytesOf(join(folder, 'fdt')))
+  const path = join(folder, 'fdt')
+  const whole = existsSync(path) ? completeKernelTree(bytesOf(path)) : undefined
   const kho = whole && decodeKho(whole)
   const tree = kho && {
     memory_map: String(kho.memoryMap),
@@ -134,7 +135,7 @@ function sideLines(title: string, { tree, shown, luo }: KernelSide): string[] {
     const rows = tree.subtrees.map(({ name, address, size }) => [clean(name), address, size])
     lines.push(...indented(table(['SUBTREE', 'ADDRESS', 'BYTES'], rows)))
   } else {
-    lines.push('  (debugfs shows only its beginning; these are the subtrees that it has files of)')
+    lines.push('  (debugfs does not show the tree; these are the subtrees that it has files of)')
     const rows = shown.map(({ name, bytes }) => [clean(name), String(bytes)])
     lines.push(...indented(table(['SUBTREE', 'BYTES'], rows)))
   }

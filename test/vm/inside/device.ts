@@ -43,7 +43,7 @@ async function main(): Promise<void> {
   check('create with too long a name', () => device.createSession('n'.repeat(64)))
   check('create with the longest name', () => device.createSession('n'.repeat(63)).close())
   check('retrieve what is not there', () => device.retrieveSession('a'))
-  const fd = createMemfd('device', { size: 4096, executable: true })
+  const fd = createMemfd('device', { size: 4096, overKexec: true })
   check('preserve', () => a.preserve('18446744073709551615', fd))
   check('preserve at the same token', () => a.preserve('18446744073709551615', fd))
   check('preserve the same file', () => a.preserve('1', fd))

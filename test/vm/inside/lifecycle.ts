@@ -29,7 +29,7 @@ const keep = (thing: KernelSession) => {
   return thing
 }
 const memory = (text: string, options: MemfdOptions = {}) => {
-  const fd = createMemfd('lifecycle', { size: 4096, executable: true, ...options })
+  const fd = createMemfd('lifecycle', { size: 4096, overKexec: true, ...options })
   writeAt(fd, Buffer.from(text), 0)
   return fd
 }
@@ -82,13 +82,13 @@ function preserveBig(fd: Fd): void {
 if (stage === 'first') {
   for (let i = 0; i < EMPTY_SESSIONS; i++) keep(device.createSession(`empty ${i}`))
   preserveSmall(stage)
-  const big = createMemfd('big', { size: PIECE * PIECES, executable: true })
+  const big = createMemfd('big', { size: PIECE * PIECES, overKexec: true })
   const piece = Buffer.alloc(PIECE)
   for (let i = 0; i < PIECES; i++) writeAt(big, piece.fill(`${i},`), i * PIECE)
   preserveBig(big)
   const seals = keep(device.createSession('seals'))
   sealed.forEach(([name, list], i) => {
-    using fd = memory(name, { executable: name !== 'noexec' })
+    using fd = memory(name, { overKexec: name !== 'noexec' })
     addSeals(fd, list)
     seals.preserve(String(i), fd)
   })
