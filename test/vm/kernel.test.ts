@@ -1,72 +1,21 @@
 /**
  * The kernel's device from TypeScript, in a virtual machine: its answers, and sessions over two real kexecs that Node
- * does itself. One machine, three boots. The same calls are made under `luoctl emulate`, and are answered the same.
+ * does itself. One machine, three boots.
  */
-import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { MACHINE_LIMIT_MS, possible, type Ran, runMachine, translateScripts } from './machine.js'
+import { MACHINE_LIMIT_MS, possible, type Ran, runMachine } from './machine.js'
+import { answers, CHECKS } from './scripts.js'
 
 const LUOD = fileURLToPath(new URL('../../dist/daemon/main.js', import.meta.url))
 const LUOCTL = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
-const CHECKS = {
-  'open a file that is no device': 'ENOENT',
-  'open twice': 'EBUSY',
-  'create the same again': 'EEXIST',
-  'create without a name': 'EINVAL',
-  'create with too long a name': 'EINVAL',
-  'create with the longest name': 'ok',
-  'retrieve what is not there': 'ENOENT',
-  preserve: 'ok',
-  'preserve at the same token': 'EEXIST',
-  'preserve the same file': 'EBUSY',
-  'preserve no file': 'EBADF',
-  'preserve at no token': 'EINVAL',
-  'retrieve from an outgoing one': 'EINVAL',
-  'finish an outgoing one': 'EINVAL',
-  adopt: 'a outgoing',
-  'adopt what is no session': 'ENOTTY',
-  'preserve through a closed one': 'EBADF',
-  'create through a closed one': 'EBADF',
-}
 type Json = Record<string, unknown>
 
 /** What a call of luoctl ended with. */
 function called(json: readonly Json[], args: string): Json {
   return json.find((line) => line.args === args) ?? { args, missing: json }
 }
-
-/** The answers by the names of the checks. */
-function answers(json: readonly Json[]): Json {
-  return Object.fromEntries(json.filter(({ check }) => check).map(({ check, answer }) => [check, answer]))
-}
-
-test(
-  'the device of an emulated machine answers as the contract says',
-  async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'luo-device-'))
-    try {
-      translateScripts(folder)
-      const args = [LUOCTL, 'emulate', '--', process.execPath, join(folder, 'device.js')]
-      const env = { ...process.env, LUO_SOCKET: join(folder, 'luod.sock') }
-      const { stdout } = await promisify(execFile)(process.execPath, args, { env, timeout: MACHINE_LIMIT_MS })
-      const json = stdout
-        .split('\n')
-        .filter((line) => line.startsWith('{'))
-        .map((line) => JSON.parse(line) as Json)
-      expect(answers(json)).toEqual(CHECKS)
-      expect(json.at(-1)).toEqual({ leaked: 0 })
-    } finally {
-      rmSync(folder, { recursive: true })
-    }
-  },
-  MACHINE_LIMIT_MS,
-)
 
 describe.runIf(possible)('on a real kernel', () => {
   let device: Json[]

@@ -23,14 +23,12 @@ import {
 import { tmpdir } from 'node:os'
 import { basename, delimiter, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import ts from 'typescript'
 import { type CpioFile, cpio } from './cpio.js'
+import { PROJECT, translateScripts } from './scripts.js'
 
 const QEMU = 'qemu-system-x86_64'
 /** Of util-linux: the emulator is to end with this process, however it ends. */
 const SETPRIV = 'setpriv'
-const PROJECT = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
-const SCRIPTS = fileURLToPath(new URL('./inside', import.meta.url))
 const INIT_C = fileURLToPath(new URL('./init.c', import.meta.url))
 const CMDLINE = 'console=ttyS0 liveupdate=on kho=on panic=-1 quiet'
 /** Three boots take half a minute on an idle machine, and ten times that beside much other work. */
@@ -112,16 +110,6 @@ function makeInitrd(path: string, folder: string, boots: readonly (readonly Comm
   else files.push({ name: 'project', mode: 0o644, data: Buffer.from(PROJECT) })
   writeFileSync(path, '')
   for (const part of cpio(files)) writeFileSync(path, part, { flag: 'a' })
-}
-
-/** The scripts as JavaScript. What they import of src is the build's: it is what is tested, and needs no compiling. */
-export function translateScripts(to: string): void {
-  const compilerOptions = { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ES2022 }
-  for (const name of readdirSync(SCRIPTS)) {
-    const { outputText } = ts.transpileModule(readFileSync(join(SCRIPTS, name), 'utf8'), { compilerOptions })
-    writeFileSync(join(to, name.replace(/\.ts$/, '.js')), outputText.replaceAll("'../../../src/", `'${PROJECT}/dist/`))
-  }
-  writeFileSync(join(to, 'package.json'), '{"type":"module"}')
 }
 
 function argumentsOf(command: Command): string[] {
