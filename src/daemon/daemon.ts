@@ -24,7 +24,7 @@ import { sessionHandlers } from './rpc-session.js'
 import { supervisorHandlers } from './rpc-supervisor.js'
 import { State } from './state.js'
 import { Usage } from './usage.js'
-import type { UserLimits } from './user-limits.js'
+import { filesUnderWay, type UserLimits } from './user-limits.js'
 
 /** Between the end of one client and the coming of the next, such as the steps of a script. */
 const IDLE_GRACE_MS = 500
@@ -81,6 +81,7 @@ export class Daemon implements MetricsSource {
       listener,
       version,
       maxConnections: limits.connections,
+      maxFilesUnderWay: filesUnderWay(nofile),
       handlers: {
         ...memberHandlers(this.#state, answers),
         ...sessionHandlers(this.#state, answers),
