@@ -30,7 +30,7 @@ export interface WorkloadRecord {
   member?: string
   /** Id of the one that its members hold. */
   session?: string
-  supervisor?: { pid: number; after: string[] }
+  supervisor?: { id: string; pid: number; after: string[] }
   /** The update before. */
   last_update?: { id: string; committed: boolean }
 }
@@ -59,6 +59,8 @@ export interface LifetimeRecord {
   member?: string
   /** Of the holder's end. */
   inode: string
+  /** Id of the request that it answered. */
+  request?: string
   /** Of the wall clock, in ms. */
   given_at: number
 }
@@ -96,31 +98,34 @@ export interface UpdateRecord {
   /** As clients know it. */
   id: string
   workload: string
-  group?: string
+  /** Of the workload. */
+  name: string
+  group: string | undefined
   phase: string
   /** How it has ended: it is kept for whoever asks again. */
-  outcome?: string
+  outcome: string | undefined
   deadline_ms: number
-  check?: 'successor' | 'prepare'
-  command?: string[]
+  check: 'successor' | 'prepare' | undefined
+  command: string[] | undefined
   by: { uid: number; pid: number }
   /** Keys of members. */
-  old?: string
-  successor?: string
-  old_pid?: number
-  new_pid?: number
+  old?: string | undefined
+  successor?: string | undefined
+  old_pid: number | undefined
+  new_pid: number | undefined
   /** Whether the ticket is still good. */
   ticket: boolean
   targets: { key: string; pid: number }[]
   asked: boolean
-  released?: 'word'
+  released: 'word' | undefined
   checked: boolean
   failure: { who?: number; reason?: string; code?: string }
-  /** Of the monotonic clock, in ms. */
+  /** Of the monotonic clock, in ms, as the next three are. */
   started_ms: number
-  deadline_at_ms?: number
-  blackout_from_ms?: number
-  blackout_ms?: number
+  deadline_at_ms: number | undefined
+  asked_at_ms: number
+  blackout_from_ms: number | undefined
+  blackout_ms: number | undefined
   timeline: Json[]
 }
 
