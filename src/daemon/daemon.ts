@@ -260,6 +260,7 @@ export class Daemon implements MetricsSource {
     clearTimeout(this.#idleTimer)
     this.#journal.close()
     this.#server.close()
+    this.#turnstile.close()
     for (const { member } of this.#state.workloads(0)) if (member) this.#state.dropMember(member)
     this.#state.sessions.close()
     this.#machines.close()
