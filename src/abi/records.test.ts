@@ -11,6 +11,7 @@ import {
   RECORDS_VERSION,
   type RecordStorage,
   Records,
+  salvageRecords,
 } from './records.js'
 
 const HEADER_BYTES = 64
@@ -95,8 +96,8 @@ function fileOf(...entries: { operation?: number; type?: number; json: string; l
   const header = Buffer.alloc(HEADER_BYTES)
   header.write('LUODREC\0', 'latin1')
   header.writeUInt32LE(RECORDS_VERSION, 8)
-  header.writeUInt32LE(HEADER_BYTES / 8, 16)
-  header.writeUInt32LE(log.length / 8, 20)
+  header.writeUIntLE(1 + (log.length / 8) * 2 ** 22, 16, 6)
+  header.writeUInt16LE(crc32(header.subarray(16, 22)) & 0xffff, 22)
   return Buffer.concat([header, log])
 }
 
@@ -110,13 +111,13 @@ beforeEach(() => {
 describe('the bytes of records', () => {
   test('are a header of 64 bytes', () => {
     expect(Buffer.from(storage.bytes.subarray(0, HEADER_BYTES)).toString('hex')).toBe(
-      `4c554f4452454300${'02000000'}${'00000000'}${'08000000'}${'00000000'}${'00'.repeat(40)}`,
+      `4c554f4452454300${'03000000'}${'00000000'}${'0100000000000672'}${'00'.repeat(40)}`,
     )
   })
 
   test('are an entry with its checksum, its key and its JSON, and the header says how long the log is', () => {
     records.transaction([put('7', { name: 'web', uid: 0 }, 'session')])
-    expect(Buffer.from(storage.bytes.subarray(16, 24)).toString('hex')).toBe('0800000006000000')
+    expect(Buffer.from(storage.bytes.subarray(16, 24)).toString('hex')).toBe('0100800100000aae')
     expect(Buffer.from(storage.bytes.subarray(64, 112)).toString('hex')).toBe(
       ['16000000', '63558ba8', '01', '02', '0000', '00000000', '0700000000000000']
         .concat(Buffer.from('{"name":"web","uid":0}').toString('hex'), '0000')
@@ -154,13 +155,15 @@ describe('records', () => {
   test('are read by decodeRecords too, from the bytes alone', () => {
     records.transaction([put('1', { a: 1 })])
     const { version, entries } = decodeRecords(storage.bytes)
-    expect(version).toBe(2)
+    expect(version).toBe(3)
     expect([...(entries.get('file') ?? [])]).toEqual([['1', { a: 1 }]])
   })
 
   test('change in the order of the changes in one transaction', () => {
     records.transaction([put('1', { a: 1 }), remove('1'), put('2', { b: 1 }), put('2', { b: 2 })])
-    expect(contentOf(records)).toBe(JSON.stringify([[], [], [], [['2', { b: 2 }]], [], []]))
+    expect(contentOf(records)).toBe(
+      JSON.stringify(RECORD_TYPES.map((type) => (type === 'file' ? [['2', { b: 2 }]] : []))),
+    )
     expect(reopened(storage)).toBe(contentOf(records))
   })
 
@@ -173,7 +176,7 @@ describe('records', () => {
   test('are empty when they are created over others', () => {
     records.transaction([put('1', { a: 1 })])
     const empty = contentOf(Records.create(storage))
-    expect(empty).toBe('[[],[],[],[],[],[]]')
+    expect(empty).toBe(JSON.stringify(RECORD_TYPES.map(() => [])))
     expect(reopened(storage)).toBe(empty)
   })
 
@@ -330,8 +333,7 @@ describe('damage', () => {
   test.each([
     ['the magic', 0, 8, 'LUO_RECORDS'],
     ['the version', 8, 12, 'LUO_RECORDS_VERSION'],
-    ['the start of the log', 16, 20, 'LUO_RECORDS'],
-    ['the length of the log', 20, 24, 'LUO_RECORDS'],
+    ['the range of the log, and its checksum', 16, 24, 'LUO_RECORDS'],
     ['the length of an entry', 64, 68, 'LUO_RECORDS'],
     ['the checksum of an entry', 68, 72, 'LUO_RECORDS'],
     ['the operation of an entry', 72, 73, 'LUO_RECORDS'],
@@ -391,20 +393,83 @@ describe('damage', () => {
   })
 
   test('is told apart from a newer version, whose number is in the message', () => {
-    image[8] = 3
-    expect(() => Records.open(new Memory(image))).toThrow('version 3')
+    image[8] = 4
+    expect(() => Records.open(new Memory(image))).toThrow('version 4')
+    expect(() => Records.salvage(new Memory(image))).toThrow('version 4')
+  })
+})
+
+describe('what was added', () => {
+  test('counts with the commit, and not before, in one step', () => {
+    records.add([put('1', { a: 1 })])
+    records.add([put('2', { b: 2 }), remove('1')])
+    expect(reopened(storage)).toBe(contentOf(records))
+    expect(records.get('file', '2')).toBeUndefined()
+    records.commit()
+    expect([...records.entries('file')]).toEqual([['2', { b: 2 }]])
+    expect(reopened(storage)).toBe(contentOf(records))
+    const image = storage.bytes.slice()
+    records.commit()
+    expect(Buffer.compare(image, storage.bytes)).toBe(0)
+  })
+
+  test('stays when the commit fails, and is nothing of itself when it is refused', () => {
+    const failing = new Failing(storage.bytes)
+    const crashed = Records.open(failing)
+    crashed.add([put('1', { a: 1 })])
+    expect(codeOf(() => crashed.add([put('2', { b: 1 }), put('-1', {})]))).toBe('EINVAL')
+    failing.failAt = failing.calls
+    expect(codeOf(() => crashed.commit())).toBe('ENOSPC')
+    expect(reopened(failing)).toBe(contentOf(records))
+    failing.failAt = Number.POSITIVE_INFINITY
+    crashed.commit()
+    expect([...crashed.entries('file')]).toEqual([['1', { a: 1 }]])
+    expect(reopened(failing)).toBe(contentOf(crashed))
+  })
+})
+
+describe('what is salvaged', () => {
+  beforeEach(() => records.transaction([put('7', { a: 7 }), put('8', { a: 8 }), put('9', { a: 9 })]))
+
+  test('is everything when nothing is damaged', () => {
+    const { records: found, damage } = Records.salvage(new Memory(storage.bytes))
+    expect([contentOf(found), damage]).toEqual([contentOf(records), []])
+  })
+
+  test('is what is sound, and the records are whole again', () => {
+    const damaged = new Memory(storage.bytes)
+    damaged.bytes[64 + 32 + 24] = 0xff
+    const { records: found, damage } = Records.salvage(damaged)
+    expect([...found.entries('file').keys()]).toEqual(['7', '9'])
+    expect(damage).toHaveLength(1)
+    expect(reopened(damaged)).toBe(contentOf(found))
+    expect(salvageRecords(storage.bytes).damage).toEqual([])
+  })
+
+  test('is what comes before an entry whose length is wrong, and nothing without a range', () => {
+    const cut = new Memory(storage.bytes)
+    cut.bytes[64 + 32 + 2] = 0xff
+    expect([...Records.salvage(cut).records.entries('file').keys()]).toEqual(['7'])
+    const lost = new Memory(storage.bytes)
+    lost.bytes[17] = 0xff
+    const { records: found, damage } = Records.salvage(lost)
+    expect([[...found.entries('file')], damage]).toEqual([[], ['the checksum of the range is wrong']])
+    found.transaction([put('1', { a: 1 })])
+    expect(reopened(lost)).toBe(contentOf(found))
+    const nothing = Records.salvage(new Memory())
+    expect(nothing.damage).toEqual(['they do not begin as records do'])
   })
 })
 
 test('a log is tidied before it has to be compacted, and not when little is outdated', () => {
-  const start = () => Buffer.from(storage.bytes).readUInt32LE(16)
+  const start = () => (Buffer.from(storage.bytes).readUInt32LE(16) % 2 ** 22) * 64
   for (let count = 0; count < 100; count++) records.transaction([put('1', { text: 'x'.repeat(1_000) })])
   records.tidy()
-  expect(start()).toBe(HEADER_BYTES / 8)
+  expect(start()).toBe(HEADER_BYTES)
   for (let count = 0; count < 100; count++) records.transaction([put('1', { text: 'x'.repeat(1_000), count })])
-  expect(start()).toBe(HEADER_BYTES / 8)
+  expect(start()).toBe(HEADER_BYTES)
   records.tidy()
-  expect(start()).toBeGreaterThan(HEADER_BYTES / 8)
+  expect(start()).toBeGreaterThan(HEADER_BYTES)
   expect(reopened(storage)).toBe(contentOf(records))
   records.transaction([put('2', {})])
   expect(reopened(storage)).toBe(contentOf(records))

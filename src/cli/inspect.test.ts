@@ -133,8 +133,8 @@ describe('inspect', () => {
     }
     Records.create(storage).transaction([{ type: 'workload', key: '1', value: { name: 'web' } }])
     const path = fileOf(bytes)
-    expect((await inspect(path))[0]).toBe(`${path}: records version 2, 65536 bytes`)
-    expect(await inspectJson(path)).toMatchObject({ format: 'luod-records', version: 2 })
+    expect((await inspect(path))[0]).toBe(`${path}: records version 3, 65536 bytes`)
+    expect(await inspectJson(path)).toMatchObject({ format: 'luod-records', version: 3 })
   })
 
   test('refuses what is damaged, of another version or something else, and prints nothing', async () => {

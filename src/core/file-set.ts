@@ -21,6 +21,12 @@ export interface FileToPreserve<F, A> {
   about: A
 }
 
+export interface FileToAdopt<F, A> extends FileToPreserve<F, A> {
+  /** Its handler, and what that one knows it by. */
+  compatible: string
+  data: bigint
+}
+
 export class FileSets<F, A> {
   readonly #registry: HandlerRegistry<F>
   readonly #access: FileAccess<F>
@@ -42,13 +48,37 @@ export class FileSets<F, A> {
 
   // --- outgoing -------------------------------------------------------------------------------------------------------
 
-  preserve(session: OutgoingSession<F, A>, { token, file, about }: FileToPreserve<F, A>): PreservedFile<F, A> {
+  preserve(session: OutgoingSession<F, A>, file: FileToPreserve<F, A>): PreservedFile<F, A> {
+    return this.#add(session, file, (action) => {
+      const handler = this.#registry.find(file.file)
+      if (handler) return handler
+      throw new LuoError('ENOENT', `${action}: ${this.#registry.reasonFor(file.file)}`)
+    })
+  }
+
+  /** One that an orchestrator before this one has preserved, with this handler, as `data`. */
+  adopt(session: OutgoingSession<F, A>, file: FileToAdopt<F, A>): PreservedFile<F, A> {
+    const { compatible, data } = file
+    const find = (action: string) => {
+      const handler = this.#registry.get(compatible)
+      if (handler) return handler
+      throw new LuoError('ENOENT', `${action}: there is no handler ${compatible}`)
+    }
+    return this.#add(session, file, find, (handler) => handler.adopt?.(file.file, data) ?? handler.preserve(file.file))
+  }
+
+  #add(
+    session: OutgoingSession<F, A>,
+    { token, file, about }: FileToPreserve<F, A>,
+    find: (action: string) => FileHandler<F>,
+    keep = (handler: FileHandler<F>) => handler.preserve(file),
+  ): PreservedFile<F, A> {
     const action = `preserve token ${token} in session ${session.name}`
     if (session.files.has(checkToken(token))) throw new LuoError('EEXIST', `${action}: the token is used`)
     if (session.files.size >= MAX_FILES_PER_SESSION) {
       throw new LuoError('ENOSPC', `${action}: it has ${session.files.size} files, and no more can be recorded`)
     }
-    const { handler, holder } = attempt(action, () => this.#take(session, token, file))
+    const { handler, holder } = attempt(action, () => this.#take(session, token, file, find))
     const flbs = this.#registry.flbsOf(handler)
     let taken = 0
     try {
@@ -56,7 +86,7 @@ export class FileSets<F, A> {
         this.#registry.flbs.take(flb)
         taken += 1
       }
-      const { data, private: own } = handler.preserve(file)
+      const { data, private: own } = keep(handler)
       const preserved = { token, handler, file, about, kept: { data, private: own }, flbs, holder }
       session.files.set(token, preserved)
       this.#count += 1
@@ -69,9 +99,13 @@ export class FileSets<F, A> {
   }
 
   /** ENOENT when no handler takes the file, EBUSY when somebody has it. */
-  #take({ name }: OutgoingSession<F, A>, token: string, file: F): { handler: FileHandler<F>; holder: Holder<F> } {
-    const handler = this.#registry.find(file)
-    if (!handler) throw new LuoError('ENOENT', `preserve token ${token}: ${this.#registry.reasonFor(file)}`)
+  #take(
+    { name }: OutgoingSession<F, A>,
+    token: string,
+    file: F,
+    find: (action: string) => FileHandler<F>,
+  ): { handler: FileHandler<F>; holder: Holder<F> } {
+    const handler = find(`preserve token ${token}`)
     const holder = holderOf(name, token, handler, file)
     const [other] = this.#held.get(holder)
     if (other) {

@@ -11,6 +11,7 @@
  * it reads the count that came in only with `retrieve`. Here it is known from the start.
  */
 import { type LuoFlb, MAX_FLBS } from '../abi/luo.js'
+import type { Json } from '../abi/records.js'
 import { asLuoError, LuoError } from '../errors.js'
 import { attempt } from './attempt.js'
 
@@ -31,6 +32,10 @@ export interface Flb<O = unknown> {
   retrieve(data: bigint): O
   /** At the last put in the next generation. */
   finish(kept: KeptFlb<O>): void
+  /** What an orchestrator after this one, on the same kernel, has to know to go on with the object. */
+  save?(object: O): Json
+  /** The object as `save` had it, instead of `preserve`. Both or none: without them `preserve` is called again. */
+  load?(saved: Json): KeptFlb<O>
 }
 
 interface Outgoing extends KeptFlb {
@@ -45,6 +50,12 @@ interface Incoming {
 }
 
 const OPERATIONS = ['preserve', 'unpreserve', 'retrieve', 'finish'] as const
+
+/** What is saved of one, for the orchestrator after this one. */
+export interface SavedFlb {
+  compatible: string
+  saved: Json
+}
 
 export class Flbs {
   /** In order of registration. */
@@ -104,6 +115,32 @@ export class Flbs {
       if (known) records.push({ compatible, data: known.data, count: known.count })
     }
     return records
+  }
+
+  /** Of those that can be saved. */
+  save(): SavedFlb[] {
+    const all: SavedFlb[] = []
+    for (const [flb, { object }] of this.#outgoing) {
+      if (flb.save) all.push({ compatible: flb.compatible, saved: flb.save(object) })
+    }
+    return all
+  }
+
+  /** Goes on with what an orchestrator before this one had. ENOENT when it is not known, or cannot. */
+  load({ compatible, saved }: SavedFlb): void {
+    const flb = this.#known.get(compatible)
+    if (!flb?.load) throw new LuoError('ENOENT', `load FLB ${compatible}: there is none that can be`)
+    const { load } = flb
+    this.#outgoing.set(flb, { ...attempt(`load FLB ${compatible}`, () => load.call(flb, saved)), count: 0n })
+  }
+
+  /** Gives back what was loaded and no file has taken. */
+  settle(): void {
+    for (const [flb, known] of [...this.#outgoing]) {
+      if (known.count > 0n) continue
+      known.count = 1n
+      this.putOutgoing(flb)
+    }
   }
 
   // --- incoming -------------------------------------------------------------------------------------------------------

@@ -37,6 +37,11 @@ export interface FileHandler<F> {
   canPreserve(file: F): boolean
   /** Heavy work while the workload still runs. */
   preserve(file: F): Kept
+  /**
+   * An orchestrator before this one on the same kernel has preserved the file, as `data`, and this one goes on with it:
+   * what `preserve` answers, without what it does to the file. Without this, `preserve` is called again.
+   */
+  adopt?(file: F, data: bigint): Kept
   /** Undo of preserve. */
   unpreserve(kept: Kept, file: F): void
   /** Last chance before the transition; answers `data` anew if that has changed. */
@@ -57,7 +62,7 @@ export interface FileHandler<F> {
 }
 
 const REQUIRED = ['canPreserve', 'preserve', 'unpreserve', 'retrieve', 'finish'] as const
-const OPTIONAL = ['freeze', 'unfreeze', 'canFinish', 'getId'] as const
+const OPTIONAL = ['adopt', 'freeze', 'unfreeze', 'canFinish', 'getId'] as const
 
 /** The handlers and FLBs of one generation. */
 export class HandlerRegistry<F> {

@@ -19,7 +19,7 @@
 
 import { type LuoState, MAX_SESSIONS } from '../abi/luo.js'
 import { LuoError } from '../errors.js'
-import { FileSets, type FileToPreserve } from './file-set.js'
+import { FileSets, type FileToAdopt, type FileToPreserve } from './file-set.js'
 import type { HandlerRegistry } from './handler.js'
 import type { FileAccess } from './identity.js'
 import { checkName, checkToken } from './names.js'
@@ -126,6 +126,49 @@ export class Orchestrator<F, A> {
     if (used || session.finished)
       throw new LuoError('LUO_WRONG_STATE', `give back session ${session.name}: it was used`)
     session.retrieved = false
+  }
+
+  // --- going on with what an orchestrator before this one had, on the same kernel ----------------------------------------
+
+  /** Ids from this one on are free. */
+  startIdsAt(id: bigint): void {
+    if (id > this.#nextId) this.#nextId = id
+  }
+
+  /** The id that the next session gets. */
+  get nextId(): bigint {
+    return this.#nextId
+  }
+
+  /** A session as it was. EINVAL for a bad name, EEXIST when its name is taken in this scope, or its id. */
+  adoptSession(known: { id: string; scope: string; name: string; custody: Custody }): OutgoingSession<F, A> {
+    const { id, scope, name } = known
+    this.#mustBeOpen(`adopt session ${name}`)
+    const key = keyOf(scope, checkName(name))
+    if (this.#outgoing.has(key) || this.#sessions.has(id)) {
+      throw new LuoError('EEXIST', `adopt session ${name}: there is one of this name, or with the id ${id}`)
+    }
+    const session: OutgoingSession<F, A> = { ...known, direction: 'outgoing', files: new Map() }
+    this.startIdsAt(BigInt(id) + 1n)
+    this.#sessions.set(id, session)
+    this.#outgoing.set(key, session)
+    return session
+  }
+
+  /** A file of it, in any custody: as `preserve`, without what that does to the file. It is the caller's when this fails. */
+  adoptFile(session: OutgoingSession<F, A>, file: FileToAdopt<F, A>): PreservedFile<F, A> {
+    this.#mustBeThere(session, 'adopt a file')
+    return this.#fileSets.adopt(session, file)
+  }
+
+  /** Somebody else on this kernel goes on with everything: references are closed, and no handler is called. */
+  letGo(): void {
+    this.#fileSets.forgetIdentities()
+    for (const session of this.#outgoing.values()) this.#fileSets.abandon(session)
+    this.#sessions.clear()
+    this.#outgoing.clear()
+    this.#incoming.clear()
+    this.#phase = 'ended'
   }
 
   // --- an outgoing session's calls ------------------------------------------------------------------------------------

@@ -2,38 +2,110 @@
  * Makes requests safe to repeat: the same id again, from the same user and with the same content, gets the same answer
  * and does nothing twice, also while the first is still under way. A request that failed has done nothing, so it is
  * not remembered. The same id with another content is LUO_REPEATED.
+ *
+ * What a request has changed is committed with its answer, in one transaction: a luod after this one has done the
+ * request and knows the answer, or neither.
  */
 import { createHash } from 'node:crypto'
+import type { AnswerRecord } from '../abi/record-shapes.js'
+import type { Change, Json } from '../abi/records.js'
 import { LuoError } from '../errors.js'
+import type { Journal } from './journal.js'
 import { checkText, LIMITS } from './limits.js'
 
 interface Known {
   /** Not the request itself: one with 253 files has 12 KB. */
   request: string
   answer: Promise<unknown>
+  /** Key of its record. */
+  key: string | undefined
+  onForgotten: (() => void) | undefined
+}
+
+export interface AnswerOptions<T> {
+  /**
+   * What is recorded of it; the answer itself, unless it is said. Undefined: nothing, since a luod after this one answers
+   * the request anew.
+   */
+  record?: (answer: T) => Pick<AnswerRecord, 'output' | 'updates' | 'group'> | undefined
+  /** It will not be asked for any more. */
+  onForgotten?: (answer: T) => void
 }
 
 export class Answers {
+  readonly #journal: Pick<Journal, 'commit' | 'add'>
   /** By user, then by id, oldest first. */
   readonly #users = new Map<number, Map<string, Known>>()
+  #nextKey = 1n
 
-  once<T>(uid: number, method: string, input: { id: string }, run: () => T | Promise<T>): Promise<T> {
+  constructor(journal: Pick<Journal, 'commit' | 'add'> = { commit: () => {}, add: () => {} }) {
+    this.#journal = journal
+  }
+
+  once<T>(
+    uid: number,
+    method: string,
+    input: { id: string },
+    run: () => T | Promise<T>,
+    options: AnswerOptions<T> = {},
+  ): Promise<T> {
     const id = checkText('id', input.id, LIMITS.id_bytes)
     const request = digest(`${method} ${JSON.stringify(input)}`)
     const answers = this.#of(uid)
-    const known = answers.get(id)
-    if (known) {
-      if (known.request === request) return known.answer as Promise<T>
+    const before = answers.get(id)
+    if (before) {
+      if (before.request === request) return before.answer as Promise<T>
       throw new LuoError('LUO_REPEATED', `${method}: the id ${id} was used for another request`)
     }
-    const answer = (async () => run())()
-    answers.set(id, { request, answer })
+    const known: Known = { request, answer: Promise.resolve(), key: undefined, onForgotten: undefined }
+    answers.set(id, known)
+    const answer = this.#answer(known, { uid, id, method }, run, options)
+    known.answer = answer
     answer.catch(() => answers.delete(id))
-    for (const oldest of answers.keys()) {
-      if (answers.size <= LIMITS.answers) break
-      answers.delete(oldest)
-    }
+    this.#forgetOldest(answers)
     return answer
+  }
+
+  /** What was answered before, by a luod before this one. In the order of the keys. */
+  restore(key: string, { uid, id, digest: request }: AnswerRecord, answer: unknown, onForgotten?: () => void): void {
+    this.startKeysAt(BigInt(key) + 1n)
+    this.#of(uid).set(id, { request, answer: Promise.resolve(answer), key, onForgotten })
+  }
+
+  /** Keys from this one on are free. */
+  startKeysAt(key: bigint): void {
+    if (key > this.#nextKey) this.#nextKey = key
+  }
+
+  async #answer<T>(
+    known: Known,
+    about: { uid: number; id: string; method: string },
+    run: () => T | Promise<T>,
+    { record = (output) => ({ output }), onForgotten }: AnswerOptions<T>,
+  ): Promise<T> {
+    const running = run()
+    // What is answered at once is committed at once, before anything else happens.
+    const answer = running instanceof Promise ? await running : running
+    if (onForgotten) known.onForgotten = () => onForgotten(answer)
+    const value = record(answer)
+    const change: Change[] = []
+    if (value && this.#users.get(about.uid)?.get(about.id) === known) {
+      known.key = String(this.#nextKey++)
+      const { uid, id, method } = about
+      const answered: AnswerRecord = { uid, id, method, digest: known.request, ...value }
+      change.push({ type: 'answer', key: known.key, value: answered as unknown as Json })
+    }
+    this.#journal.commit(change)
+    return answer
+  }
+
+  #forgetOldest(answers: Map<string, Known>): void {
+    for (const [id, { key, onForgotten }] of answers) {
+      if (answers.size <= LIMITS.answers) break
+      answers.delete(id)
+      if (key !== undefined) this.#journal.add([{ type: 'answer', key, value: undefined }])
+      onForgotten?.()
+    }
   }
 
   #of(uid: number): Map<string, Known> {

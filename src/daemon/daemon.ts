@@ -1,30 +1,39 @@
 /**
- * luod, put together: the orchestrator, its records in a memory file, and the server. It ends when it is closed, or by
- * itself when it was asked to and nothing is left to do.
+ * luod, put together: the orchestrator, its records in a memory file, and the server. It begins with nothing, or goes on
+ * with what a luod before it held (`restore.ts`). It ends when it is closed, by itself when it was asked to and nothing
+ * is left to do, or when it lets go of everything because another one goes on.
  */
-import { type RecordStorage, Records } from '../abi/records.js'
+import type { MetaRecord } from '../abi/record-shapes.js'
+import { type Json, type RecordStorage, Records } from '../abi/records.js'
+import type { Finding } from '../abi/records-check.js'
 import type { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
-import type { ErrnoName, LuoCode } from '../errors.js'
+import { type ErrnoName, type LuoCode, LuoError } from '../errors.js'
 import { type HeldFile, heldFiles } from '../handlers/held-file.js'
 import type { HistoryEvent } from '../protocol/types.js'
-import type { Fd } from '../sys/fd.js'
+import { closeAll, type Fd } from '../sys/fd.js'
 import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
+import { listenAgain } from '../sys/unix.js'
 import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
 import { stateOf } from './describe.js'
+import { FlbRecords } from './flb-records.js'
 import type { LuodOrchestrator } from './holding.js'
+import { Journal } from './journal.js'
 import type { Logger } from './log.js'
 import { Machines } from './machines.js'
 import type { MetricsSource } from './metrics.js'
+import { type RestoreMode, restore } from './restore.js'
 import { machineHandlers } from './rpc-machine.js'
 import { memberHandlers } from './rpc-member.js'
 import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
 import { sessionHandlers } from './rpc-session.js'
 import { supervisorHandlers } from './rpc-supervisor.js'
 import { State } from './state.js'
+import { Turnstile } from './turnstile.js'
 import { Usage } from './usage.js'
 import { filesUnderWay, type UserLimits } from './user-limits.js'
+import { Vault } from './vault.js'
 
 /** Between the end of one client and the coming of the next, such as the steps of a script. */
 const IDLE_GRACE_MS = 500
@@ -35,8 +44,7 @@ const REFUSALS: ReadonlySet<string> = new Set<LuoCode | ErrnoName>([
   ...(['LUO_WORKLOAD_ACTIVE', 'LUO_WRONG_STATE', 'EPERM'] as const),
 ])
 
-export interface DaemonOptions {
-  listener: Fd
+interface CommonOptions {
   version: string
   /** The limit on open files, for `Status`. */
   nofile: number
@@ -48,29 +56,117 @@ export interface DaemonOptions {
   onIdle?: () => void
 }
 
+export interface DaemonOptions extends CommonOptions {
+  listener: Fd
+}
+
+/** What a luod before this one has left. */
+export interface RestoreOptions extends CommonOptions {
+  /**
+   * Everything that was in its vault, its records and its listener included. Owned by the daemon, also when this fails.
+   */
+  descriptors: ReadonlyMap<string, Fd>
+  mode: RestoreMode
+}
+
+interface Parts {
+  listener: Fd
+  recordsFile: Fd
+  records: Records
+  /** Builds the state anew, before the first request. */
+  restore?: (target: Parameters<typeof restore>[0]) => Finding[]
+}
+
 export class Daemon implements MetricsSource {
+  /** Every descriptor that another luod needs to go on. */
+  readonly vault: Vault
+  /** What could not be restored, and why. */
+  readonly findings: readonly Finding[]
   readonly #state: State
   readonly #server: Server
   readonly #records: Fd
+  readonly #journal: Journal
+  readonly #turnstile = new Turnstile()
   readonly #machines = new Machines(() => this.#watchIdle())
   readonly #onIdle: (() => void) | undefined
   readonly #onAnswered: ((method: string, code: string) => void)[] = []
   #idleTimer: NodeJS.Timeout | undefined
 
-  constructor({ listener, version, nofile, limits, registry, log, onIdle }: DaemonOptions) {
-    this.#records = createMemfd('luod-records')
+  /** With nothing. Owns the listener. */
+  static begin(options: DaemonOptions): Daemon {
+    const recordsFile = createMemfd('luod-records')
+    try {
+      const records = Records.create(storageOf(recordsFile))
+      return new Daemon(options, { listener: options.listener, recordsFile, records })
+    } catch (error) {
+      recordsFile.close()
+      throw error
+    }
+  }
+
+  /** With what a luod before this one had. LUO_RECORDS, LUO_RECORDS_VERSION; `findings` says what was left out. */
+  static restore({ descriptors: given, mode, ...options }: RestoreOptions): Daemon {
+    const descriptors = new Map(given)
+    try {
+      const recordsFile = descriptors.get('records')
+      const listener = descriptors.get('listener')
+      if (!recordsFile || !listener) {
+        throw new LuoError('LUO_RECORDS', 'restore: there is no descriptor of the records, or of the listener')
+      }
+      const storage = storageOf(recordsFile)
+      const { records, damage } =
+        mode === 'strict' ? { records: Records.open(storage), damage: [] } : Records.salvage(storage)
+      const source = { records, descriptors, mode, damage }
+      // New connections are ours by what the kernel says of the listener.
+      return new Daemon(options, {
+        listener,
+        recordsFile,
+        records,
+        restore: (target) => {
+          const findings = restore(target, source)
+          descriptors.delete('records')
+          descriptors.delete('listener')
+          listenAgain(listener)
+          return findings
+        },
+      })
+    } finally {
+      closeAll(descriptors.values())
+    }
+  }
+
+  private constructor(
+    { version, nofile, limits, registry, log, onIdle }: CommonOptions,
+    { listener, recordsFile, records, restore: restoreState }: Parts,
+  ) {
+    this.#records = recordsFile
     this.#onIdle = onIdle
-    const records = Records.create(storageOf(this.#records))
-    records.transaction([{ type: 'meta', key: '0', value: { version, pid: process.pid, started_at: Date.now() } }])
+    const onDefect = (error: unknown) => log('error', `record what has changed: ${String(error)}`)
+    this.vault = new Vault((error) => log('error', `a copy of luod's descriptors is lost: ${String(error)}`))
+    this.#journal = new Journal(records, this.vault, onDefect)
+    const before = records.get('meta', '0') as MetaRecord | undefined
+    const meta = { version, pid: process.pid, started_at: Date.now(), next_session: before?.next_session ?? 0 }
     const orchestrator: LuodOrchestrator = new Orchestrator({
       registry,
       files: heldFiles,
       onDefect: (error, action) => log('error', `${action}: ${String(error)}`),
     })
     const usage = new Usage(limits)
-    this.#state = new State(orchestrator, records, { log, usage })
+    const surroundings = { log, usage, journal: this.#journal, turnstile: this.#turnstile, meta }
+    this.#state = new State(orchestrator, records, surroundings)
+    const answers = new Answers(this.#journal)
+    try {
+      this.findings = restoreState?.({ state: this.#state, answers, orchestrator, registry }) ?? []
+      this.#journal.watch(new FlbRecords(registry.flbs, records))
+      this.#journal.add([{ type: 'meta', key: '0', value: meta as unknown as Json }])
+      this.#journal.keep('listener', listener)
+      this.#journal.keep('records', recordsFile)
+      this.#journal.commit()
+    } catch (error) {
+      this.#state.letGo()
+      throw error
+    }
     this.#state.onEnded = () => this.#watchIdle()
-    const answers = new Answers()
     const facts = {
       version,
       nofile,
@@ -90,7 +186,8 @@ export class Daemon implements MetricsSource {
         ...operatorHandlers(this.#state, answers, facts),
       },
       // What was closed before a request counts before it.
-      onRequest: () => this.#state.sessions.lifetimes.drain(),
+      onRequest: () => this.#state.sessions.holds.lifetimes.drain(),
+      turn: (run) => this.#turnstile.run(run),
       onAnswered: ({ method, peer, input, error }) => {
         for (const told of this.#onAnswered) told(method, error?.code ?? 'ok')
         if (error && REFUSALS.has(error.code)) this.#state.refused(peer, { error, method, input })
@@ -109,7 +206,8 @@ export class Daemon implements MetricsSource {
         this.#watchIdle()
       },
     })
-    this.#state.events.emit(process.getuid?.() ?? 0, 'started', { pid: process.pid, detail: `luod ${version}` })
+    const detail = restoreState ? `luod ${version}, with what was there before` : `luod ${version}`
+    this.#state.events.emit(process.getuid?.() ?? 0, 'started', { pid: process.pid, detail })
     this.#watchIdle()
   }
 
@@ -126,13 +224,47 @@ export class Daemon implements MetricsSource {
     this.#onAnswered.push(told)
   }
 
+  /** Whether a Unix socket is one that a luod before this one made, and that it goes on with. */
+  made(file: Fd): boolean {
+    return this.#state.made(file)
+  }
+
+  /** Takes no request, and lets nothing happen, until `resume`: what is in the records and the vault stays as it is. */
+  pause(): void {
+    this.#server.pause()
+    this.#turnstile.pause()
+    this.#state.history.flush()
+    this.#journal.commit()
+  }
+
+  resume(): void {
+    this.#turnstile.resume()
+    this.#server.resume()
+  }
+
+  /**
+   * Closes everything, and lets go of nothing: another luod has it all, or will have. Nobody is told, nobody is killed,
+   * and the records stay as they are.
+   */
+  letGo(): void {
+    clearTimeout(this.#idleTimer)
+    this.#journal.close()
+    this.#turnstile.close()
+    this.#server.close()
+    this.#state.letGo()
+    this.#machines.close()
+    this.#records.close()
+  }
+
   close(): void {
     clearTimeout(this.#idleTimer)
+    this.#journal.close()
     this.#server.close()
+    this.#turnstile.close()
     for (const { member } of this.#state.workloads(0)) if (member) this.#state.dropMember(member)
     this.#state.sessions.close()
     this.#machines.close()
-    this.#state.history.close()
+    this.#state.close()
     this.#records.close()
   }
 

@@ -8,14 +8,28 @@ import { randomUUID } from 'node:crypto'
 import { GroupPlan, type Standing, standingOf } from './group.js'
 import { LIMITS } from './limits.js'
 import type { State, Workload } from './state.js'
-import { type Gate, Update, type UpdateRequest, type UpdateResult } from './update.js'
+import { type Gate, Update } from './update.js'
+import type { Followed, UpdateRequest, UpdateResult } from './update-types.js'
 
 export interface GroupResult extends UpdateResult {
   workload: string
   update: string
 }
 
-export class GroupUpdate implements Gate {
+/** A group's update as whoever asked for it sees it, also when it is over. */
+export interface FollowedGroup {
+  readonly group: string
+  readonly updates: readonly Followed[]
+  readonly finished: Promise<readonly GroupResult[]>
+}
+
+export async function resultsOf(updates: readonly Followed[]): Promise<readonly GroupResult[]> {
+  return Promise.all(
+    updates.map(async (update) => ({ ...(await update.finished), workload: update.workload, update: update.id })),
+  )
+}
+
+export class GroupUpdate implements Gate, FollowedGroup {
   readonly group = randomUUID()
   readonly finished: Promise<readonly GroupResult[]>
   readonly #updates = new Map<Workload, Update>()
@@ -38,16 +52,13 @@ export class GroupUpdate implements Gate {
       for (const workload of workloads) this.#updates.set(workload, Update.start(state, workload, request, this))
     } catch (error) {
       const reason = 'the group could not be started'
-      for (const update of this.updates) update.event('abortAsked', { code: 'LUO_GROUP', reason })
+      for (const update of this.updates) {
+        update.event('abortAsked', { code: 'LUO_GROUP', reason })
+        update.forget()
+      }
       throw error
     }
-    this.finished = Promise.all(
-      this.updates.map(async (update) => ({
-        ...(await update.finished),
-        workload: update.workload,
-        update: update.id,
-      })),
-    )
+    this.finished = resultsOf(this.updates)
   }
 
   get updates(): Update[] {

@@ -64,10 +64,8 @@ export class History {
   add(event: HistoryEvent): void {
     const user = this.#userOf(event.uid)
     const name = event.workload ?? ''
-    const log: Log = user.logs.get(name) ?? { rows: [], next: 1, refusals: new Map() }
-    user.logs.delete(name)
-    user.logs.set(name, log)
-    const sort = event.event === 'refused' ? [event.code, event.method, event.by_uid].join(' ') : undefined
+    const log = this.#logOf(user, name)
+    const sort = sortOf(event)
     const before = sort === undefined ? undefined : log.refusals.get(sort)
     if (before && Date.parse(event.at) - Date.parse(before.event.at) < HISTORY_REPEAT_MS) {
       before.event = { ...event, at: before.event.at, last_at: event.at, times: (before.event.times ?? 1) + 1 }
@@ -111,19 +109,40 @@ export class History {
     return { events: rows.slice(-limit).map(({ event }) => event), dropped }
   }
 
+  /** What is not recorded yet, if this is a moment for that: it counts as recorded from here on. */
+  takeChanges(): Change[] {
+    return this.#options.busy() ? [] : this.#take()
+  }
+
+  /** What a luod before this one has recorded, in any order. Answers why something cannot be, by key. */
+  restore(records: ReadonlyMap<string, Json>): Map<string, string> {
+    const wrong = new Map<string, string>()
+    for (const key of [...records.keys()].sort((a, b) => Number(a) - Number(b))) {
+      const { number, ...event } = records.get(key) as Json & HistoryEvent
+      if (typeof number !== 'number' || typeof event.event !== 'string' || typeof event.uid !== 'number') {
+        wrong.set(key, 'it is no event')
+        continue
+      }
+      const user = this.#userOf(event.uid)
+      const log = this.#logOf(user, event.workload ?? '')
+      const row: Row = { key: Number(key), number, sort: sortOf(event), event, recorded: true }
+      log.rows.push(row)
+      log.next = number + 1
+      user.rows += 1
+      if (row.sort !== undefined) log.refusals.set(row.sort, row)
+      this.#nextKey = row.key + 1
+    }
+    return wrong
+  }
+
   /** Records what is not recorded yet. */
   flush(): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
     this.#postponed = 0
     if (this.#unwritten.size === 0) return
-    const changes = [...this.#unwritten].map(([key, row]): Change => {
-      if (row) row.recorded = true
-      return { type: 'history', key: String(key), value: row && recordOf(row) }
-    })
-    this.#unwritten.clear()
     try {
-      this.#options.records.transaction(changes)
+      this.#options.records.transaction(this.#take())
       this.#options.records.tidy()
     } catch (error) {
       this.#options.onDefect(error)
@@ -132,6 +151,22 @@ export class History {
 
   close(): void {
     this.flush()
+  }
+
+  /** Nothing is recorded any more. */
+  letGo(): void {
+    clearTimeout(this.#timer)
+    this.#unwritten.clear()
+  }
+
+  #take(): Change[] {
+    if (this.#unwritten.size === 0) return []
+    const changes = [...this.#unwritten].map(([key, row]): Change => {
+      if (row) row.recorded = true
+      return { type: 'history', key: String(key), value: row && recordOf(row) }
+    })
+    this.#unwritten.clear()
+    return changes
   }
 
   #note(row: Row): void {
@@ -158,11 +193,24 @@ export class History {
     else this.#unwritten.delete(row.key)
   }
 
+  /** It is the one that was heard of last. */
+  #logOf(user: User, name: string): Log {
+    const log: Log = user.logs.get(name) ?? { rows: [], next: 1, refusals: new Map() }
+    user.logs.delete(name)
+    user.logs.set(name, log)
+    return log
+  }
+
   #userOf(uid: number): User {
     const user = this.#users.get(uid) ?? { logs: new Map(), rows: 0 }
     this.#users.set(uid, user)
     return user
   }
+}
+
+/** Of a refusal: those of one sort are counted. */
+function sortOf(event: HistoryEvent): string | undefined {
+  return event.event === 'refused' ? [event.code, event.method, event.by_uid].join(' ') : undefined
 }
 
 function droppedOf({ rows, next }: Log): number {

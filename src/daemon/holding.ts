@@ -2,8 +2,9 @@
 import type { Orchestrator } from '../core/orchestrator.js'
 import type { OutgoingSession, PreservedFile } from '../core/session.js'
 import type { FileAbout, HeldFile } from '../handlers/held-file.js'
+import { MAX_FILES_PAGE } from '../protocol/interface.js'
 import type { Lifetime } from './lifetime.js'
-import type { Listing } from './listing.js'
+import { Listing } from './listing.js'
 import type { Member } from './member.js'
 import type { Workload } from './state.js'
 
@@ -31,6 +32,24 @@ export interface Holding {
   keeper: Member | undefined
   /** Until when it waits, orphaned, and what ends it then. */
   expiry: { at: number; timer: NodeJS.Timeout } | undefined
+}
+
+/** Nobody holds it yet. */
+export function newHolding(
+  session: LuodSession,
+  about: Pick<Holding, 'uid' | 'workload' | 'keepMs' | 'createdAt'>,
+): Holding {
+  return {
+    ...about,
+    session,
+    files: new Listing(session.files, MAX_FILES_PAGE),
+    bytes: 0,
+    holds: new Map(),
+    madeBy: undefined,
+    heir: undefined,
+    keeper: undefined,
+    expiry: undefined,
+  }
 }
 
 /** Whether it is the one that a workload's members hold. */

@@ -7,7 +7,7 @@
  * a copy is open.
  *
  * A descriptor whose answer never arrived is closed too, by the kernel, with the connection. Then the client asks again,
- * and gets another one. Its process has `RECONNECT_MS` to do so, if it lives, before the lifetime counts as ended.
+ * and gets another one. Its process has a moment to do so, if it lives, before the lifetime counts as ended.
  */
 import { isLuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
@@ -16,44 +16,51 @@ import { isEnding, openPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { socketPair } from '../sys/unix.js'
 import { RECONNECT_MS } from './limits.js'
+import { Turnstile } from './turnstile.js'
 
 export class Lifetime {
   /** The session whose descriptor it is. */
   readonly session: string
+  /** Of the holder's end. */
+  readonly inode: string
   /** Who was given the descriptor, or showed it last. */
   pid: number
   /** Id of the request that it answered. */
   readonly request: string | undefined
   readonly #givenAt = performance.now()
-  readonly #end: Fd
+  /** luod's own. */
+  readonly end: Fd
   readonly #watch: Registration
   readonly #options: LifetimeOptions
-  readonly #doubtful: Set<Lifetime>
-  readonly #onClosed: () => void
+  readonly #surroundings: Surroundings
   #timer: NodeJS.Timeout | undefined
   #ended = false
 
-  constructor(
-    end: Fd,
-    options: LifetimeOptions,
-    { poller, doubtful, onClosed }: { poller: Poller; doubtful: Set<Lifetime>; onClosed(): void },
-  ) {
+  constructor(end: Fd, inode: string, surroundings: Surroundings, options: LifetimeOptions) {
     this.session = options.session
     this.pid = options.pid
     this.request = options.request
-    this.#end = end
+    this.end = end
+    this.inode = inode
     this.#options = options
-    this.#doubtful = doubtful
-    this.#onClosed = onClosed
+    this.#surroundings = surroundings
     // A hang-up is told unasked; nobody has reason to write, and what comes is not read.
-    this.#watch = poller.add(end, { read: false, write: false }, ({ hangup }) => {
+    this.#watch = surroundings.poller.add(end, { read: false, write: false }, ({ hangup }) => {
       if (!hangup) return
+      // It would be told again and again.
       this.#watch.close()
-      const recent = performance.now() - this.#givenAt < RECONNECT_MS
-      if (!recent || !options.mayBeLost?.() || !lives(this.pid)) return this.#finish()
-      doubtful.add(this)
-      this.#timer = setTimeout(() => this.#finish(), RECONNECT_MS)
+      surroundings.turnstile.run(() => this.#hungUp())
     })
+  }
+
+  #hungUp(): void {
+    if (this.end.closed) return
+    const { mayBeLost, waitMs = RECONNECT_MS } = this.#options
+    const recent = performance.now() - this.#givenAt < RECONNECT_MS
+    if (!recent || !mayBeLost?.() || !lives(this.pid)) return this.#finish()
+    const { doubtful, turnstile } = this.#surroundings
+    doubtful.add(this)
+    this.#timer = setTimeout(() => turnstile.run(() => this.#finish()), waitMs)
   }
 
   /** It may have been lost on the way, and nobody is there any more to ask for it again. */
@@ -62,6 +69,7 @@ export class Lifetime {
   }
 
   #finish(): void {
+    if (this.end.closed) return
     this.#ended = true
     this.close()
     this.#options.onEnded()
@@ -74,23 +82,35 @@ export class Lifetime {
 
   /** It is of no interest any more, whether it has ended or not. */
   close(): void {
-    if (this.#end.closed) return
+    if (this.end.closed) return
     clearTimeout(this.#timer)
-    this.#doubtful.delete(this)
     this.#watch.close()
-    this.#end.close()
-    this.#onClosed()
+    this.end.close()
+    this.#surroundings.doubtful.delete(this)
+    this.#surroundings.known.delete(this.inode)
+    this.#options.onClosed?.()
   }
+}
+
+interface Surroundings {
+  poller: Poller
+  known: Map<string, Lifetime>
+  doubtful: Set<Lifetime>
+  turnstile: Turnstile
 }
 
 export interface LifetimeOptions {
   session: string
   pid: number
-  request?: string
+  request?: string | undefined
   /** Whether the answer with the descriptor may never have arrived: asked when the last copy is closed. */
-  mayBeLost?(): boolean
+  mayBeLost?: (() => boolean) | undefined
+  /** How long it may be asked for again then. */
+  waitMs?: number
   /** Once, and not after `close`. */
   onEnded(): void
+  /** Once: it has ended, or is of no interest any more. Before `onEnded`. */
+  onClosed?(): void
 }
 
 export class Lifetimes {
@@ -98,24 +118,35 @@ export class Lifetimes {
   /** By the inode of the holder's end. */
   readonly #known = new Map<string, Lifetime>()
   readonly #doubtful = new Set<Lifetime>()
+  readonly #turnstile: Turnstile
+
+  constructor(turnstile = new Turnstile()) {
+    this.#turnstile = turnstile
+  }
 
   /** Answers the holder's end too, owned by the caller. */
   create(options: LifetimeOptions): { lifetime: Lifetime; fd: Fd } {
     const [end, fd] = socketPair()
     try {
-      const key = inodeKey(fd)
-      const lifetime = new Lifetime(end, options, {
-        poller: this.#poller,
-        doubtful: this.#doubtful,
-        onClosed: () => this.#known.delete(key),
-      })
-      this.#known.set(key, lifetime)
-      return { lifetime, fd }
+      return { lifetime: this.adopt(end, inodeKey(fd), options), fd }
     } catch (error) {
       end.close()
       fd.close()
       throw error
     }
+  }
+
+  /** One that was created before: `end` is luod's, and `inode` that of the holder's. Owns `end`. */
+  adopt(end: Fd, inode: string, options: LifetimeOptions): Lifetime {
+    const surroundings = {
+      poller: this.#poller,
+      known: this.#known,
+      doubtful: this.#doubtful,
+      turnstile: this.#turnstile,
+    }
+    const lifetime = new Lifetime(end, inode, surroundings, options)
+    this.#known.set(inode, lifetime)
+    return lifetime
   }
 
   /** The lifetime that `file` is a holder's end of. In constant time. */

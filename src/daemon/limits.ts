@@ -47,6 +47,13 @@ export const HISTORY_POSTPONE_MS = 1_000
 export const HISTORY_REPEAT_MS = 3_600_000
 /** A killed process never runs again, even if the kernel takes longer than this to clear it away. */
 export const KILL_WAIT_MS = 2_000
+/**
+ * After luod has come back, whoever was there before has this long to come back too; then it counts as gone. A client
+ * tries again within milliseconds; this is for one that the processor is busy elsewhere for.
+ */
+export const RESTORE_WAIT_MS = 5_000
+/** A descriptor that was given out this shortly before luod ended may not have arrived: its request may be repeated. */
+export const RECENT_HOLD_MS = 30_000
 /** For state that nobody asked to keep, and that both versions of an update left behind. */
 export const LEFT_BEHIND_KEEP_MS = 60_000
 

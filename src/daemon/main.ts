@@ -105,7 +105,7 @@ async function start(
   const machine = { nofile, shared: process.getuid?.() === 0, memory: totalmem() }
   const limits = userLimits(parseLimits(options.limit), machine)
   const metrics = options.metrics === undefined ? undefined : parseMetricsAddress(options.metrics)
-  const registry = await loadHandlers(options.plugin)
+  const registry = await loadHandlers(options.plugin, (file) => daemon.made(file))
   prepareSocketDirectory(path)
   const listener = listenAlone(path, process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE)
   const end = (code: number) => {
@@ -114,7 +114,7 @@ async function start(
     if (metrics && 'path' in metrics) rmSync(metrics.path, { force: true })
     process.exit(code)
   }
-  const daemon = new Daemon({
+  const daemon = Daemon.begin({
     listener,
     version,
     nofile,

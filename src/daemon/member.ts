@@ -3,20 +3,29 @@
  * two ways, whichever comes first: its pidfd, and the lifetime of the session's descriptor that it was given.
  */
 import { randomUUID } from 'node:crypto'
+import type { MemberRecord } from '../abi/record-shapes.js'
+import type { Change, Json } from '../abi/records.js'
 import type { Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { isEnding, signalPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
-import type { Lifetime, LifetimeOptions, Lifetimes } from './lifetime.js'
+import type { HoldOptions, Holds } from './holds.js'
+import type { Recorded } from './journal.js'
+import type { Lifetime } from './lifetime.js'
 import { RECONNECT_MS } from './limits.js'
 import type { Workload } from './state.js'
+import type { Turnstile } from './turnstile.js'
 
 export type MemberEvent = Methods['Subscribe']['output']
 
 /** The answer that a descriptor goes out with. */
-export type Given = Pick<LifetimeOptions, 'request' | 'mayBeLost'>
+export type Given = Pick<HoldOptions, 'request' | 'mayBeLost'>
 
 export interface MemberOptions {
+  /** As clients know it; a new one if it is not said. */
+  id?: string
+  /** Of its record. */
+  key: string
   workload: Workload
   /** The workload's own session. */
   session: string
@@ -26,6 +35,7 @@ export interface MemberOptions {
   accepts: readonly string[]
   after: readonly string[]
   origin: 'new' | 'update' | 'crash'
+  turnstile: Turnstile
   /** The process has ended, or its session is closed, whichever comes first. Once. */
   onGone(): void
   /** The process has ended. Once. */
@@ -34,8 +44,9 @@ export interface MemberOptions {
   onReleased(): void
 }
 
-export class Member {
-  readonly id = randomUUID()
+export class Member implements Recorded {
+  readonly id: string
+  readonly key: string
   readonly workload: Workload
   readonly uid: number
   readonly pid: number
@@ -45,6 +56,8 @@ export class Member {
   readonly origin: 'new' | 'update' | 'crash'
   /** Said that it is whole: the first start has happened, or the update was committed. */
   ready = false
+  /** What its commit was answered. */
+  committed: Methods['Commit']['output']['released'] | undefined
   /** Sends an event; undefined until it subscribes. */
   subscriber: ((event: MemberEvent) => boolean) | undefined
   /** When it lost the connection for its events. */
@@ -52,27 +65,44 @@ export class Member {
   readonly #options: MemberOptions
   readonly #pidfd: Fd
   readonly #deathWatch: Registration
-  #lifetime: Lifetime
+  readonly #holds: Holds
+  #lifetime: Lifetime | undefined
   #gone = false
   #dead = false
 
   /** Owns `pidfd`. Answers the member and its descriptor of the session, which goes with the answer that `given` is of. */
-  static create(options: MemberOptions, lifetimes: Lifetimes, given: Given): { member: Member; sessionFd: Fd } {
-    const { session, pid } = options
-    const { lifetime, fd } = lifetimes.create({ ...given, session, pid, onEnded: () => member.#onReleased() })
-    let member: Member
+  static create(options: MemberOptions, holds: Holds, given: Given = {}): { member: Member; sessionFd: Fd } {
+    const member = new Member(options, holds)
     try {
-      member = new Member(options, lifetime, lifetimes)
+      return { member, sessionFd: member.#giveOut(given) }
     } catch (error) {
-      lifetime.close()
-      fd.close()
+      member.#deathWatch.close()
       throw error
     }
-    return { member, sessionFd: fd }
   }
 
-  private constructor(options: MemberOptions, lifetime: Lifetime, lifetimes: Lifetimes) {
+  /**
+   * As it was recorded. Owns `pidfd`. `restoreLifetime` answers the one that it holds its session through, if somebody
+   * may still have its descriptor.
+   */
+  static restore(
+    options: MemberOptions,
+    holds: Holds,
+    { ready, released }: Pick<MemberRecord, 'ready' | 'released'>,
+    restoreLifetime: (onEnded: () => void) => Lifetime | undefined,
+  ): Member {
+    const member = new Member(options, holds)
+    member.ready = ready
+    member.committed = released
+    member.#lifetime = restoreLifetime(() => member.#onReleased())
+    return member
+  }
+
+  private constructor(options: MemberOptions, holds: Holds) {
     this.#options = options
+    this.#holds = holds
+    this.id = options.id ?? randomUUID()
+    this.key = options.key
     this.workload = options.workload
     this.uid = options.uid
     this.pid = options.pid
@@ -80,24 +110,49 @@ export class Member {
     this.after = options.after
     this.origin = options.origin
     this.#pidfd = options.pidfd
-    this.#lifetime = lifetime
     this.#deathWatch = Poller.shared().add(options.pidfd, { read: true, write: false }, () => {
       this.#deathWatch.close()
-      // What it has closed by ending is seen before it counts as dead.
-      lifetimes.drain()
-      this.#dead = true
-      this.#leave()
-      this.#options.onDead()
+      options.turnstile.run(() => this.#onDeath())
     })
   }
 
-  /** Another descriptor of the session, in place of the one before, which nobody may have got. Owned by the caller. */
-  giveAgain(lifetimes: Lifetimes, given: Given): Fd {
+  #onDeath(): void {
+    if (this.#pidfd.closed) return
+    // What it has closed by ending is seen before it counts as dead.
+    this.#holds.lifetimes.drain()
+    this.#dead = true
+    this.#leave()
+    this.#options.onDead()
+  }
+
+  #giveOut(given: Given): Fd {
     const { session, pid } = this.#options
-    const { lifetime, fd } = lifetimes.create({ ...given, session, pid, onEnded: () => this.#onReleased() })
-    this.#lifetime.close()
+    const options = { ...given, session, pid, member: this.key, onEnded: () => this.#onReleased() }
+    const { lifetime, fd } = this.#holds.create(options)
+    this.#lifetime?.close()
     this.#lifetime = lifetime
     return fd
+  }
+
+  /** Another descriptor of the session, in place of the one before, which nobody may have got. Owned by the caller. */
+  giveAgain(given: Given): Fd {
+    return this.#giveOut(given)
+  }
+
+  changes(): Change[] {
+    const { id, key, uid, pid, accepts, after, origin, ready, committed } = this
+    const lifetime = this.#lifetime && this.#holds.keyOf(this.#lifetime)
+    const value: MemberRecord = {
+      ...{ id, workload: this.workload.id, uid, pid, accepts: [...accepts], after: [...after], origin, ready },
+      ...(lifetime === undefined ? {} : { lifetime }),
+      ...(committed === undefined ? {} : { released: committed }),
+    }
+    return [{ type: 'member', key, value: value as unknown as Json }]
+  }
+
+  /** For the vault; it stays the member's. */
+  get handle(): Fd {
+    return this.#pidfd
   }
 
   /** Can still be spoken to. */
@@ -136,14 +191,14 @@ export class Member {
 
   /** Nobody holds the session through it any more. */
   get released(): boolean {
-    return this.#lifetime.ended
+    return this.#lifetime === undefined || this.#lifetime.ended
   }
 
   /** Forgets the process: nothing that it does is of interest any more. */
   close(): void {
     this.#gone = true
     this.#deathWatch.close()
-    this.#lifetime.close()
+    this.#lifetime?.close()
     this.#pidfd.close()
   }
 

@@ -28,7 +28,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         if (sessionFd) return { output, fds: [sessionFd] }
         // The answer before may have been lost, and with it the descriptor.
         const { member } = state.member(call.peer.uid, output.member)
-        return { output, fds: [member.giveAgain(state.sessions.lifetimes, givenWith(call))] }
+        return { output, fds: [member.giveAgain(givenWith(call))] }
       })
     },
 
@@ -56,7 +56,10 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
     Claim: ({ input, peer }) => {
       const { member, workload } = state.member(peer.uid, input.member)
       return answers
-        .once(peer.uid, 'Claim', input, () => updateOf(workload, 'claim').waitForState(member))
+        .once(peer.uid, 'Claim', input, () => updateOf(workload, 'claim').waitForState(member), {
+          // As long as the update is there it is answered anew.
+          record: () => undefined,
+        })
         .then((output) => {
           const tokens = output.files.map(({ token }) => token)
           const files = state.sessions.files.reference(state.sessions.index.get(peer.uid, output.session), tokens)
@@ -91,6 +94,10 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         .once(peer.uid, 'Commit', input, async () => {
           const { member, workload } = state.member(peer.uid, input.member)
           if (workload.update?.successor === member) return workload.update.waitForCommit(member)
+          // It was committed in a luod before this one, which did not get to answer.
+          if (workload.member === member && member.committed && state.restoredMembers.delete(member)) {
+            return { released: member.committed }
+          }
           if (workload.member !== member || member.ready) {
             throw new LuoError('LUO_WRONG_STATE', `commit: pid ${member.pid} is running already`)
           }
@@ -228,25 +235,15 @@ function newMember(
   const pidfd = peer.pidfd() ?? openPidfd(peer.pid)
   try {
     const options: MemberOptions = {
-      workload,
-      session: workload.session?.id ?? '',
+      ...state.memberOptions(workload, () => made.member),
       uid: peer.uid,
       pid: peer.pid,
       pidfd,
       accepts,
       after,
       origin,
-      onGone: () => workload.update?.memberGone(made.member),
-      onDead: () => {
-        workload.update?.memberDead(made.member)
-        // The end of an update decides for all of them.
-        if (!workload.update) state.sessions.memberDead(workload)
-      },
-      onReleased: () => {
-        if (!workload.update) state.memberReleased(workload, made.member)
-      },
     }
-    const made = Member.create(options, state.sessions.lifetimes, given)
+    const made = Member.create(options, state.sessions.holds, given)
     state.addMember(made.member)
     return made
   } catch (error) {

@@ -6,7 +6,7 @@ import type { Answer, Call, Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { describeSession, describeWorkload } from './describe.js'
 import type { Actor } from './events.js'
-import { GroupUpdate } from './group-update.js'
+import { type FollowedGroup, GroupUpdate } from './group-update.js'
 import {
   checkCommand,
   checkGroup,
@@ -17,7 +17,8 @@ import {
   LIMITS,
 } from './limits.js'
 import type { State, Workload } from './state.js'
-import { Update, type UpdateRequest, type UpdateResult } from './update.js'
+import { Update } from './update.js'
+import type { Followed, UpdateRequest, UpdateResult } from './update-types.js'
 import type { Usage } from './usage.js'
 
 export interface DaemonFacts {
@@ -35,13 +36,21 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
     Update: async (call) => {
       const { input, peer } = call
       // Asked again after a lost connection, it follows the update that it started.
-      const update = await answers.once(peer.uid, 'Update', input, () => startUpdate(state, call))
+      const update = await answers.once<Followed>(peer.uid, 'Update', input, () => startUpdate(state, call), {
+        record: ({ key }) => ({ updates: [key] }),
+        onForgotten: (forgotten) => forgotten.forget(),
+      })
       return follow(update, call)
     },
 
     UpdateGroup: async (call) => {
       const { input, peer } = call
-      const group = await answers.once(peer.uid, 'UpdateGroup', input, () => startGroup(state, call))
+      const group = await answers.once<FollowedGroup>(peer.uid, 'UpdateGroup', input, () => startGroup(state, call), {
+        record: ({ group: id, updates }) => ({ group: id, updates: updates.map(({ key }) => key) }),
+        onForgotten: ({ updates }) => {
+          for (const forgotten of updates) forgotten.forget()
+        },
+      })
       return followGroup(group, call)
     },
 
@@ -190,7 +199,7 @@ function mustBeUpdatable({ name, member, supervisor, update }: Workload): void {
   if (!supervisor) throw new LuoError('LUO_NO_SUPERVISOR', `update ${name}: nobody is there to start its new version`)
 }
 
-async function follow(update: Update, { more, reply }: Call<'Update'>): Promise<Answer<'Update'>> {
+async function follow(update: Followed, { more, reply }: Call<'Update'>): Promise<Answer<'Update'>> {
   const stop = update.listen((phase) => {
     if (more) reply({ update: update.id, phase })
   })
@@ -199,7 +208,7 @@ async function follow(update: Update, { more, reply }: Call<'Update'>): Promise<
   return { output: { update: update.id, ...describeResult(result) } }
 }
 
-async function followGroup(group: GroupUpdate, call: Call<'UpdateGroup'>): Promise<Answer<'UpdateGroup'>> {
+async function followGroup(group: FollowedGroup, call: Call<'UpdateGroup'>): Promise<Answer<'UpdateGroup'>> {
   const { more, reply } = call
   const stops = group.updates.map((update) =>
     update.listen((phase) => {

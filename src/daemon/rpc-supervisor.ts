@@ -40,10 +40,11 @@ export function supervisorHandlers(
           state.endIfUnused(workload)
         }
         peer.onDisconnect(() => {
-          whenGone(peer.pid, gone)
+          whenGone(peer.pid, () => state.turnstile.run(gone))
           resolve({ output: { event: 'ended' } })
         })
         const { update } = workload
+        state.commit()
         reply({ event: 'supervising', ...(update && !update.isClaim ? { update: update.id } : {}) })
         update?.startAgain()
       })

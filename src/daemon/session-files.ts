@@ -2,11 +2,13 @@
  * The files of sessions: what a user may have of them, what is recorded of them, and pages of them. What is not recorded
  * is not held.
  */
-import type { Change } from '../abi/records.js'
+import type { FileRecord } from '../abi/record-shapes.js'
+import type { Change, Json } from '../abi/records.js'
 import type { FileToPreserve } from '../core/file-set.js'
 import type { FileAbout, HeldFile } from '../handlers/held-file.js'
 import type { Fd } from '../sys/fd.js'
 import type { Holding, LuodFile, LuodOrchestrator, LuodSession } from './holding.js'
+import type { Journal } from './journal.js'
 import type { Usage } from './usage.js'
 
 const MEMORY_KINDS: ReadonlySet<string> = new Set(['memfd', 'shmem', 'hugetlb'])
@@ -14,7 +16,7 @@ const MEMORY_KINDS: ReadonlySet<string> = new Set(['memfd', 'shmem', 'hugetlb'])
 export interface SessionFilesOptions {
   orchestrator: LuodOrchestrator
   usage: Usage
-  record(changes: readonly Change[]): void
+  journal: Journal
 }
 
 export class SessionFiles {
@@ -22,6 +24,8 @@ export class SessionFiles {
   /** Keys of the records, by session and token. */
   readonly #keys = new Map<string, string>()
   #nextKey = 1n
+  /** Keys of files that were restored; of no interest once that is over. */
+  readonly #restored = new Set<string>()
 
   constructor(options: SessionFilesOptions) {
     this.#options = options
@@ -36,15 +40,39 @@ export class SessionFiles {
     usage.check(uid, 'bytes', memory, `preserve ${files.length} files of ${memory} bytes`)
     const preserved = this.#options.orchestrator.preserve(session, files)
     try {
-      this.#options.record(preserved.map((file) => this.#change(session, file.token, file)))
+      this.#options.journal.add(preserved.map((file) => this.#change(session, file.token, file)))
     } catch (error) {
       // What is not recorded is not held.
       const tokens = preserved.map(({ token }) => token)
       this.#options.orchestrator.unpreserve(session, tokens)
       throw error
     }
+    for (const { token, file } of preserved) this.#options.journal.keep(`file/${this.#keyOf(session, token)}`, file.fd)
     this.#count(holding, preserved, 1)
     return preserved
+  }
+
+  /** One that a luod before this one held. It stays the caller's when this fails. */
+  restore(holding: Holding, key: string, record: FileRecord, file: HeldFile): void {
+    const { token, kind, compatible, format, bytes, data } = record
+    const about = { kind, format, bytes }
+    const known = { token, file, about, compatible, data: BigInt(data) }
+    const restored = this.#options.orchestrator.adoptFile(holding.session, known)
+    this.#keys.set(`${holding.session.id} ${token}`, key)
+    this.startKeysAt(BigInt(key) + 1n)
+    this.#restored.add(key)
+    this.#options.journal.keep(`file/${key}`, file.fd)
+    this.#count(holding, [restored], 1)
+  }
+
+  /** Whether a file has this key. */
+  knows(key: string): boolean {
+    return this.#restored.has(key)
+  }
+
+  /** Keys from this one on are free. */
+  startKeysAt(key: bigint): void {
+    if (key > this.#nextKey) this.#nextKey = key
   }
 
   /** All or none. */
@@ -53,7 +81,7 @@ export class SessionFiles {
     const files = [...new Set(tokens)].flatMap((token) => session.files.get(token) ?? [])
     this.#options.orchestrator.unpreserve(session, tokens)
     this.#count(holding, files, -1)
-    this.#options.record(files.map(({ token }) => this.#change(session, token, undefined)))
+    this.#options.journal.add(this.#removals(session, files))
   }
 
   #count(holding: Holding, files: readonly LuodFile[], sign: 1 | -1): void {
@@ -77,26 +105,39 @@ export class SessionFiles {
     const files = [...session.files.values()]
     this.#options.orchestrator.release(session)
     this.#count(holding, files, -1)
-    return { changes: files.map(({ token }) => this.#change(session, token, undefined)), count: files.length }
+    return { changes: this.#removals(session, files), count: files.length }
   }
 
-  #change(session: LuodSession, token: string, file: LuodFile | undefined): Change {
+  #removals(session: LuodSession, files: readonly LuodFile[]): Change[] {
+    return files.map(({ token }) => {
+      this.#options.journal.drop(`file/${this.#keyOf(session, token)}`)
+      return this.#change(session, token, undefined)
+    })
+  }
+
+  #keyOf(session: LuodSession, token: string): string {
     const name = `${session.id} ${token}`
     let key = this.#keys.get(name)
     if (key === undefined) {
       key = String(this.#nextKey++)
       this.#keys.set(name, key)
     }
-    if (!file) this.#keys.delete(name)
-    const value = file && {
-      session: session.id,
-      token,
-      kind: file.about.kind,
-      compatible: file.handler.compatible,
-      format: file.about.format,
-    }
-    return { type: 'file', key, value }
+    return key
   }
+
+  #change(session: LuodSession, token: string, file: LuodFile | undefined): Change {
+    const key = this.#keyOf(session, token)
+    if (!file) this.#keys.delete(`${session.id} ${token}`)
+    return { type: 'file', key, value: file && (recordOf(session, file) as unknown as Json) }
+  }
+}
+
+function recordOf({ id: session }: LuodSession, { token, handler, about, kept }: LuodFile): FileRecord {
+  const { kind, format, bytes } = about
+  const { compatible } = handler
+  const record: FileRecord = { session, token, kind, compatible, bytes, data: String(kept.data) }
+  if (format !== undefined) record.format = format
+  return record
 }
 
 /** Bytes of memory that cannot be freed while these files are held. */

@@ -11,9 +11,9 @@
  *
  * Everything is recorded before the call returns.
  */
-import type { Change } from '../abi/records.js'
+import type { LifetimeRecord, SessionRecord } from '../abi/record-shapes.js'
+import type { Change, Json } from '../abi/records.js'
 import { LuoError } from '../errors.js'
-import { MAX_FILES_PAGE } from '../protocol/interface.js'
 import type { Fd } from '../sys/fd.js'
 import type { EventFacts } from './events.js'
 import {
@@ -23,24 +23,26 @@ import {
   isOwn,
   type LuodOrchestrator,
   type LuodSession,
+  newHolding,
   ownHolding,
 } from './holding.js'
-import { type LifetimeOptions, Lifetimes } from './lifetime.js'
+import { type HoldOptions, Holds } from './holds.js'
+import type { Journal } from './journal.js'
 import { LIMITS } from './limits.js'
-import { Listing } from './listing.js'
 import type { Member } from './member.js'
 import { SessionFiles } from './session-files.js'
 import { SessionIndex } from './session-index.js'
 import type { Workload } from './state.js'
+import type { Turnstile } from './turnstile.js'
 import type { Usage } from './usage.js'
-
-/** Who gets a descriptor, and with which answer. */
-export type Recipient = Pick<LifetimeOptions, 'pid' | 'request' | 'mayBeLost'>
 
 export interface SessionsOptions {
   orchestrator: LuodOrchestrator
   usage: Usage
-  record(changes: readonly Change[]): void
+  journal: Journal
+  turnstile: Turnstile
+  /** To be recorded with a new session, if its id says so. */
+  ids(): readonly Change[]
   tell(holding: Holding, event: string, facts?: EventFacts): void
   /** The time of an orphaned session is over. */
   onExpired(holding: Holding): void
@@ -48,8 +50,11 @@ export interface SessionsOptions {
   onReleased(): void
 }
 
+/** Who gets a descriptor, and the answer that it goes out with. */
+export type Recipient = Pick<HoldOptions, 'pid' | 'request' | 'mayBeLost'>
+
 export class Sessions {
-  readonly lifetimes = new Lifetimes()
+  readonly holds: Holds
   readonly index = new SessionIndex()
   readonly files: SessionFiles
   readonly #options: SessionsOptions
@@ -59,6 +64,7 @@ export class Sessions {
     this.#options = options
     this.#orchestrator = options.orchestrator
     this.files = new SessionFiles(options)
+    this.holds = new Holds(options.journal, options.turnstile)
   }
 
   // --- the life of a session ----------------------------------------------------------------------------------------
@@ -75,37 +81,55 @@ export class Sessions {
       )
     }
     const session = this.#orchestrator.createSession(String(uid), name)
-    const holding: Holding = {
-      session,
-      uid,
-      workload,
-      createdAt: Date.now(),
-      files: new Listing(session.files, MAX_FILES_PAGE),
-      bytes: 0,
-      keepMs,
-      holds: new Map(),
-      madeBy,
-      heir: undefined,
-      keeper: undefined,
-      expiry: undefined,
-    }
+    const holding = newHolding(session, { uid, workload, keepMs, createdAt: Date.now() })
+    holding.madeBy = madeBy
     try {
-      this.record([holding])
+      this.#options.journal.add([this.change(holding), ...this.#options.ids()])
     } catch (error) {
       this.#orchestrator.release(session)
       throw error
     }
+    this.#know(holding)
+    return holding
+  }
+
+  /** One that a luod before this one had, without its files and holders. EEXIST, EINVAL. */
+  restore(id: string, record: SessionRecord, workload: Workload | undefined): Holding {
+    const { uid, name, custody, keep_ms: keepMs, created_at: createdAt, expires_at: expiresAt } = record
+    const session = this.#orchestrator.adoptSession({ id, scope: String(uid), name, custody })
+    const holding = newHolding(session, { uid, workload, keepMs, createdAt })
+    this.#know(holding)
+    if (expiresAt !== undefined) this.startExpiry(holding, Math.max(0, expiresAt - Date.now()), expiresAt)
+    return holding
+  }
+
+  /** A descriptor of it that a luod before this one gave out. Owns `end`. */
+  restoreHold(holding: Holding, key: string, record: LifetimeRecord, end: Fd, member: Member | undefined): void {
+    const lifetime = this.holds.restore(key, record, end, () => {
+      holding.holds.delete(lifetime)
+      this.#review(holding)
+    })
+    holding.holds.set(lifetime, member)
+  }
+
+  /** Looks at whether anybody holds it, after all of its holders were restored. */
+  review(holding: Holding): void {
+    this.#review(holding)
+  }
+
+  #know(holding: Holding): void {
+    const { uid, workload } = holding
     this.#options.usage.change(uid, 'sessions', 1)
     this.index.add(holding)
     workload?.sessions.add(holding)
-    return holding
   }
 
   /** A new descriptor of it, whose last copy keeps it alive. Owned by the caller. */
   giveOut(holding: Holding, recipient: Recipient, member: Member | undefined): Fd {
-    const { lifetime, fd } = this.lifetimes.create({
+    const { lifetime, fd } = this.holds.create({
       ...recipient,
       session: holding.session.id,
+      member: member?.key,
       onEnded: () => {
         holding.holds.delete(lifetime)
         this.#review(holding)
@@ -130,12 +154,12 @@ export class Sessions {
 
   /** The one that `file` is a descriptor of. */
   ofDescriptor(uid: number, file: Fd, pid: number): Holding {
-    const lifetime = this.lifetimes.find(file)
+    const lifetime = this.holds.lifetimes.find(file)
     if (!lifetime) {
       throw new LuoError('LUO_NOT_FOUND', 'find the session of this file: it is no descriptor of a session that lives')
     }
     const holding = this.index.get(uid, lifetime.session)
-    lifetime.pid = pid
+    this.holds.shownBy(lifetime, pid)
     return holding
   }
 
@@ -164,6 +188,7 @@ export class Sessions {
     const fd = this.giveOut(holding, recipient, member)
     if (member === holding.heir) holding.heir = undefined
     else holding.keeper = undefined
+    this.record([holding])
     return fd
   }
 
@@ -176,7 +201,7 @@ export class Sessions {
     this.index.remove(holding)
     workload?.sessions.delete(holding)
     if (workload?.session === session) workload.session = undefined
-    this.#options.record([...changes, { type: 'session', key: session.id, value: undefined }])
+    this.#options.journal.add([...changes, { type: 'session', key: session.id, value: undefined }])
     this.#options.onReleased()
     return count
   }
@@ -198,13 +223,16 @@ export class Sessions {
     this.#options.tell(holding, 'sessionOrphaned', { detail: `kept for ${keepMs / 1000} s` })
   }
 
-  startExpiry(holding: Holding, keepMs: number): void {
+  startExpiry(holding: Holding, keepMs: number, at = Date.now() + keepMs): void {
     this.#stopExpiry(holding)
     const timer = setTimeout(() => {
-      holding.expiry = undefined
-      this.#options.onExpired(holding)
+      this.#options.turnstile.run(() => {
+        if (holding.expiry?.timer !== timer) return
+        holding.expiry = undefined
+        this.#options.onExpired(holding)
+      })
     }, keepMs)
-    holding.expiry = { at: Date.now() + keepMs, timer }
+    holding.expiry = { at, timer }
   }
 
   #stopExpiry(holding: Holding): void {
@@ -320,13 +348,25 @@ export class Sessions {
   // --- records ------------------------------------------------------------------------------------------------------
 
   record(holdings: Iterable<Holding>): void {
-    this.#options.record([...holdings].map((holding) => this.change(holding)))
+    this.#options.journal.add([...holdings].map((holding) => this.change(holding)))
   }
 
-  change({ session, uid, workload, keepMs, expiry }: Holding): Change {
+  change({ session, uid, workload, keepMs, createdAt, expiry, madeBy, heir, keeper }: Holding): Change {
     const { id, name, custody } = session
-    const value = { workload: workload?.id, uid, name, custody, keep_ms: keepMs, expires_at: expiry?.at }
-    return { type: 'session', key: id, value }
+    const value: SessionRecord = { uid, name, custody, keep_ms: keepMs, created_at: createdAt }
+    if (workload) value.workload = workload.id
+    if (expiry) value.expires_at = expiry.at
+    if (madeBy) value.made_by = madeBy.key
+    if (heir) value.heir = heir.key
+    if (keeper) value.keeper = keeper.key
+    return { type: 'session', key: id, value: value as unknown as Json }
+  }
+
+  /** Somebody else goes on with them. */
+  letGo(): void {
+    for (const holding of this.index.all()) this.#letGo(holding)
+    this.#orchestrator.letGo()
+    this.holds.close()
   }
 
   /** luod ends: nothing is told or recorded any more. */
@@ -335,6 +375,6 @@ export class Sessions {
       this.#letGo(holding)
       this.#orchestrator.release(holding.session)
     }
-    this.lifetimes.close()
+    this.holds.close()
   }
 }

@@ -3,9 +3,11 @@ import { Records } from '../abi/records.js'
 import { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
 import { type HeldFile, heldFiles } from '../handlers/held-file.js'
+import { Journal } from './journal.js'
 import { State } from './state.js'
 import { Usage } from './usage.js'
 import { userLimits } from './user-limits.js'
+import { Vault } from './vault.js'
 
 function inMemory() {
   let bytes = new Uint8Array()
@@ -24,7 +26,10 @@ function inMemory() {
 function newState(): State {
   const orchestrator = new Orchestrator({ registry: new HandlerRegistry<HeldFile>(), files: heldFiles })
   const usage = new Usage(userLimits({}, { nofile: 20_000, shared: false, memory: 2 ** 30 }))
-  return new State(orchestrator as never, Records.create(inMemory()), { log: () => {}, usage })
+  const records = Records.create(inMemory())
+  const journal = new Journal(records, new Vault(), () => {})
+  const meta = { version: '1', pid: 1, started_at: 0, next_session: 0 }
+  return new State(orchestrator as never, records, { log: () => {}, usage, journal, meta })
 }
 
 test('a workload that has ended takes nothing of the next one of its name with it, however late it is looked at', () => {

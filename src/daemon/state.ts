@@ -5,7 +5,8 @@
  * A workload's sessions end with its last member, unless it asked to keep its state: then they are orphaned, and end
  * when nobody has claimed them in time. During an update neither side's end ends anything; `update.ts` decides.
  */
-import type { Change, Records } from '../abi/records.js'
+import type { MetaRecord, WorkloadRecord } from '../abi/record-shapes.js'
+import type { Change, Json, Records } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type * as wire from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
@@ -14,10 +15,12 @@ import { type Actor, type EventFacts, Events } from './events.js'
 import { checkCycle } from './group.js'
 import { History } from './history.js'
 import type { Holding, LuodOrchestrator, LuodSession } from './holding.js'
+import type { Journal, Recorded } from './journal.js'
 import { LEFT_BEHIND_KEEP_MS } from './limits.js'
 import type { Logger } from './log.js'
-import type { Member } from './member.js'
+import type { Member, MemberOptions } from './member.js'
 import { Sessions } from './sessions.js'
+import { Turnstile } from './turnstile.js'
 import type { Update } from './update.js'
 import type { Usage } from './usage.js'
 
@@ -27,6 +30,8 @@ export interface SupervisorLink {
   pid: number
   /** What it says that the workload needs, by name. */
   after: readonly string[]
+  /** Of a luod before this one: it has a moment to come back, and cannot be told anything before that. */
+  absent?: true
   /** False when it is gone. */
   tell(event: wire.Methods['Supervise']['output'], fds?: Parameters<SupervisorSend>[1]): boolean
 }
@@ -49,6 +54,7 @@ export interface Workload {
   update: Update | undefined
   /** The update before: a supervisor may speak of it when it is over. */
   lastUpdate: { id: string; committed: boolean } | undefined
+  readonly recorded: Recorded
 }
 
 /** Why the state of a workload has no holder, and who saw to that. */
@@ -58,22 +64,46 @@ interface Leaving {
   successor?: Member | undefined
 }
 
+/** Ids of sessions are recorded as given so many at once. */
+const IDS_AHEAD = 1_024
+
+export interface StateOptions {
+  log: Logger
+  usage: Usage
+  journal: Journal
+  turnstile?: Turnstile
+  meta: MetaRecord
+}
+
 export class State {
   readonly sessions: Sessions
   readonly events: Events
   readonly history: History
   readonly usage: Usage
   readonly log: Logger
-  readonly #records: Records
+  readonly journal: Journal
+  readonly turnstile: Turnstile
+  readonly #orchestrator: LuodOrchestrator
+  readonly #meta: MetaRecord
   /** uid, NUL, name. */
   readonly #workloads = new Map<string, Workload>()
   readonly #members = new Map<string, Member>()
+  /** Members of a luod before this one, which may repeat what that one did not get to answer. */
+  readonly restoredMembers = new WeakSet<Member>()
+  readonly #onClose: (() => void)[] = []
   #nextWorkload = 1n
+  #nextMember = 1n
+  #nextUpdate = 1n
   /** Called whenever a workload or a session has ended. */
   onEnded: () => void = () => {}
 
-  constructor(orchestrator: LuodOrchestrator, records: Records, { log, usage }: { log: Logger; usage: Usage }) {
+  constructor(orchestrator: LuodOrchestrator, records: Records, options: StateOptions) {
+    const { log, usage, journal, turnstile = new Turnstile(), meta } = options
     this.usage = usage
+    this.journal = journal
+    this.turnstile = turnstile
+    this.#orchestrator = orchestrator
+    this.#meta = meta
     this.events = new Events(usage)
     this.history = new History({
       records,
@@ -81,12 +111,14 @@ export class State {
       onDefect: (error) => log('error', `record what has happened: ${String(error)}`),
     })
     this.events.onEvent((event) => this.history.add(event))
-    this.#records = records
+    journal.watch({ changes: () => this.history.takeChanges() })
     this.log = log
     this.sessions = new Sessions({
       orchestrator,
       usage,
-      record: (changes) => this.#record(changes),
+      journal,
+      turnstile,
+      ids: () => this.#ids(),
       tell: (holding, event, more) => this.tellOf(holding, event, more),
       onExpired: (holding) => this.#expired(holding),
       onReleased: () => this.onEnded(),
@@ -125,8 +157,13 @@ export class State {
     const known = this.#workloads.get(key)
     if (known) return known
     this.usage.check(uid, 'workloads', 1, `start the workload ${name}`)
+    return this.#newWorkload(String(this.#nextWorkload++), uid, name)
+  }
+
+  #newWorkload(id: string, uid: number, name: string): Workload {
+    const changes = () => this.#changesOf(workload)
     const workload: Workload = {
-      id: String(this.#nextWorkload++),
+      id,
       uid,
       name,
       keepMs: 0,
@@ -137,14 +174,87 @@ export class State {
       update: undefined,
       lastUpdate: undefined,
       sessions: new Set(),
+      recorded: { changes },
     }
-    this.#workloads.set(key, workload)
+    this.#workloads.set(keyOf(uid, name), workload)
     this.usage.change(uid, 'workloads', 1)
     return workload
   }
 
+  /** As it was recorded: who takes part in it, and its sessions, come later. */
+  restoreWorkload(id: string, { uid, name, keep_ms: keepMs, generation, last_update }: WorkloadRecord): Workload {
+    const workload = this.#newWorkload(id, uid, name)
+    workload.keepMs = keepMs
+    workload.generation = generation
+    workload.lastUpdate = last_update
+    return workload
+  }
+
+  /** Keys from these on are free. */
+  startKeysAt(next: { workload: bigint; member: bigint; update: bigint }): void {
+    this.#nextWorkload = next.workload
+    this.#nextMember = next.member
+    this.#nextUpdate = next.update
+  }
+
+  /** Whether this Unix socket is of ours: somebody's end of a lifetime, or a ticket. */
+  made(file: Fd): boolean {
+    if (this.sessions.holds.lifetimes.find(file)) return true
+    return [...this.#workloads.values()].some(({ update }) => update?.hasTicket(file))
+  }
+
+  /** luod ends. */
+  close(): void {
+    for (const run of this.#onClose) run()
+    this.history.close()
+  }
+
+  /** When this luod ends, or lets go. */
+  onClose(run: () => void): void {
+    this.#onClose.push(run)
+  }
+
+  /**
+   * Somebody else goes on: nothing is released, recorded or told any more, and nobody is killed. The orchestrator closes
+   * its files.
+   */
+  letGo(): void {
+    this.journal.close()
+    this.turnstile.close()
+    for (const run of this.#onClose) run()
+    for (const { update } of this.#workloads.values()) update?.letGo()
+    for (const member of this.#members.values()) member.close()
+    this.sessions.letGo()
+    this.history.letGo()
+  }
+
+  nextUpdateKey(): string {
+    return String(this.#nextUpdate++)
+  }
+
+  /** What every member is made with, for its end to be seen. */
+  memberOptions(workload: Workload, member: () => Member, key = String(this.#nextMember++)) {
+    return {
+      key,
+      workload,
+      session: workload.session?.id ?? '',
+      turnstile: this.turnstile,
+      onGone: () => workload.update?.memberGone(member()),
+      onDead: () => {
+        workload.update?.memberDead(member())
+        // The end of an update decides for all of them.
+        if (!workload.update) this.sessions.memberDead(workload)
+      },
+      onReleased: () => {
+        if (!workload.update) this.memberReleased(workload, member())
+      },
+    } satisfies Partial<MemberOptions>
+  }
+
   addMember(member: Member): void {
     this.#members.set(member.id, member)
+    this.journal.touch(member)
+    this.journal.keep(`pidfd/${member.key}`, member.handle)
   }
 
   /** The member and its workload, for its own user and root. */
@@ -217,8 +327,16 @@ export class State {
 
   /** Forgets a member; its session is somebody else's matter. */
   dropMember(member: Member): void {
-    this.#members.delete(member.id)
+    if (this.#members.delete(member.id)) {
+      this.journal.forget(member, [{ type: 'member', key: member.key, value: undefined }])
+      this.journal.drop(`pidfd/${member.key}`)
+    }
     member.close()
+  }
+
+  /** Everybody who has joined, luod's own end included. */
+  members(): Iterable<Member> {
+    return this.#members.values()
   }
 
   /** The running version's hold on its session has ended, and no update is there to decide what that means. */
@@ -243,39 +361,48 @@ export class State {
     if (this.#workloads.get(key) !== workload) return
     this.#workloads.delete(key)
     this.usage.change(workload.uid, 'workloads', -1)
-    this.#record([{ type: 'workload', key: workload.id, value: undefined }])
+    this.journal.forget(workload.recorded, [{ type: 'workload', key: workload.id, value: undefined }])
     this.onEnded()
   }
 
   // --- records and events ---------------------------------------------------------------------------------------------
 
-  /** The workload, its sessions and its update, as they are now. */
-  recordWorkload(workload: Workload, more: readonly Change[] = []): void {
-    const { id, uid, name, keepMs, generation, session, member, update } = workload
-    const value = {
-      uid,
-      name,
-      keep_ms: keepMs,
-      generation,
-      state: stateOf(workload),
-      pid: member?.pid,
-      after: afterOf(workload),
-      session: session?.id,
-    }
-    const changes: Change[] = [{ type: 'workload', key: id, value }]
-    for (const holding of workload.sessions) changes.push(this.sessions.change(holding))
-    const updateValue = update && {
-      id: update.id,
-      group: update.group,
-      phase: update.phase,
-      successor: update.successor?.pid,
-    }
-    if (updateValue || this.#records.get('update', id)) changes.push({ type: 'update', key: id, value: updateValue })
-    this.#record([...changes, ...more])
+  /** The workload, its sessions and its members are recorded as they are when the transaction is committed. */
+  recordWorkload(workload: Workload): void {
+    this.journal.touch(workload.recorded)
   }
 
-  #record(changes: readonly Change[]): void {
-    this.#records.transaction(changes)
+  /** Everything up to now is recorded, before somebody is told of it who does not wait for an answer. */
+  commit(): void {
+    try {
+      this.journal.commit()
+    } catch (error) {
+      this.log('error', `record what has changed: ${String(error)}`)
+    }
+  }
+
+  #changesOf(workload: Workload): Change[] {
+    const { id, uid, name, keepMs, generation, session, member, update, supervisor, lastUpdate } = workload
+    if (this.#workloads.get(keyOf(uid, name)) !== workload) return []
+    const value: WorkloadRecord = {
+      ...{ uid, name, keep_ms: keepMs, generation, state: stateOf(workload), after: afterOf(workload) },
+      ...(member ? { pid: member.pid, member: member.key } : {}),
+      ...(session ? { session: session.id } : {}),
+      ...(supervisor ? { supervisor: { id: supervisor.id, pid: supervisor.pid, after: [...supervisor.after] } } : {}),
+      ...(lastUpdate ? { last_update: lastUpdate } : {}),
+    }
+    const changes: Change[] = [{ type: 'workload', key: id, value: value as unknown as Json }]
+    for (const holding of workload.sessions) changes.push(this.sessions.change(holding))
+    for (const one of [member, update?.successor]) if (one) changes.push(...one.changes())
+    return changes
+  }
+
+  /** A luod after this one gives no session an id that was given before. */
+  #ids(): Change[] {
+    const next = Number(this.#orchestrator.nextId)
+    if (next <= this.#meta.next_session) return []
+    this.#meta.next_session = next + IDS_AHEAD
+    return [{ type: 'meta', key: '0', value: this.#meta as unknown as Json }]
   }
 
   /** Somebody was refused something: an event of the workload that it was about, if that is one of theirs. */

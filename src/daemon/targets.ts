@@ -5,34 +5,56 @@
 import type { Fd } from '../sys/fd.js'
 import { signalPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
+import type { Journal } from './journal.js'
+import type { Turnstile } from './turnstile.js'
 
 interface Target {
+  key: string
+  pid: number
   pidfd: Fd
   watch: Registration
   ended: boolean
 }
 
+export interface TargetsOptions {
+  /** Key of the update. */
+  update: string
+  journal: Journal
+  turnstile: Turnstile
+  onEnded(pid: number): void
+}
+
 export class Targets {
   readonly #targets: Target[] = []
-  readonly #onEnded: (pid: number) => void
+  readonly #options: TargetsOptions
+  #nextKey = 1
 
-  constructor(onEnded: (pid: number) => void) {
-    this.#onEnded = onEnded
+  constructor(options: TargetsOptions) {
+    this.#options = options
   }
 
   get allGone(): boolean {
     return this.#targets.every(({ ended }) => ended)
   }
 
-  /** Owns `pidfd`. */
-  add(pid: number, pidfd: Fd): void {
+  /** For the records: their pidfds are in the vault. */
+  list(): { key: string; pid: number }[] {
+    return this.#targets.map(({ key, pid }) => ({ key, pid }))
+  }
+
+  /** Owns `pidfd`. `key`: as it was recorded. */
+  add(pid: number, pidfd: Fd, key = String(this.#nextKey++)): void {
+    this.#nextKey = Math.max(this.#nextKey, Number(key) + 1)
     const watch = Poller.shared().add(pidfd, { read: true, write: false }, () => {
       watch.close()
-      target.ended = true
-      this.#onEnded(pid)
+      this.#options.turnstile.run(() => {
+        target.ended = true
+        this.#options.onEnded(pid)
+      })
     })
-    const target: Target = { pidfd, watch, ended: false }
+    const target: Target = { key, pid, pidfd, watch, ended: false }
     this.#targets.push(target)
+    this.#options.journal.keep(`target/${this.#options.update}/${key}`, pidfd)
   }
 
   kill(): void {
@@ -40,9 +62,10 @@ export class Targets {
   }
 
   close(): void {
-    for (const { watch, pidfd } of this.#targets.splice(0)) {
+    for (const { key, watch, pidfd } of this.#targets.splice(0)) {
       watch.close()
       pidfd.close()
+      this.#options.journal.drop(`target/${this.#options.update}/${key}`)
     }
   }
 }

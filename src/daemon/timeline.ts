@@ -3,18 +3,29 @@
  * wait, the processor is for the two versions.
  */
 import type { Phase } from '../protocol/types.js'
+import { millisecondsSince, monotonicMs } from './clock.js'
 import { NOTIFY_DELAY_MS } from './limits.js'
+import type { Turnstile } from './turnstile.js'
 
 export class Timeline {
-  readonly phases: Phase[] = []
-  readonly #startedAt = performance.now()
+  readonly phases: Phase[]
+  /** Of the monotonic clock. */
+  readonly startedMs: number
+  readonly #turnstile: Turnstile
   readonly #listeners = new Set<(phase: Phase) => void>()
   readonly #news: (() => void)[] = []
   #timer: NodeJS.Timeout | undefined
 
+  /** `known`: what has happened before, in a luod before this one. */
+  constructor(turnstile: Turnstile, known: { startedMs: number; phases: Phase[] } | undefined) {
+    this.#turnstile = turnstile
+    this.startedMs = known?.startedMs ?? monotonicMs()
+    this.phases = known?.phases ?? []
+  }
+
   /** Adds what happens now. */
   add(phase: Omit<Phase, 'at_ms'>): void {
-    const entry: Phase = { ...phase, at_ms: millisecondsSince(this.#startedAt) }
+    const entry: Phase = { ...phase, at_ms: millisecondsSince(this.startedMs) }
     this.phases.push(entry)
     this.inform(() => {
       for (const listener of this.#listeners) listener(entry)
@@ -32,7 +43,14 @@ export class Timeline {
   /** Something to be told later, after what happened before it. */
   inform(news: () => void): void {
     this.#news.push(news)
-    this.#timer ??= setTimeout(() => this.#tell(), NOTIFY_DELAY_MS)
+    this.#timer ??= setTimeout(() => this.#turnstile.run(() => this.#tell()), NOTIFY_DELAY_MS)
+  }
+
+  /** Nobody is told any more. */
+  close(): void {
+    clearTimeout(this.#timer)
+    this.#news.length = 0
+    this.#listeners.clear()
   }
 
   #tell(): void {
@@ -40,9 +58,4 @@ export class Timeline {
     this.#timer = undefined
     for (const tell of this.#news.splice(0)) tell()
   }
-}
-
-/** To the microsecond. */
-export function millisecondsSince(start: number): number {
-  return Math.round((performance.now() - start) * 1000) / 1000
 }

@@ -7,6 +7,8 @@
  * nobody waits but the claimant itself.
  */
 import { randomUUID } from 'node:crypto'
+import type { UpdateRecord } from '../abi/record-shapes.js'
+import type { Change } from '../abi/records.js'
 import { asLuoError, LuoError } from '../errors.js'
 import { MAX_FDS } from '../protocol/interface.js'
 import type { Methods, Phase } from '../protocol/types.js'
@@ -14,14 +16,15 @@ import type { Fd } from '../sys/fd.js'
 import { sameOpenFile } from '../sys/file-info.js'
 import { signalPidfd } from '../sys/pidfd.js'
 import { socketPair } from '../sys/unix.js'
+import { millisecondsSince, monotonicMs } from './clock.js'
 import { checkFormats, describeFile, describeSession } from './describe.js'
-import type { Actor } from './events.js'
 import { handedOn, ownHolding } from './holding.js'
-import { FENCE_MS, KILL_WAIT_MS, RECONNECT_MS } from './limits.js'
+import type { Recorded } from './journal.js'
+import { FENCE_MS, KILL_WAIT_MS, RECONNECT_MS, RESTORE_WAIT_MS } from './limits.js'
 import type { Member, MemberEvent } from './member.js'
 import type { State, Workload } from './state.js'
 import { Targets } from './targets.js'
-import { millisecondsSince, Timeline } from './timeline.js'
+import { Timeline } from './timeline.js'
 import {
   endOf,
   nextMove,
@@ -30,21 +33,18 @@ import {
   type UpdateEvent,
   type UpdatePhase,
 } from './update-machine.js'
+import { factsOf, newFacts, requestOf, type UpdateFacts, updateChange } from './update-record.js'
+import {
+  type Cause,
+  type Followed,
+  GATED,
+  HOLDING,
+  isOver,
+  type UpdateRequest,
+  type UpdateResult,
+  WAITS,
+} from './update-types.js'
 import { Waiting } from './waiting.js'
-
-export interface UpdateRequest {
-  deadlineMs: number
-  check: 'successor' | 'prepare' | undefined
-  command: readonly string[] | undefined
-  /** Who asked for it. */
-  by: Actor
-}
-
-export interface UpdateResult {
-  outcome: UpdateEnd
-  blackoutMs: number | undefined
-  timeline: readonly Phase[]
-}
 
 /**
  * Holds the updates of a group back, so that they go on in the group's order. Asked before each event of `GATED`; the
@@ -58,65 +58,59 @@ export interface Gate {
   changed(): void
 }
 
-/** Each begins something that concerns others: asking the old version, restoring, committing, and the end of a check. */
-const GATED: ReadonlySet<UpdateEvent> = new Set(['claimed', 'frozen', 'commitAsked', 'checkDone'])
-
-/** What an event says about itself, for the timeline. */
-export interface Cause {
-  who?: number
-  reason?: string
-  code?: string
-}
-
 type ClaimAnswer = Methods['Claim']['output']
 type CommitAnswer = Methods['Commit']['output']
 
-export class Update {
-  readonly id = randomUUID()
+/** What is left of an update, when luod was replaced in the middle of it. */
+export interface UpdateLeft {
+  old: Member | undefined
+  successor: Member | undefined
+  ticket: Fd | undefined
+  targets: readonly { key: string; pid: number; pidfd: Fd }[]
+}
+
+export class Update implements Followed, Recorded {
+  readonly id: string
+  readonly key: string
   readonly request: UpdateRequest
   /** Of orphaned state, by a new instance after a crash. */
   readonly isClaim: boolean
   readonly finished: Promise<UpdateResult>
+  /** Id of the group that it is, or was, updated in. */
+  readonly group: string | undefined
   successor: Member | undefined
   readonly #state: State
   readonly #workload: Workload
   readonly #old: Member | undefined
   readonly #gate: Gate | undefined
-  readonly #timeline = new Timeline()
-  readonly #targets = new Targets((pid) => this.#targetEnded(pid))
+  readonly #timeline: Timeline
+  readonly #targets: Targets
+  readonly #facts: UpdateFacts
   readonly #events: { event: UpdateEvent; cause: Cause }[] = []
   /** An event that waits for the group. */
   #atGate: { event: UpdateEvent; cause: Cause } | undefined
   /** A copy of the ticket: while it is open, no other file can be taken for it. */
   #ticket: Fd | undefined
-  #spawned = false
-  #phase: UpdatePhase
   #working = false
   #timer: NodeJS.Timeout | undefined
+  #backTimer: NodeJS.Timeout | undefined
   #claim: Waiting<ClaimAnswer> | undefined
   #commit: Waiting<CommitAnswer> | undefined
-  #released: 'word' | undefined
-  /** Whether the old version was asked to let go, and so must be told how it ended. */
-  #asked = false
-  #askedAt = 0
-  #backTimer: NodeJS.Timeout | undefined
-  /** When requests were first held back. */
-  #blackoutFrom: number | undefined
-  #blackoutMs: number | undefined
-  #checked = false
-  #failure: Cause = {}
+  /** Nobody will ask how it has ended: a claim, or one whose answer is forgotten. */
+  #forgotten: boolean
   #finish: (result: UpdateResult) => void = () => {}
 
   /** Asks the supervisor to start the successor. Throws, and changes nothing, when that cannot be asked. */
   static start(state: State, workload: Workload, request: UpdateRequest, gate?: Gate): Update {
     const { supervisor, member } = workload
     if (!supervisor || !member) throw new LuoError('LUO_WRONG_STATE', `update ${workload.name}: it does not run`)
-    const update = new Update(state, workload, request, member, gate)
+    const update = new Update(state, workload, { request, old: member, gate })
     const [ticket, unused] = socketPair()
     unused.close()
-    update.#ticket = ticket
+    update.#takeTicket(ticket)
     update.#enter('starting', { who: supervisor.pid })
     workload.update = update
+    update.#record()
     // If its connection was just lost it is told when it comes back, and if it does not, that ends the update.
     update.startAgain()
     state.tell(workload, 'updating', { update: update.id, group: update.group, by: request.by, old_pid: member.pid })
@@ -127,43 +121,69 @@ export class Update {
   static claim(state: State, workload: Workload, claimant: Member): Update {
     state.sessions.freeze(workload, claimant)
     const request = { deadlineMs: 0, check: undefined, command: undefined, by: claimant }
-    const update = new Update(state, workload, request, undefined)
+    const update = new Update(state, workload, { request })
     update.successor = claimant
     update.#targets.add(claimant.pid, claimant.pidfd())
     workload.update = update
     update.#enter('restoring', { who: claimant.pid })
+    update.#record()
     return update
   }
 
-  private constructor(state: State, workload: Workload, request: UpdateRequest, old: Member | undefined, gate?: Gate) {
+  /** As it was recorded, with what is left of it, which it owns. Goes on with `restored`, once everything is there. */
+  static restore(state: State, workload: Workload, record: UpdateRecord & { key: string }, left: UpdateLeft): Update {
+    const { old, successor, ticket, targets } = left
+    const update = new Update(state, workload, { request: requestOf(record), old, record })
+    update.successor = successor
+    if (ticket) update.#takeTicket(ticket)
+    for (const { key, pid, pidfd } of targets) update.#targets.add(pid, pidfd, key)
+    workload.update = update
+    return update
+  }
+
+  private constructor(
+    state: State,
+    workload: Workload,
+    from: {
+      request: UpdateRequest
+      old?: Member | undefined
+      gate?: Gate | undefined
+      record?: UpdateRecord & { key: string }
+    },
+  ) {
+    const { request, old, gate, record } = from
     this.#state = state
     this.#workload = workload
     this.request = request
     this.#old = old
     this.#gate = gate
-    this.isClaim = old === undefined
-    this.#phase = this.isClaim ? 'restoring' : 'starting'
+    this.id = record?.id ?? randomUUID()
+    this.key = record?.key ?? state.nextUpdateKey()
+    this.group = record?.group ?? gate?.group
+    this.isClaim = record ? record.old === undefined : old === undefined
+    this.#forgotten = this.isClaim
+    this.#facts = record ? factsOf(record) : newFacts(this.isClaim ? 'restoring' : 'starting')
+    const { journal, turnstile } = state
+    const known = record && { startedMs: record.started_ms, phases: record.timeline as unknown as Phase[] }
+    this.#timeline = new Timeline(turnstile, known)
+    const onEnded = (pid: number) => this.#targetEnded(pid)
+    this.#targets = new Targets({ update: this.key, journal, turnstile, onEnded })
     this.finished = new Promise((resolve) => {
       this.#finish = resolve
     })
   }
 
   get phase(): UpdatePhase {
-    return this.#phase
+    return this.#facts.phase
   }
 
   /** Between what a client may notice first and last. */
   get holdsRequests(): boolean {
-    return HOLDING.has(this.#phase)
+    return HOLDING.has(this.phase)
   }
 
   get workload(): string {
     return this.#workload.name
-  }
-
-  /** Id of the group that it is updated in. */
-  get group(): string | undefined {
-    return this.#gate?.group
   }
 
   /** The event that waits for the group. */
@@ -173,17 +193,63 @@ export class Update {
 
   /** Whether it was a check that has seen what it wanted. */
   get checked(): boolean {
-    return this.#checked
+    return this.#facts.checked
   }
 
   /** Why it does not commit, if that is known. */
   get failure(): Cause {
-    return this.#failure
+    return this.#facts.failure
   }
 
-  /** Calls `listener` with every phase so far and to come. Answers how to stop that. */
   listen(listener: (phase: Phase) => void): () => void {
     return this.#timeline.listen(listener)
+  }
+
+  forget(): void {
+    this.#forgotten = true
+    if (this.ended) this.#state.journal.forget(this, [{ type: 'update', key: this.key, value: undefined }])
+  }
+
+  // --- being recorded -----------------------------------------------------------------------------------------------
+
+  changes(): Change[] {
+    const { key } = this
+    if (this.ended && this.#forgotten) return [{ type: 'update', key, value: undefined }]
+    const { startedMs, phases } = this.#timeline
+    const outcome = this.ended && isOver(this.phase) ? this.phase : undefined
+    const more = { workload: this.#workload, old: this.#old, ticket: this.#ticket !== undefined, startedMs, phases }
+    return [updateChange(key, this, this.#facts, { ...more, targets: this.#targets.list(), outcome })]
+  }
+
+  #record(): void {
+    this.#state.journal.touch(this)
+    this.#state.recordWorkload(this.#workload)
+  }
+
+  /** A luod before this one began it; whoever takes part has a moment to come back. */
+  restored(): void {
+    const { phase } = this
+    if (this.group !== undefined && !['committing', 'aborting'].includes(phase)) {
+      const reason = 'luod was replaced in the middle of an update of a group'
+      return this.event('abortAsked', { code: 'LUO_ABORTED', reason })
+    }
+    if (phase === 'aborting') return this.#killSuccessor(this.failure)
+    if (phase === 'committing') {
+      if (!this.#old || this.#old.dead) return this.event('oldDied')
+      this.#startTimer(RESTORE_WAIT_MS, () => this.event('fenceLate'))
+      return
+    }
+    const left = (this.#facts.deadlineAtMs ?? 0) - monotonicMs()
+    this.#startDeadline(Math.max(left, RECONNECT_MS))
+    if (this.#old) this.expectBack(this.#old, RESTORE_WAIT_MS)
+  }
+
+  /** It goes on in another luod: nothing is told, and nobody is killed. */
+  letGo(): void {
+    this.#stopTimers()
+    this.#timeline.close()
+    this.#targets.close()
+    this.#voidTicket()
   }
 
   // --- what the sides say -------------------------------------------------------------------------------------------
@@ -193,27 +259,35 @@ export class Update {
     return this.#ticket !== undefined && sameOpenFile(this.#ticket, file)
   }
 
+  #takeTicket(ticket: Fd): void {
+    this.#ticket = ticket
+    this.#state.journal.keep(`ticket/${this.key}`, ticket)
+  }
+
   #voidTicket(): void {
-    this.#ticket?.close()
+    if (!this.#ticket) return
+    this.#ticket.close()
     this.#ticket = undefined
+    this.#state.journal.drop(`ticket/${this.key}`)
   }
 
   /** Asks the supervisor for the successor, if nothing came of it yet. A supervisor starts one for each update. */
   startAgain(): void {
     const ticket = this.#ticket
-    if (this.#phase !== 'starting' || !ticket || this.#spawned) return
+    if (this.phase !== 'starting' || !ticket || this.#targets.list().length > 0) return
+    this.#state.commit()
     const command = this.request.command && { command: [...this.request.command] }
     this.#workload.supervisor?.tell({ event: 'start', update: this.id, ...command, fds: 1 }, [ticket])
   }
 
   /** The supervisor has started this process for us. Owns `pidfd`. */
   spawned(pid: number, pidfd: Fd): void {
-    this.#spawned = true
-    if (this.ended || this.#phase === 'aborting') {
+    if (this.ended || this.phase === 'aborting') {
       signalPidfd(pidfd, 'SIGKILL')
       if (this.ended) return pidfd.close()
     }
     this.#targets.add(pid, pidfd)
+    this.#record()
   }
 
   joined(member: Member): void {
@@ -230,7 +304,8 @@ export class Update {
     }
     this.#claim = new Waiting()
     const { promise } = this.#claim
-    if (this.isClaim) this.#claim.answer(this.#describe())
+    // In a luod that was replaced it may have been answered before.
+    if (this.isClaim || ['restoring', 'committing'].includes(this.phase)) this.#claim.answer(this.#describe())
     else if (this.request.check === 'successor') this.#check(member)
     else this.event('claimed', { who: member.pid })
     return promise
@@ -238,7 +313,8 @@ export class Update {
 
   /** The successor is whole: answered when the old version has let go. */
   waitForCommit(member: Member): Promise<CommitAnswer> {
-    const early = this.#phase !== 'restoring' || this.#claim?.settled === false
+    // In a luod that was replaced it may have asked before.
+    const early = !['restoring', 'committing'].includes(this.phase) || this.#claim?.settled === false
     if (member !== this.successor || this.#commit || early) {
       throw new LuoError(
         'LUO_WRONG_STATE',
@@ -261,7 +337,7 @@ export class Update {
   }
 
   oldRefused(member: Member, heldMs: number | undefined, reason: string): void {
-    if (member !== this.#old || this.#phase !== 'committing') this.#mustBe(['preparing', 'restoring'], member, 'refuse')
+    if (member !== this.#old || this.phase !== 'committing') this.#mustBe(['preparing', 'restoring'], member, 'refuse')
     this.#held(heldMs)
     const facts = { by: member, update: this.id, code: 'LUO_REFUSED', detail: reason, method: 'Refuse' }
     this.#timeline.inform(() => this.#state.tell(this.#workload, 'refused', facts))
@@ -270,7 +346,7 @@ export class Update {
 
   oldReleased(member: Member): void {
     this.#mustBe(['committing'], member, 'released')
-    this.#released = 'word'
+    this.#facts.released = 'word'
     this.event('oldReleased', { who: member.pid })
   }
 
@@ -280,7 +356,7 @@ export class Update {
     const cause = { who: member.pid, code: 'LUO_GONE' }
     if (member === this.#old) {
       // It has closed its session and not given its word: only its death will do.
-      if (this.#phase === 'committing' && !member.dead) return this.#killOld()
+      if (this.phase === 'committing' && !member.dead) return this.#killOld()
       this.event('oldDied', { ...cause, reason: `the old version (pid ${member.pid}) ${how}` })
     } else if (member === this.successor) {
       this.event('successorDied', { ...cause, reason: `the new version (pid ${member.pid}) ${how}` })
@@ -289,34 +365,35 @@ export class Update {
 
   /** A member's process has ended; if it had left before, that was not enough for a commit. */
   memberDead(member: Member): void {
-    if (member === this.#old && this.#phase === 'committing') this.event('oldDied')
+    if (member === this.#old && this.phase === 'committing') this.event('oldDied')
   }
 
   /**
    * The old version has lost its connection, or luod was replaced. It has a moment to come back, in which its end is
    * seen too, if it was that; then it can neither be told to let go nor to go on. Its word has a deadline of its own.
    */
-  expectBack(member: Member): void {
-    if (member !== this.#old || !this.#asked) return
+  expectBack(member: Member, waitMs = RECONNECT_MS): void {
+    if (member !== this.#old || !this.#facts.asked) return
     clearTimeout(this.#backTimer)
-    this.#backTimer = setTimeout(() => {
-      if (!member.alive || member.subscriber || !['preparing', 'restoring'].includes(this.#phase)) return
+    const lost = () => {
+      if (!member.alive || member.subscriber || !['preparing', 'restoring'].includes(this.phase)) return
       const reason = `the old version (pid ${member.pid}) closed its connection`
       this.event('abortAsked', { who: member.pid, code: 'LUO_GONE', reason })
-    }, RECONNECT_MS)
+    }
+    this.#backTimer = setTimeout(() => this.#state.turnstile.run(lost), waitMs)
   }
 
   /** Whether this member is asked to let go in this update, and what is to be said to it if that was not heard. */
   asks(member: Member): { update: string; due: MemberEvent | undefined } | undefined {
-    if (member !== this.#old || !this.#asked || this.ended) return undefined
+    if (member !== this.#old || !this.#facts.asked || this.ended) return undefined
     return { update: this.id, due: this.#due() }
   }
 
   #due(): MemberEvent | undefined {
     const update = this.id
-    if (this.#phase === 'committing') return { event: 'release', update }
-    if (this.#phase !== 'preparing' || this.#atGate) return undefined
-    const leftMs = this.request.deadlineMs - millisecondsSince(this.#askedAt)
+    if (this.phase === 'committing') return { event: 'release', update }
+    if (this.phase !== 'preparing' || this.#atGate) return undefined
+    const leftMs = this.request.deadlineMs - millisecondsSince(this.#facts.askedAtMs)
     return { event: 'prepare', update, deadline_ms: Math.max(1, Math.round(leftMs)) }
   }
 
@@ -336,6 +413,7 @@ export class Update {
       }
     } finally {
       this.#working = false
+      this.#record()
     }
   }
 
@@ -346,13 +424,13 @@ export class Update {
   }
 
   #step(event: UpdateEvent, cause: Cause): void {
-    const move = nextMove(this.#phase, event)
+    const move = nextMove(this.phase, event)
     if (!move || this.#mustWait(event, cause)) return
-    if (event === 'checkDone') this.#checked = true
-    if (move.to === 'aborting' || move.to === 'orphaned') this.#failure = cause
-    if (move.to !== this.#phase) this.#enter(event === 'successorGone' ? this.#end() : move.to, cause)
+    if (event === 'checkDone') this.#facts.checked = true
+    if (move.to === 'aborting' || move.to === 'orphaned') this.#facts.failure = cause
+    if (move.to !== this.phase) this.#enter(event === 'successorGone' ? this.#end() : move.to, cause)
     for (const action of move.actions) this.#act(action, cause)
-    if (['committed', 'rolledBack', 'checked', 'orphaned'].includes(this.#phase)) this.#close(this.#phase as UpdateEnd)
+    if (isOver(this.phase)) this.#close(this.phase)
     this.#gate?.changed()
   }
 
@@ -370,11 +448,11 @@ export class Update {
   }
 
   #end(): UpdateEnd {
-    return endOf({ checked: this.#checked, oldAlive: this.#old?.alive === true })
+    return endOf({ checked: this.#facts.checked, oldAlive: this.#old?.alive === true })
   }
 
   #enter(phase: UpdatePhase, cause: Cause): void {
-    this.#phase = phase
+    this.#facts.phase = phase
     this.#timeline.add({ phase, ...cause })
     this.#atGate = undefined
     this.#startDeadline()
@@ -386,14 +464,31 @@ export class Update {
   }
 
   /** The time that the phase has begins now. */
-  #startDeadline(): void {
+  #startDeadline(ms = this.request.deadlineMs): void {
     clearTimeout(this.#timer)
-    const waits = WAITS[this.#phase]
+    const waits = WAITS[this.phase]
+    this.#facts.deadlineAtMs = waits && !this.isClaim ? monotonicMs() + ms : undefined
     if (!waits || this.isClaim) return
-    this.#timer = setTimeout(() => {
+    this.#startTimer(ms, () => {
       const reason = `${waits(this.#old?.pid, this.successor?.pid)} within ${this.request.deadlineMs / 1000} s`
       this.event('deadline', { code: 'LUO_DEADLINE', reason })
-    }, this.request.deadlineMs)
+    })
+  }
+
+  #startTimer(ms: number, then: () => void): void {
+    clearTimeout(this.#timer)
+    const timer = setTimeout(() => {
+      this.#state.turnstile.run(() => {
+        if (this.#timer === timer) then()
+      })
+    }, ms)
+    this.#timer = timer
+  }
+
+  #stopTimers(): void {
+    clearTimeout(this.#timer)
+    clearTimeout(this.#backTimer)
+    this.#timer = undefined
   }
 
   #act(action: UpdateAction, cause: Cause): void {
@@ -421,19 +516,28 @@ export class Update {
 
   /** The old version knows when it began to hold requests back; without its word it counts from when it was asked. */
   #held(heldMs: number | undefined): void {
-    if (heldMs === undefined || this.#blackoutFrom === undefined) return
-    const from = Math.max(this.#blackoutFrom, performance.now() - Math.max(0, heldMs))
-    this.#blackoutFrom = heldMs === 0 ? undefined : from
+    const facts = this.#facts
+    if (heldMs === undefined || facts.blackoutFromMs === undefined) return
+    const from = Math.max(facts.blackoutFromMs, monotonicMs() - Math.max(0, heldMs))
+    facts.blackoutFromMs = heldMs === 0 ? undefined : from
   }
 
   #askOld(): void {
-    this.#asked = true
-    this.#askedAt = performance.now()
-    this.#blackoutFrom = this.#askedAt
+    const facts = this.#facts
+    facts.asked = true
+    facts.askedAtMs = monotonicMs()
+    facts.blackoutFromMs = facts.askedAtMs
     const { deadlineMs } = this.request
+    this.#recordNow()
     if (this.#old?.tell({ event: 'prepare', update: this.id, deadline_ms: deadlineMs })) return
     if (this.#old?.alive) return this.expectBack(this.#old)
     this.event('oldDied', { code: 'LUO_GONE', reason: 'the old version does not listen for updates any more' })
+  }
+
+  /** Before anybody is told: a luod after this one must know of it. */
+  #recordNow(): void {
+    this.#record()
+    this.#state.commit()
   }
 
   #freeze(): void {
@@ -449,7 +553,6 @@ export class Update {
       this.event('abortAsked', { code, reason: message })
       return
     }
-    this.#state.recordWorkload(this.#workload)
     this.event('frozen')
   }
 
@@ -459,17 +562,17 @@ export class Update {
   }
 
   #release(): void {
-    this.#state.recordWorkload(this.#workload)
     if (!this.#old) return this.event('oldReleased')
+    this.#recordNow()
     // If it cannot be asked just now, it is asked when it subscribes again.
     if (!this.#old.tell({ event: 'release', update: this.id }) && !this.#old.alive) return this.#killOld()
-    this.#timer = setTimeout(() => this.event('fenceLate'), FENCE_MS)
+    this.#startTimer(FENCE_MS, () => this.event('fenceLate'))
   }
 
   #killOld(): void {
     clearTimeout(this.#timer)
     if (!this.#old?.kill()) return this.event('oldDied')
-    this.#timer = setTimeout(() => this.event('oldDied'), KILL_WAIT_MS)
+    this.#startTimer(KILL_WAIT_MS, () => this.event('oldDied'))
   }
 
   #handOver(): void {
@@ -481,13 +584,18 @@ export class Update {
     workload.member = successor
     workload.generation += 1
     successor.ready = true
+    successor.committed = this.#facts.released ?? (old ? 'death' : 'none')
     workload.update = undefined
-    this.#state.recordWorkload(workload)
-    if (this.#blackoutFrom !== undefined) this.#blackoutMs = millisecondsSince(this.#blackoutFrom)
-    this.#commit?.answer({ released: this.#released ?? (old ? 'death' : 'none') })
+    this.#endBlackout()
+    this.#commit?.answer({ released: successor.committed })
     if (old) this.#state.dropMember(old)
     const about = { by: successor, update: this.id, group: this.group }
     this.#timeline.inform(() => this.#state.tell(workload, 'running', about))
+  }
+
+  #endBlackout(): void {
+    const { blackoutFromMs } = this.#facts
+    if (blackoutFromMs !== undefined) this.#facts.blackoutMs = millisecondsSince(blackoutFromMs)
   }
 
   #killSuccessor(cause: Cause): void {
@@ -495,19 +603,19 @@ export class Update {
     this.#fail(cause)
     this.successor?.kill()
     this.#targets.kill()
-    this.#timer = setTimeout(() => this.event('successorGone'), KILL_WAIT_MS)
+    this.#startTimer(KILL_WAIT_MS, () => this.event('successorGone'))
     this.#lookForTheDead()
   }
 
   #goBack(): void {
     const old = this.#old
-    if (this.#phase === 'orphaned') return this.#leaveBehind()
+    if (this.phase === 'orphaned') return this.#leaveBehind()
     this.#state.sessions.takeBack(this.#workload, this.successor)
     this.#workload.update = undefined
-    this.#state.recordWorkload(this.#workload)
-    if (!this.#asked || !old) return
-    old.tell({ event: 'resume', update: this.id, reason: this.#failure.reason ?? 'the update was a check' })
-    if (this.#blackoutFrom !== undefined) this.#blackoutMs = millisecondsSince(this.#blackoutFrom)
+    if (!this.#facts.asked || !old) return
+    this.#endBlackout()
+    this.#recordNow()
+    old.tell({ event: 'resume', update: this.id, reason: this.failure.reason ?? 'the update was a check' })
   }
 
   /** Nobody is left to hold the state. */
@@ -522,16 +630,16 @@ export class Update {
   }
 
   #close(outcome: UpdateEnd): void {
-    clearTimeout(this.#timer)
-    clearTimeout(this.#backTimer)
+    this.#stopTimers()
     const workload = this.#workload
     workload.update = undefined
+    this.#voidTicket()
     workload.lastUpdate = { id: this.id, committed: outcome === 'committed' }
     const { successor } = this
     if (successor && workload.member !== successor) this.#state.dropMember(successor)
-    this.#fail(this.#failure)
+    this.#fail(this.failure)
     this.#targets.close()
-    const { reason, code } = this.#failure
+    const { reason, code } = this.failure
     // What ended while the update was there has waited for its end.
     if (workload.member?.released) this.#state.memberReleased(workload, workload.member)
     this.#timeline.inform(() => {
@@ -541,10 +649,10 @@ export class Update {
       }
       this.#state.tell(workload, this.isClaim ? 'claimed' : 'updated', {
         ...{ update: this.id, outcome, code, detail: reason, by: this.request.by },
-        ...{ blackout_ms: this.#blackoutMs, duration_ms: this.#timeline.phases.at(-1)?.at_ms },
+        ...{ blackout_ms: this.#facts.blackoutMs, duration_ms: this.#timeline.phases.at(-1)?.at_ms },
         ...{ old_pid: this.#old?.pid, new_pid: successor?.pid },
       })
-      this.#finish({ outcome, blackoutMs: this.#blackoutMs, timeline: this.#timeline.phases })
+      this.#finish({ outcome, blackoutMs: this.#facts.blackoutMs, timeline: this.#timeline.phases })
       this.#state.endIfUnused(workload)
     })
   }
@@ -572,12 +680,12 @@ export class Update {
   }
 
   #mustBe(phases: readonly UpdatePhase[], member: Member, what: string): void {
-    if (member === this.#old && phases.includes(this.#phase) && !this.#atGate) return
-    throw new LuoError('LUO_WRONG_STATE', `${what}: pid ${member.pid} was not asked; the update is ${this.#phase}`)
+    if (member === this.#old && phases.includes(this.phase) && !this.#atGate) return
+    throw new LuoError('LUO_WRONG_STATE', `${what}: pid ${member.pid} was not asked; the update is ${this.phase}`)
   }
 
   #targetEnded(pid: number): void {
-    if (this.#phase === 'aborting') this.#lookForTheDead()
+    if (this.phase === 'aborting') this.#lookForTheDead()
     // Once it has joined, what started it may end: a shell, or env(1).
     else if (!this.successor || this.successor.pid === pid) {
       this.event('successorDied', { who: pid, code: 'LUO_GONE', reason: `the new version (pid ${pid}) ended` })
@@ -587,14 +695,4 @@ export class Update {
   #lookForTheDead(): void {
     if (this.#targets.allGone) this.event('successorGone')
   }
-}
-
-const HOLDING: ReadonlySet<UpdatePhase> = new Set(['preparing', 'restoring', 'committing', 'aborting'])
-
-/** Whom a phase waits for, for the message of a deadline. */
-const WAITS: Partial<Record<UpdatePhase, (old: number | undefined, successor: number | undefined) => string>> = {
-  starting: () => 'the new version did not join',
-  joined: (_, successor) => `the new version (pid ${successor}) did not ask for the state`,
-  preparing: (old) => `the old version (pid ${old}) did not let go`,
-  restoring: (_, successor) => `the new version (pid ${successor}) did not commit`,
 }

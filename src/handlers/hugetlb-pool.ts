@@ -65,6 +65,14 @@ export function hugetlbPool(
       received().free(address)
       giveBack(added)
     },
+    save: ({ added }) => Object.fromEntries(added),
+    load: (saved) => {
+      const added: Added = new Map(
+        Object.entries(saved).map(([pageBytes, pages]) => [Number(pageBytes), Number(pages)]),
+      )
+      const address = memory.allocate(encode(added))
+      return { data: address, object: { address, added } }
+    },
   }
 
   /** Answers whether the pool has all of them now. */

@@ -29,6 +29,7 @@ function referenceHandler(
     compatible,
     canPreserve: (file) => file.info.kind === kind && !(kind === 'unix' && isOwn(file)),
     preserve: (file) => ({ data: slots.add(file) }),
+    adopt: (file) => ({ data: slots.add(file) }),
     unpreserve: ({ data }) => slots.drop(data),
     retrieve: (data) => {
       const file = slots.retrieve(data)

@@ -34,6 +34,7 @@ const KEPT: Answer = {
 const HANDLER_ANSWERS: Readonly<Record<Exclude<keyof FileHandler<HeldFile>, 'compatible'>, Answer>> = {
   canPreserve: BOOLEAN,
   preserve: KEPT,
+  adopt: KEPT,
   unpreserve: NOTHING,
   freeze: {
     expected: 'a u64 as bigint, or undefined',
@@ -57,6 +58,11 @@ const FLB_ANSWERS: Readonly<Record<Exclude<keyof Flb, 'compatible'>, Answer>> = 
   unpreserve: NOTHING,
   retrieve: { ...NOTHING, expected: 'the object' },
   finish: NOTHING,
+  save: {
+    expected: 'an object that JSON takes',
+    good: (answer) => typeof answer === 'object' && answer !== null && !isPromise(answer),
+  },
+  load: KEPT,
 }
 
 /** `isOwn`: files that no plug-in may have, because they are luod's own. */

@@ -99,6 +99,11 @@ export function listenUnix(path: string, mode = 0o600): Fd {
   }
 }
 
+/** A socket that another process listened on: whoever connects from here on is told that it is this one. */
+export function listenAgain(listener: Fd): void {
+  checked('listen again', 'listen', listener.number, BACKLOG)
+}
+
 /** ECONNREFUSED and ENOENT when nobody is there, EAGAIN when the listener's queue is full: try again later. */
 export function connectUnix(path: string): Fd {
   const address = unixAddress(path)

@@ -82,6 +82,8 @@ export interface ServerOptions {
   maxConnections: number
   /** Files on their way that one user may have, to us and from us each, before its connections wait. */
   maxFilesUnderWay: number
+  /** The end of a connection is acted upon in here; at once by default. */
+  turn?(run: () => void): void
   /** Before each request is handled. */
   onRequest?(): void
   onDefect(error: unknown, method: string): void
@@ -115,6 +117,9 @@ export class Server {
   readonly #registration: Registration
   /** Given up for a moment when there is no other descriptor left to accept, and refuse, a connection with. */
   #spare: readonly Fd[] = socketPair()
+  /** While it is paused. */
+  #resumed: { promise: Promise<void> } | undefined
+  readonly #onResume: (() => void)[] = []
 
   constructor(options: ServerOptions) {
     this.#options = options
@@ -124,6 +129,20 @@ export class Server {
 
   get connections(): number {
     return this.#connections.size
+  }
+
+  /** Takes no connection and no request: they wait. What is under way goes on. */
+  pause(): void {
+    if (this.#resumed) return
+    this.#registration.update({ read: false, write: false })
+    this.#resumed = { promise: new Promise((resolve) => this.#onResume.push(resolve)) }
+  }
+
+  resume(): void {
+    if (!this.#resumed) return
+    this.#resumed = undefined
+    this.#registration.update({ read: true, write: false })
+    for (const run of this.#onResume.splice(0)) run()
   }
 
   close(): void {
@@ -202,6 +221,7 @@ export class Server {
       for (let next = waiting.shift(); next; next = waiting.shift()) {
         changeWaiting(-next.fds.length)
         resume()
+        while (this.#resumed) await this.#resumed.promise
         await this.#serve(connection, peer, next.request, next.fds)
         await this.#mayAnswer(connection, user)
       }
@@ -244,7 +264,8 @@ export class Server {
         changeWaiting(-waitingFiles)
         user.waiting.delete(resume)
         if (error) this.#options.onRefused(error, credentials)
-        for (const run of disconnects.splice(0)) run()
+        const turn = this.#options.turn ?? ((run) => run())
+        for (const run of disconnects.splice(0)) turn(run)
         this.#options.onConnections?.(this.#connections.size, { uid, by: -1 })
       },
       lastWords: encodeError,

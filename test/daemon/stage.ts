@@ -151,6 +151,14 @@ export class Stage implements AsyncDisposable {
     return { stage, release: () => client.close() }
   }
 
+  /** With a luod that the test itself is, at `socket`. */
+  static async around(begin: (socket: string) => void): Promise<Stage> {
+    const stage = new Stage('puppet.mjs')
+    await stage.#listen()
+    begin(stage.socket)
+    return stage
+  }
+
   private constructor(puppet: string) {
     this.#puppet = join(PROJECT, 'test/daemon', puppet)
     this.directory = mkdtempSync(join(tmpdir(), 'luo-stage-'))
@@ -170,6 +178,18 @@ export class Stage implements AsyncDisposable {
 
   /** The first connection to luod. */
   async #begin(args: string[]): Promise<VarlinkClient> {
+    await this.#listen()
+    this.#luod = this.#spawnLuod(this.socket, args)
+    const connect = async () => {
+      const client = await this.client()
+      await client.call('List', {})
+      return client
+    }
+    return eventually(connect, Boolean, 'luod does not start')
+  }
+
+  /** For puppets. */
+  async #listen(): Promise<void> {
     this.#server = createServer((socket) => {
       const lines = createInterface({ input: socket })
       // A puppet may be killed before it says anything.
@@ -179,13 +199,6 @@ export class Stage implements AsyncDisposable {
     this.#server.listen(this.#control)
     await once(this.#server, 'listening')
     chmodSync(this.#control, 0o777)
-    this.#luod = this.#spawnLuod(this.socket, args)
-    const connect = async () => {
-      const client = await this.client()
-      await client.call('List', {})
-      return client
-    }
-    return eventually(connect, Boolean, 'luod does not start')
   }
 
   #spawnLuod(socket: string, args: string[]): ChildProcess {

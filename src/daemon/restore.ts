@@ -1,0 +1,411 @@
+/**
+ * luod's state, built anew from its records and the descriptors that it held, and from nothing else: after an upgrade of
+ * luod, or when it has ended in the middle of something.
+ *
+ * `strict`, where the luod before is still there to go on: anything that is wrong is LUO_RECORDS, and nothing has been
+ * done to anybody. `recover`, where it is not: what is wrong is listed and left out, what is sound is kept, and nothing
+ * is guessed. Who takes part comes back by itself, watched by pidfd and lifetime; whatever ended while no luod looked is
+ * an end now. Updates go on in the phase that they were in.
+ */
+import type {
+  AnswerRecord,
+  FileRecord,
+  FlbRecord,
+  LifetimeRecord,
+  MemberRecord,
+  RecordShapes,
+  SessionRecord,
+  UpdateRecord,
+  WorkloadRecord,
+} from '../abi/record-shapes.js'
+import type { Change, Records, RecordType } from '../abi/records.js'
+import { checkRecords, type Finding, wrongFields } from '../abi/records-check.js'
+import type { HandlerRegistry } from '../core/handler.js'
+import { LuoError } from '../errors.js'
+import type { HeldFile } from '../handlers/held-file.js'
+import type { Fd } from '../sys/fd.js'
+import { type FileInfo, fileInfo } from '../sys/file-info.js'
+import { pidfdOwner } from '../sys/pidfd.js'
+import type { Answers } from './answers.js'
+import { resultsOf } from './group-update.js'
+import type { Holding, LuodOrchestrator } from './holding.js'
+import type { Lifetime } from './lifetime.js'
+import { RESTORE_WAIT_MS } from './limits.js'
+import { Member } from './member.js'
+import type { State, SupervisorLink, Workload } from './state.js'
+import { Update } from './update.js'
+import { finishedUpdate } from './update-record.js'
+import type { Followed } from './update-types.js'
+
+export type RestoreMode = 'strict' | 'recover'
+
+export interface RestoreSource {
+  records: Records
+  /** By the keys of the vault. What is taken is taken out; the rest is nobody's, and the caller's to close. */
+  descriptors: Map<string, Fd>
+  mode: RestoreMode
+  /** What was wrong with the bytes of the records. */
+  damage: readonly string[]
+}
+
+/** What is built anew. */
+export interface RestoreTarget {
+  state: State
+  answers: Answers
+  orchestrator: LuodOrchestrator
+  registry: HandlerRegistry<HeldFile>
+}
+
+/** Answers what was left out, and why; nothing in `strict`. */
+export function restore(target: RestoreTarget, source: RestoreSource): Finding[] {
+  const restoring = new Restoring(target, source)
+  restoring.check()
+  restoring.run()
+  return restoring.findings
+}
+
+class Restoring {
+  readonly findings: Finding[] = []
+  readonly #target: RestoreTarget
+  readonly #source: RestoreSource
+  readonly #workloads = new Map<string, Workload>()
+  readonly #members = new Map<string, Member>()
+  readonly #holdings = new Map<string, Holding>()
+  /** Descriptors that were looked at. */
+  readonly #infos = new Map<string, FileInfo>()
+  /** Records that something is wrong with. */
+  readonly #bad = new Set<string>()
+
+  constructor(target: RestoreTarget, source: RestoreSource) {
+    this.#target = target
+    this.#source = source
+  }
+
+  /** Everything that can be seen before anything is done. */
+  check(): void {
+    const { records, descriptors, damage, mode } = this.#source
+    for (const why of damage) this.findings.push({ what: 'records', key: '', why })
+    const entries = new Map(TYPES.map((type) => [type, records.entries(type)]))
+    this.findings.push(...checkRecords(entries, (key) => descriptors.has(key)))
+    for (const [key, fd] of descriptors) {
+      const why = this.#wrongDescriptor(key, fd)
+      if (why !== undefined) this.findings.push({ what: 'descriptor', key, why })
+    }
+    for (const [key, { compatible }] of this.#good('file')) {
+      if (this.#target.registry.get(compatible)) continue
+      this.findings.push({ what: 'file', key, why: `there is no handler ${compatible}` })
+    }
+    if (mode === 'strict') this.#refuse()
+    for (const { what, key } of this.findings) this.#bad.add(what === 'descriptor' ? key : `${what}/${key}`)
+  }
+
+  #refuse(): void {
+    const [first] = this.findings
+    if (!first || this.#source.mode !== 'strict') return
+    const more = this.findings.length > 1 ? `, and ${this.findings.length - 1} more` : ''
+    throw new LuoError('LUO_RECORDS', `restore: ${first.what} ${first.key}: ${first.why}${more}; nothing was changed`)
+  }
+
+  /** Records of one type that have all of their fields, in the order of their keys. */
+  #good<T extends RecordType>(type: T): [string, RecordShapes[T]][] {
+    const all = [...this.#source.records.entries(type)].filter(([, record]) => wrongFields(type, record).length === 0)
+    return all.sort(([a], [b]) => (BigInt(a) < BigInt(b) ? -1 : 1)) as unknown as [string, RecordShapes[T]][]
+  }
+
+  #wrongDescriptor(key: string, fd: Fd): string | undefined {
+    const [kind = '', number = ''] = key.split('/')
+    const info = fileInfo(fd)
+    this.#infos.set(key, info)
+    const is = (wanted: string) => (info.kind === wanted ? undefined : `it is of kind ${info.kind}, not ${wanted}`)
+    switch (kind) {
+      case 'listener':
+        return is('unix') ?? (info.listening ? undefined : 'it does not listen')
+      case 'lifetime':
+      case 'ticket':
+        return is('unix')
+      case 'records':
+        return is('memfd')
+      case 'file': {
+        const wanted = this.#source.records.get('file', number)?.kind
+        if (wanted === undefined || (NAMED_OR_NOT.has(String(wanted)) && NAMED_OR_NOT.has(info.kind))) return undefined
+        return is(String(wanted))
+      }
+      case 'pidfd': {
+        const pid = this.#source.records.get('member', number)?.pid
+        const owner = is('pidfd') === undefined ? pidfdOwner(fd) : undefined
+        const other = owner && pid !== undefined && owner.pid !== pid
+        return is('pidfd') ?? (other ? `it is of pid ${owner.pid}, not ${pid}` : undefined)
+      }
+      case 'target':
+        return is('pidfd')
+      default:
+        return undefined
+    }
+  }
+
+  /** The descriptor under a key, if it is what it should be. It is the caller's from here on. */
+  #take(key: string): Fd | undefined {
+    const { descriptors } = this.#source
+    const fd = this.#bad.has(key) ? undefined : descriptors.get(key)
+    if (fd) descriptors.delete(key)
+    return fd
+  }
+
+  #fail(what: Finding['what'], key: string, error: unknown): void {
+    this.findings.push({ what, key, why: error instanceof Error ? error.message : String(error) })
+    this.#refuse()
+  }
+
+  // --- building -----------------------------------------------------------------------------------------------------
+
+  run(): void {
+    const { state, orchestrator } = this.#target
+    const { records } = this.#source
+    orchestrator.startIdsAt(BigInt(Number(records.get('meta', '0')?.next_session ?? 0)) + 1n)
+    state.startKeysAt({
+      workload: this.#after('workload'),
+      member: this.#after('member'),
+      update: this.#after('update'),
+    })
+    state.sessions.files.startKeysAt(this.#after('file'))
+    state.sessions.holds.startKeysAt(this.#after('lifetime'))
+    this.#target.answers.startKeysAt(this.#after('answer'))
+    for (const [key, why] of state.history.restore(records.entries('history'))) this.#fail('history', key, why)
+    for (const [id, record] of this.#good('workload')) this.#restoreWorkload(id, record)
+    for (const [id, record] of this.#good('session')) this.#restoreSession(id, record)
+    this.#restoreFiles()
+    this.#restoreMembers()
+    for (const [key, record] of this.#good('lifetime')) this.#restoreLifetime(key, record)
+    const updates = this.#restoreUpdates()
+    for (const [key, record] of this.#good('answer')) this.#restoreAnswer(key, record, updates)
+    this.#dropUnknown()
+    this.#goOn()
+  }
+
+  #after(type: RecordType): bigint {
+    let last = 0n
+    for (const key of this.#source.records.entries(type).keys()) if (BigInt(key) > last) last = BigInt(key)
+    return last + 1n
+  }
+
+  #restoreWorkload(id: string, record: WorkloadRecord): void {
+    const { state } = this.#target
+    if (state.lookup(record.uid, record.name)) return this.#fail('workload', id, 'there is another one of this name')
+    const workload = state.restoreWorkload(id, record)
+    if (record.supervisor) workload.supervisor = absent(record.supervisor)
+    this.#workloads.set(id, workload)
+  }
+
+  #restoreSession(id: string, record: SessionRecord): void {
+    const { state } = this.#target
+    const workload = record.workload === undefined ? undefined : this.#workloads.get(record.workload)
+    try {
+      const holding = state.sessions.restore(id, record, workload)
+      this.#holdings.set(id, holding)
+      if (workload && this.#source.records.get('workload', workload.id)?.session === id) {
+        workload.session = holding.session
+      }
+    } catch (error) {
+      this.#fail('session', id, error)
+    }
+  }
+
+  #restoreFiles(): void {
+    const { flbs } = this.#target.registry
+    for (const [key, { compatible, state: saved }] of this.#good('flb') as [string, FlbRecord][]) {
+      try {
+        flbs.load({ compatible, saved })
+      } catch (error) {
+        this.#fail('flb', key, error)
+      }
+    }
+    for (const [key, record] of this.#good('file')) this.#restoreFile(key, record)
+    flbs.settle()
+  }
+
+  #restoreFile(key: string, record: FileRecord): void {
+    const holding = this.#holdings.get(record.session)
+    if (!holding || this.#bad.has(`file/${key}`)) return
+    const fd = this.#take(`file/${key}`)
+    const info = this.#infos.get(`file/${key}`)
+    if (!fd || !info) return
+    try {
+      this.#target.state.sessions.files.restore(holding, key, record, { fd, info })
+    } catch (error) {
+      fd.close()
+      this.#fail('file', key, error)
+    }
+  }
+
+  /** Those that a workload or an update has; others had just left. */
+  #restoreMembers(): void {
+    const wanted = new Set<string | undefined>()
+    for (const [, { member }] of this.#good('workload')) wanted.add(member)
+    for (const [, { outcome, old, successor }] of this.#good('update')) {
+      if (outcome === undefined) wanted.add(old).add(successor)
+    }
+    for (const [key, record] of this.#good('member')) if (wanted.has(key)) this.#restoreMember(key, record)
+    for (const [id, { member }] of this.#good('workload')) {
+      const workload = this.#workloads.get(id)
+      if (workload && member !== undefined) workload.member = this.#members.get(member)
+    }
+    for (const [id, { made_by, heir, keeper }] of this.#good('session')) {
+      const holding = this.#holdings.get(id)
+      if (!holding) continue
+      holding.madeBy = this.#member(made_by)
+      holding.heir = this.#member(heir)
+      holding.keeper = this.#member(keeper)
+    }
+  }
+
+  #member(key: string | undefined): Member | undefined {
+    return key === undefined ? undefined : this.#members.get(key)
+  }
+
+  #restoreMember(key: string, record: MemberRecord): void {
+    const { state } = this.#target
+    const workload = this.#workloads.get(record.workload)
+    const pidfd = workload && this.#take(`pidfd/${key}`)
+    if (!workload || !pidfd) return
+    const { id, uid, pid, accepts, after, origin } = record
+    const options = { ...state.memberOptions(workload, () => member, key), id, uid, pid, pidfd, accepts, after, origin }
+    const lifetime = (onEnded: () => void) => this.#lifetimeOf(record, onEnded)
+    const member: Member = Member.restore(options, state.sessions.holds, record, lifetime)
+    this.#members.set(key, member)
+    state.addMember(member)
+    state.restoredMembers.add(member)
+  }
+
+  /** The one that a member holds its workload's session through. */
+  #lifetimeOf({ lifetime: key }: MemberRecord, onEnded: () => void): Lifetime | undefined {
+    const json = key === undefined ? undefined : this.#source.records.get('lifetime', key)
+    if (key === undefined || !json || wrongFields('lifetime', json).length > 0) return undefined
+    const end = this.#take(`lifetime/${key}`)
+    const record = json as unknown as LifetimeRecord
+    return end && this.#target.state.sessions.holds.restore(key, record, end, onEnded)
+  }
+
+  #restoreLifetime(key: string, record: LifetimeRecord): void {
+    const holding = this.#holdings.get(record.session)
+    // A member's own is restored with it; what is of no session any more was just about to be closed.
+    const end = holding && this.#take(`lifetime/${key}`)
+    if (end) this.#target.state.sessions.restoreHold(holding, key, record, end, this.#member(record.member))
+  }
+
+  // --- updates and answers ------------------------------------------------------------------------------------------
+
+  #restoreUpdates(): Map<string, Followed> {
+    const { state } = this.#target
+    const updates = new Map<string, Followed>()
+    for (const [key, record] of this.#good('update')) {
+      if (record.outcome === undefined) {
+        const update = this.#restoreUpdate(key, record)
+        if (update) updates.set(key, update)
+        continue
+      }
+      const forget = () => state.journal.add([{ type: 'update', key, value: undefined }])
+      updates.set(key, finishedUpdate(key, record, forget))
+    }
+    return updates
+  }
+
+  #restoreUpdate(key: string, record: UpdateRecord): Update | undefined {
+    const workload = this.#workloads.get(record.workload)
+    const old = this.#member(record.old)
+    const successor = this.#member(record.successor)
+    const lost = (record.old !== undefined && !old) || (record.successor !== undefined && !successor)
+    if (!workload || lost || workload.update) return undefined
+    const targets = record.targets.flatMap(({ key: number, pid }) => {
+      const pidfd = this.#take(`target/${key}/${number}`)
+      return pidfd ? [{ key: number, pid, pidfd }] : []
+    })
+    const ticket = record.ticket ? this.#take(`ticket/${key}`) : undefined
+    return Update.restore(this.#target.state, workload, { ...record, key }, { old, successor, ticket, targets })
+  }
+
+  #restoreAnswer(key: string, record: AnswerRecord, all: ReadonlyMap<string, Followed>): void {
+    const { answers } = this.#target
+    if (!record.updates) return answers.restore(key, record, record.output)
+    const updates = record.updates.flatMap((one) => all.get(one) ?? [])
+    const [first] = updates
+    if (!first || updates.length !== record.updates.length) return this.#fail('answer', key, 'its update is not there')
+    const { group } = record
+    const answer = group === undefined ? first : { group, updates, finished: resultsOf(updates) }
+    answers.restore(key, record, answer, () => {
+      for (const update of updates) update.forget()
+    })
+  }
+
+  // --- going on -----------------------------------------------------------------------------------------------------
+
+  /** Records of what is not there are taken out, in the transaction in which everything is written down anew. */
+  #dropUnknown(): void {
+    const { state } = this.#target
+    const changes: Change[] = []
+    const known: Partial<Record<RecordType, (key: string) => boolean>> = {
+      workload: (key) => this.#workloads.has(key),
+      session: (key) => this.#holdings.has(key),
+      file: (key) => state.sessions.files.knows(key),
+      member: (key) => this.#members.has(key),
+      lifetime: (key) => state.sessions.holds.knows(key),
+    }
+    for (const type of TYPES) {
+      for (const [key, record] of this.#source.records.entries(type)) {
+        if (wrongFields(type, record).length === 0 && (known[type]?.(key) ?? true)) continue
+        changes.push({ type, key, value: undefined })
+      }
+    }
+    state.journal.add(changes)
+  }
+
+  /** What has ended is seen, and times that are over are over. */
+  #goOn(): void {
+    const { state, orchestrator } = this.#target
+    const { sessions } = state
+    for (const workload of this.#workloads.values()) {
+      state.recordWorkload(workload)
+      const frozen = [...workload.sessions].filter(({ session }) => session.custody === 'frozen')
+      if (workload.update || frozen.length === 0) continue
+      // What its update was is lost: it has not happened.
+      orchestrator.unfreeze(frozen.map(({ session }) => session))
+    }
+    for (const holding of this.#holdings.values()) {
+      if (holding.session.custody === 'frozen' && !holding.workload) orchestrator.unfreeze([holding.session])
+    }
+    sessions.holds.restored()
+    for (const holding of this.#holdings.values()) if (sessions.index.find(holding.session.id)) sessions.review(holding)
+    for (const workload of this.#workloads.values()) {
+      const { update, member, session } = workload
+      if (update) update.restored()
+      else if (session?.custody === 'held' && !member) state.abandon(workload, { always: true })
+      else if (member?.released && session) state.memberReleased(workload, member)
+    }
+    const timer = setTimeout(() => state.turnstile.run(() => this.#forgetAbsent()), RESTORE_WAIT_MS)
+    state.onClose(() => clearTimeout(timer))
+  }
+
+  /** Who was there before and has not come back. */
+  #forgetAbsent(): void {
+    const { state } = this.#target
+    for (const workload of state.workloads(0)) {
+      if (workload.supervisor?.absent) {
+        const reason = `the supervisor (pid ${workload.supervisor.pid}) did not come back`
+        const { pid: who } = workload.supervisor
+        workload.supervisor = undefined
+        workload.update?.event('supervisorGone', { who, code: 'LUO_NO_SUPERVISOR', reason })
+      }
+      state.endIfUnused(workload)
+    }
+  }
+}
+
+const TYPES: readonly RecordType[] = [
+  ...(['meta', 'workload', 'session', 'file', 'update', 'history', 'member', 'lifetime', 'answer', 'flb'] as const),
+]
+
+/** A file of a tmpfs is the other kind once its name is gone. */
+const NAMED_OR_NOT: ReadonlySet<string> = new Set(['file', 'shmem'])
+
+function absent(known: { id: string; pid: number; after: string[] }): SupervisorLink {
+  return { ...known, absent: true, tell: () => false }
+}
