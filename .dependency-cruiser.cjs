@@ -1,6 +1,6 @@
 /** Which folder may use which. `errors.ts` may be used by all. What is not allowed here is an error. */
 const ALLOWED = {
-  sys: [],
+  sys: ['abi'],
   abi: [],
   core: ['abi'],
   handlers: ['core', 'sys', 'abi'],

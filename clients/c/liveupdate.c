@@ -19,8 +19,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,6 +36,8 @@
 /* Events that a later luod may send and that mean nothing here, in one dispatch. */
 #define MAX_UNKNOWN_EVENTS 1000
 #define NO_FILE (-1)
+/* How long luod may be away, if nothing else is asked for. */
+#define RECONNECT_MS 10000
 
 /* --- errors ---------------------------------------------------------------------------------------------------- */
 
@@ -453,8 +457,10 @@ int luo_json_u64(const luo_json *value, uint64_t *number) {
 /* --- the connection -------------------------------------------------------------------------------------------- */
 
 struct luo_connection {
-  int fd; /* NO_FILE once it is of no use any more */
-  int64_t timeout_ms;
+  int fd;      /* NO_FILE once it has ended */
+  bool usable; /* another one may be made */
+  struct sockaddr_un address;
+  int64_t timeout_ms, reconnect_ms;
   char *bytes; /* received, not taken yet */
   size_t length, room, searched;
   int fds[LUO_MAX_FDS];
@@ -477,12 +483,18 @@ static int64_t now_ms(void) {
   return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-static void connection_end(luo_connection *connection) {
+/* This one has ended; another one can be made. */
+static void connection_drop(luo_connection *connection) {
   close_fd(&connection->fd);
   while (connection->fd_count > 0) close_fd(&connection->fds[--connection->fd_count]);
   free(connection->bytes);
   connection->bytes = NULL;
   connection->length = connection->room = connection->searched = 0;
+}
+
+static void connection_end(luo_connection *connection) {
+  connection_drop(connection);
+  connection->usable = false;
 }
 
 void luo_connection_free(luo_connection *connection) {
@@ -518,38 +530,48 @@ static int check_trust(int fd, const char *path, luo_error *error) {
               (unsigned long)peer.uid, (unsigned long)getuid());
 }
 
-luo_connection *luo_connect(const char *socket_path, int64_t timeout_ms, luo_error *error) {
-  struct sockaddr_un address;
-  luo_connection *connection;
+/* `flags`: SOCK_NONBLOCK fails when the listener's queue is full; without it that is waited for. */
+static int connection_make(luo_connection *connection, int flags, luo_error *error) {
   int result;
-  if (socket_address(socket_path, &address, error) != 0) return NULL;
-  connection = calloc(1, sizeof *connection);
-  if (!connection) {
-    no_memory(error);
-    return NULL;
-  }
-  connection->timeout_ms = timeout_ms;
-  connection->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (connection->fd < 0) {
-    fail_errno(error, "make a socket");
-    free(connection);
-    return NULL;
-  }
-  /* It waits while the listener's queue is full. */
-  do result = connect(connection->fd, (struct sockaddr *)&address, sizeof address);
+  connection->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+  if (connection->fd < 0) return fail_errno(error, "make a socket");
+  do result = connect(connection->fd, (struct sockaddr *)&connection->address, sizeof connection->address);
   while (result != 0 && errno == EINTR);
   if (result != 0) {
     if (errno == ENOENT || errno == ECONNREFUSED) {
-      fail(error, "LUO_NO_DAEMON", "connect to luod: nobody listens at %s", address.sun_path);
+      fail(error, "LUO_NO_DAEMON", "connect to luod: nobody listens at %s", connection->address.sun_path);
     } else {
       fail_errno(error, "connect to luod");
     }
   }
-  if (result != 0 || check_trust(connection->fd, address.sun_path, error) != 0) {
-    luo_connection_free(connection);
+  if (result == 0 && check_trust(connection->fd, connection->address.sun_path, error) == 0) return 0;
+  connection_drop(connection);
+  return -1;
+}
+
+luo_connection *luo_connect(const char *socket_path, int64_t timeout_ms, luo_error *error) {
+  luo_connection *connection = calloc(1, sizeof *connection);
+  if (!connection) {
+    no_memory(error);
     return NULL;
   }
-  return connection;
+  connection->fd = NO_FILE;
+  connection->usable = true;
+  connection->timeout_ms = timeout_ms;
+  connection->reconnect_ms = RECONNECT_MS;
+  if (socket_address(socket_path, &connection->address, error) == 0 && connection_make(connection, 0, error) == 0) {
+    return connection;
+  }
+  luo_connection_free(connection);
+  return NULL;
+}
+
+void luo_connection_reconnect(luo_connection *connection, int64_t ms) { connection->reconnect_ms = ms; }
+
+/* Between attempts to reach luod: quick ones first. */
+static int64_t retry_ms(int attempt) {
+  static const int64_t DELAYS[] = {1, 2, 5, 10, 20, 50};
+  return attempt < (int)(sizeof DELAYS / sizeof *DELAYS) ? DELAYS[attempt] : 100;
 }
 
 /* Until `fd` is ready, or `deadline` (of now_ms(); 0: none) is over. */
@@ -771,17 +793,45 @@ static int refused(const luo_reply *reply, luo_error *error) {
   return fail(error, "LUO_UNSUPPORTED", "luod answered %s", reply->error);
 }
 
+/* 0 with *answer; else the connection has ended, and *error says why. */
+static int exchange_once(luo_connection *connection, const text *request, const int *fds, size_t fd_count,
+                         int64_t deadline, luo_reply **answer, luo_error *error) {
+  if (connection->fd < 0 && connection_make(connection, 0, error) != 0) return -1;
+  /* With its NUL, which ends the message. */
+  if (send_all(connection, request->bytes, request->length + 1, fds, fd_count, deadline, error) != 0) return -1;
+  return receive_reply(connection, deadline, answer, error);
+}
+
+/* What is final; anything else may pass while luod is looked for. */
+static bool is_final(const luo_error *error) {
+  return strcmp(error->code, "LUO_PROTOCOL") == 0 || strcmp(error->code, "LUO_DEADLINE") == 0 ||
+         strcmp(error->code, "ENOMEM") == 0;
+}
+
+/* A connection that is lost is made again, and the request repeated: luod answers one that it knows as before. */
 static int exchange(luo_connection *connection, const text *request, const int *fds, size_t fd_count,
                     luo_reply **reply, luo_error *error) {
   int64_t deadline = connection->timeout_ms > 0 ? now_ms() + connection->timeout_ms : 0;
+  int64_t lost_at = 0;
   luo_reply *answer = NULL;
+  luo_error why;
   *reply = NULL;
-  if (connection->fd < 0) return fail(error, "LUO_GONE", "the connection to luod has ended before");
-  /* With its NUL, which ends the message. */
-  if (send_all(connection, request->bytes, request->length + 1, fds, fd_count, deadline, error) != 0 ||
-      receive_reply(connection, deadline, &answer, error) != 0) {
-    connection_end(connection);
-    return -1;
+  if (!connection->usable) return fail(error, "LUO_GONE", "the connection to luod has ended before");
+  for (int attempt = 0; exchange_once(connection, request, fds, fd_count, deadline, &answer, &why) != 0; attempt++) {
+    int64_t delay = retry_ms(attempt), now = now_ms();
+    struct timespec pause = {0, (long)delay * 1000000};
+    bool lost = strcmp(why.code, "LUO_GONE") == 0 || (lost_at != 0 && !is_final(&why));
+    if (!lost) {
+      connection_end(connection);
+      return fail(error, why.code, "%s", why.message);
+    }
+    connection_drop(connection);
+    if (lost_at == 0) lost_at = now;
+    if (now - lost_at >= connection->reconnect_ms || (deadline != 0 && now >= deadline)) {
+      connection_end(connection);
+      return fail(error, "LUO_GONE", "the connection to luod has ended, and nobody answers");
+    }
+    nanosleep(&pause, NULL);
   }
   if (answer->error) {
     refused(answer, error);
@@ -1118,8 +1168,14 @@ struct luo_workload {
   luo_session *session;
   luo_origin origin;
   char *member;
-  char *update; /* the one that asked to prepare */
+  char *update;  /* the one that asked to prepare */
+  char *refused; /* the one that this version went on in because luod was away */
+  bool asked;    /* to prepare, and nothing was heard of the end of that */
+  bool released; /* told to touch nothing any more */
   int64_t prepared_at;
+  int poll_fd, timer_fd; /* what is polled stays the same, whatever becomes of the connection */
+  int64_t lost_at;       /* 0: luod is there */
+  int attempt;
 };
 
 static const char *member_of(const luo_workload *workload) { return workload->member; }
@@ -1127,15 +1183,18 @@ static const char *member_of(const luo_workload *workload) { return workload->me
 luo_origin luo_workload_origin(const luo_workload *workload) { return workload->origin; }
 luo_session *luo_workload_session(luo_workload *workload) { return workload->session; }
 luo_connection *luo_workload_connection(luo_workload *workload) { return workload->control; }
-int luo_workload_fd(const luo_workload *workload) { return workload->events->fd; }
+int luo_workload_fd(const luo_workload *workload) { return workload->poll_fd; }
 
 void luo_workload_free(luo_workload *workload) {
   if (!workload) return;
   luo_session_free(workload->session);
   luo_connection_free(workload->control);
   luo_connection_free(workload->events);
+  close_fd(&workload->poll_fd);
+  close_fd(&workload->timer_fd);
   free(workload->member);
   free(workload->update);
+  free(workload->refused);
   free(workload);
 }
 
@@ -1218,47 +1277,167 @@ static int subscribe(luo_workload *made, luo_error *error) {
   return result;
 }
 
+static int watch(const luo_workload *workload, int fd) {
+  struct epoll_event event;
+  memset(&event, 0, sizeof event);
+  event.events = EPOLLIN;
+  return epoll_ctl(workload->poll_fd, EPOLL_CTL_ADD, fd, &event);
+}
+
+/* To be polled by the program: the events, and the time for another attempt to reach luod. */
+static int begin_polling(luo_workload *made, luo_error *error) {
+  made->poll_fd = epoll_create1(EPOLL_CLOEXEC);
+  made->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  if (made->poll_fd >= 0 && made->timer_fd >= 0 && watch(made, made->timer_fd) == 0 &&
+      watch(made, made->events->fd) == 0) {
+    return 0;
+  }
+  return fail_errno(error, "watch for events");
+}
+
 int luo_join(luo_workload **workload, const luo_options *options, luo_error *error) {
-  static const luo_options DEFAULTS = {NULL, NULL, NULL, 0, 0, 0};
+  static const luo_options DEFAULTS = {NULL, NULL, NULL, 0, 0, 0, 0};
   const luo_options *given = options ? options : &DEFAULTS;
+  int64_t reconnect_ms = given->reconnect_ms == 0 ? RECONNECT_MS : given->reconnect_ms < 0 ? 0 : given->reconnect_ms;
   const char *name = given->workload ? given->workload : getenv("LUO_WORKLOAD");
   luo_workload *made;
   *workload = NULL;
   if (!name || !*name) return 1;
   made = calloc(1, sizeof *made);
   if (!made) return no_memory(error);
+  made->poll_fd = made->timer_fd = NO_FILE;
   made->control = luo_connect(given->socket, given->timeout_ms, error);
-  if (!made->control || join(made, name, given, error) != 0 ||
-      !(made->events = luo_connect(given->socket, given->timeout_ms, error)) || subscribe(made, error) != 0) {
-    luo_workload_free(made);
-    return -1;
+  if (made->control) luo_connection_reconnect(made->control, reconnect_ms);
+  if (made->control && join(made, name, given, error) == 0 &&
+      (made->events = luo_connect(given->socket, given->timeout_ms, error))) {
+    luo_connection_reconnect(made->events, reconnect_ms);
+    if (subscribe(made, error) == 0 && begin_polling(made, error) == 0) {
+      *workload = made;
+      return 0;
+    }
   }
-  *workload = made;
+  luo_workload_free(made);
+  return -1;
+}
+
+static void resumed(luo_workload *workload, luo_event *event, const char *reason) {
+  workload->asked = false;
+  event->kind = LUO_RESUME;
+  snprintf(event->reason, sizeof event->reason, "%s", reason);
+}
+
+static int same(const char *a, const char *b) { return a && b && strcmp(a, b) == 0; }
+
+/* luod is back: what it does not ask any more has ended. */
+static int subscribed_again(luo_workload *workload, const char *update, luo_event *event, luo_error *error) {
+  workload->lost_at = 0;
+  if (same(workload->refused, update)) {
+    text parameters = with_id();
+    add_member(&parameters, ",\"member\":", workload->member);
+    add_member(&parameters, ",\"update\":", update);
+    add_member(&parameters, ",\"reason\":", "luod was away for too long, and this version went on");
+    add(&parameters, "}");
+    if (call_only(workload->control, "Refuse", &parameters, NULL, 0, error) == 0) return 0;
+    return strcmp(error->code, "LUO_WRONG_STATE") == 0 ? 0 : -1;
+  }
+  if (workload->asked && !workload->released && !same(workload->update, update)) {
+    resumed(workload, event, "the update ended while luod was away");
+  }
   return 0;
 }
 
+/* What has been said before is no event. */
 static int read_event(luo_workload *workload, const luo_reply *reply, luo_event *event, luo_error *error) {
   const luo_json *parameters = reply->parameters;
   const char *name = luo_json_string(luo_json_get(parameters, "event"));
   const char *reason = luo_json_string(luo_json_get(parameters, "reason"));
   const char *update = luo_json_string(luo_json_get(parameters, "update"));
+  /* It does not know this member any more. */
+  if (reply->error && workload->lost_at != 0) return fail(error, "LUO_GONE", "luod answered %s", reply->error);
   if (reply->error || !name) return broken(error, "it is no event");
+  if (strcmp(name, "subscribed") == 0) return subscribed_again(workload, update, event, error);
   snprintf(event->reason, sizeof event->reason, "%s", reason ? reason : "");
   event->deadline_ms = luo_json_integer(luo_json_get(parameters, "deadline_ms"), 0);
   if (strcmp(name, "prepare") == 0) {
     char *id = update ? strdup(update) : NULL;
     if (!update) return broken(error, "an update in it has no id");
     if (!id) return no_memory(error);
+    if (same(update, workload->refused) || (workload->asked && same(update, workload->update))) {
+      free(id);
+      return 0;
+    }
     free(workload->update);
     workload->update = id;
+    workload->asked = true;
+    workload->released = false;
     workload->prepared_at = now_ms();
     event->kind = LUO_PREPARE;
-  } else if (strcmp(name, "resume") == 0) {
+  } else if (strcmp(name, "resume") == 0 && (workload->asked || !workload->update)) {
+    workload->asked = false;
     event->kind = LUO_RESUME;
-  } else if (strcmp(name, "release") == 0) {
+  } else if (strcmp(name, "release") == 0 && !workload->released &&
+             (workload->asked || !workload->update)) {
+    workload->released = true;
     event->kind = LUO_RELEASE;
   }
   /* Events that are not known yet are none. */
+  return 0;
+}
+
+static void wake_later(luo_workload *workload) {
+  struct itimerspec in;
+  memset(&in, 0, sizeof in);
+  in.it_value.tv_nsec = (long)retry_ms(workload->attempt++) * 1000000;
+  timerfd_settime(workload->timer_fd, 0, &in, NULL);
+}
+
+static void events_lost(luo_workload *workload) {
+  connection_drop(workload->events);
+  if (workload->lost_at == 0) {
+    workload->lost_at = now_ms();
+    workload->attempt = 0;
+  }
+  wake_later(workload);
+}
+
+/* Whether luod is there again, and was asked for events. Waits for nothing. */
+static bool try_again(luo_workload *workload) {
+  luo_connection *events = workload->events;
+  text message = {NULL, 0, 0, NULL};
+  uint64_t expired;
+  bool sent;
+  if (read(workload->timer_fd, &expired, sizeof expired) != (ssize_t)sizeof expired) return false;
+  add(&message, "{\"method\":\"" INTERFACE "Subscribe\",\"more\":true,\"parameters\":");
+  add_member(&message, "{\"member\":", workload->member);
+  add(&message, "}}");
+  sent = !message.code && connection_make(events, SOCK_NONBLOCK, NULL) == 0 &&
+         send_all(events, message.bytes, message.length + 1, NULL, 0, 0, NULL) == 0 && watch(workload, events->fd) == 0;
+  free(message.bytes);
+  if (sent) return true;
+  connection_drop(events);
+  wake_later(workload);
+  return false;
+}
+
+static void events_end(luo_workload *workload, luo_event *event) {
+  connection_end(workload->events);
+  close_fd(&workload->poll_fd);
+  close_fd(&workload->timer_fd);
+  event->kind = LUO_LOST;
+}
+
+/* Without the word for it luod lets nobody else begin, and is told when it is back. */
+static int while_away(luo_workload *workload, luo_event *event, luo_error *error) {
+  int64_t away = now_ms() - workload->lost_at;
+  if (away >= workload->events->reconnect_ms) {
+    events_end(workload, event);
+  } else if (workload->asked && !workload->released && away >= workload->events->reconnect_ms / 2) {
+    char *refused = strdup(workload->update);
+    if (!refused) return no_memory(error);
+    free(workload->refused);
+    workload->refused = refused;
+    resumed(workload, event, "luod was away for too long");
+  }
   return 0;
 }
 
@@ -1266,10 +1445,11 @@ int luo_dispatch(luo_workload *workload, luo_event *event, luo_error *error) {
   luo_connection *events = workload->events;
   luo_error why;
   memset(event, 0, sizeof *event);
-  if (events->fd < 0) return 0;
-  for (int unknown = 0;;) {
+  for (int unknown = 0; workload->poll_fd >= 0;) {
     luo_reply *reply;
-    int found = next_message(events, &reply, &why);
+    int found;
+    if (events->fd < 0 && !try_again(workload)) return while_away(workload, event, error);
+    found = next_message(events, &reply, &why);
     if (found == 0) {
       found = receive_some(events, &why);
       if (found == 0) return 0;
@@ -1283,11 +1463,16 @@ int luo_dispatch(luo_workload *workload, luo_event *event, luo_error *error) {
       }
     }
     if (found >= 0) return 0;
-    connection_end(events);
-    if (strcmp(why.code, "LUO_GONE") != 0) return fail(error, why.code, "%s", why.message);
-    event->kind = LUO_LOST;
-    return 0;
+    if (strcmp(why.code, "LUO_GONE") == 0 && events->reconnect_ms > 0) {
+      events_lost(workload);
+      continue;
+    }
+    events_end(workload, event);
+    if (strcmp(why.code, "LUO_GONE") == 0) return 0;
+    event->kind = LUO_NONE;
+    return fail(error, why.code, "%s", why.message);
   }
+  return 0;
 }
 
 static text about_update(const luo_workload *workload) {

@@ -12,6 +12,11 @@
  * caller's, but for luo_session_adopt_fd(). Descriptors that come out of luo_retrieve(), luo_files_take() and
  * luo_reply_take() are the caller's, all close-on-exec. Each object is freed with the function that has its name.
  *
+ * luod may be replaced, or the connection cut, at any time: the connection is made again for up to reconnect_ms, and
+ * what was under way is asked again with its id, so that nothing happens twice. Calls wait meanwhile; luo_dispatch() does
+ * not, and tries again when the descriptor that is polled says so. The program itself goes on. A version that an update
+ * holds still waits for half of that time, then gets LUO_RESUME; luod hears of it when it is back.
+ *
  * There is no global state and no thread. An object may be used by one thread at a time. Nothing raises SIGPIPE, and
  * signals interrupt nothing.
  */
@@ -53,6 +58,7 @@ typedef struct luo_options {
   size_t accepts_count;
   int64_t keep_ms;    /* how long the state waits after a crash; 0: as luoctl run was told */
   int64_t timeout_ms; /* for each answer of luod; 0: as long as it takes. An update waits for its other side. */
+  int64_t reconnect_ms; /* how long luod may be away; 0: 10 seconds, less: not at all */
 } luo_options;
 
 /*
@@ -81,7 +87,7 @@ typedef enum luo_event_kind {
   LUO_PREPARE, /* stop changing the state, then luo_ready() or luo_refuse() before deadline_ms is over */
   LUO_RESUME,  /* go on as before: reason says why the update ended */
   LUO_RELEASE, /* luo_released(), and touch nothing of the state any more */
-  LUO_LOST     /* luod is gone, and there are no events any more. Go on, unless luo_released() was called. */
+  LUO_LOST     /* luod is gone for good, and there are no events any more. Go on, unless luo_released() was called. */
 } luo_event_kind;
 
 typedef struct luo_event {
@@ -173,6 +179,8 @@ int luo_session_files(luo_session *session, luo_files **files, luo_error *error)
 /* `socket` as in luo_options. LUO_NO_DAEMON when nobody listens; EPERM when it is neither root nor this user. */
 luo_connection *luo_connect(const char *socket, int64_t timeout_ms, luo_error *error);
 void luo_connection_free(luo_connection *connection);
+/* How long luod may be away, in milliseconds; 0: not at all. Without this 10 seconds. */
+void luo_connection_reconnect(luo_connection *connection, int64_t ms);
 
 /*
  * One request, one answer (docs/protocol.md). `method` without its interface ("List") is luod's. `parameters` is a JSON

@@ -11,11 +11,16 @@ Descriptors are plain numbers. Those that are passed in stay the caller's, but f
 out of call(), retrieve() and Files.take() are the caller's to close; all are close-on-exec. An object may be used by
 one thread at a time.
 
+luod may be replaced, or the connection cut, at any time: the connection is made again for up to `reconnect` seconds,
+and what was under way is asked again with its id, so that nothing happens twice. Calls wait meanwhile; dispatch() does
+not, and tries again when the descriptor that is polled says so. The program itself goes on.
+
 What luod sends is checked as if it came from a stranger: whatever does not fit is LUO_PROTOCOL, closes what came with
 it, and ends the connection.
 """
 
 import array
+import ctypes
 import errno
 import json
 import os
@@ -37,10 +42,14 @@ MAX_PATH = 107
 NEW, UPDATE, CRASH = 'new', 'update', 'crash'
 #: Kinds of events. prepare: stop changing the state, then ready() or refuse() before deadline_ms is over. resume: go on
 #: as before, `reason` says why the update ended. release: released(), and touch nothing of the state any more. lost:
-#: luod is gone, and there are no events any more; go on, unless released() was called.
+#: luod is gone for good, and there are no events any more; go on, unless released() was called.
 PREPARE, RESUME, RELEASE, LOST = 'prepare', 'resume', 'release', 'lost'
 
 _INTERFACE = 'org.liveupdate.Orchestrator.'
+#: Seconds for which luod may be away. A version that an update holds still waits for half of it, then goes on.
+RECONNECT = 10
+#: Between attempts to reach it, in seconds: quick ones first, then the last one again and again.
+_DELAYS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _READ_BYTES = 65536
 #: Events that a later luod may send and that mean nothing here, in one dispatch.
 _MAX_UNKNOWN_EVENTS = 1000
@@ -64,6 +73,10 @@ class LuoError(Exception):
         super().__init__(f'{message} ({code})')
         self.code = code
         self.message = message
+
+
+#: What ends a connection for good; anything else may pass while luod is looked for.
+_FINAL = ('LUO_PROTOCOL', 'LUO_DEADLINE')
 
 
 def _broken(why):
@@ -110,26 +123,32 @@ class Connection:
     """Requests, answered one after the other. When luod refuses one, the connection stays good. When an answer breaks
     the protocol or is late it does not, and every further call fails with LUO_GONE."""
 
-    def __init__(self, path=None, timeout=None):
-        """`timeout`: seconds for each answer; None: as long as it takes. LUO_NO_DAEMON when nobody listens at `path`;
-        EPERM when it is neither root nor this user."""
-        path = socket_path(path)
+    def __init__(self, path=None, timeout=None, reconnect=RECONNECT):
+        """`timeout`: seconds for each answer; None: as long as it takes. `reconnect`: seconds for which luod may be away;
+        0: not at all. LUO_NO_DAEMON when nobody listens at `path`; EPERM when it is neither root nor this user."""
+        self._path = socket_path(path)
         self._timeout = timeout
+        self.reconnect = reconnect
+        self._usable = True
         self._received = bytearray()
         self._searched = 0
         self._fds = []
+        self._connect()
+
+    def _connect(self, blocking=True):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.connect(path)
-            _check_trust(self._socket, path)
+            self._socket.setblocking(blocking)
+            self._socket.connect(self._path)
+            _check_trust(self._socket, self._path)
             self._socket.setblocking(False)
         except OSError as error:
-            self.close()
+            self._drop()
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
-                raise LuoError('LUO_NO_DAEMON', f'connect to luod: nobody listens at {path}') from error
-            raise _from_os(error, f'connect to {path}') from error
+                raise LuoError('LUO_NO_DAEMON', f'connect to luod: nobody listens at {self._path}') from error
+            raise _from_os(error, f'connect to {self._path}') from error
         except LuoError:
-            self.close()
+            self._drop()
             raise
 
     def fileno(self):
@@ -137,9 +156,15 @@ class Connection:
         return self._socket.fileno()
 
     def close(self):
+        self._usable = False
+        self._drop()
+
+    def _drop(self):
+        """The connection has ended; another one can be made."""
         self._socket.close()
         _close_all(self._fds)
         self._received.clear()
+        self._searched = 0
 
     def __enter__(self):
         return self
@@ -163,18 +188,39 @@ class Connection:
         data = json.dumps(message).encode() + b'\0'
         if len(data) > MAX_MESSAGE:
             raise LuoError('LUO_INVALID_PARAMETER', f'{message["method"]}: a request of {len(data)} bytes is too long')
-        if self.fileno() < 0:
+        if not self._usable:
             raise _gone()
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        try:
-            self._send(data, fds, deadline)
-            return self._receive(deadline)
-        except OSError as error:
-            self.close()
-            raise _from_os(error, message['method']) from error
-        except BaseException:
-            self.close()
-            raise
+        lost_at, attempt = None, 0
+        while True:
+            try:
+                if self.fileno() < 0:
+                    self._connect()
+                self._send(data, fds, deadline)
+                return self._receive(deadline)
+            except LuoError as error:
+                # Nobody yet, or somebody whom we do not trust: while we look for luod it may still come.
+                lost = error.code == 'LUO_GONE' or (lost_at is not None and error.code not in _FINAL)
+                if not lost:
+                    self.close()
+                    raise
+                self._drop()
+                lost_at = lost_at or time.monotonic()
+                if self._is_over(lost_at, deadline):
+                    self._usable = False
+                    raise _gone() from error
+            except OSError as error:
+                self.close()
+                raise _from_os(error, message['method']) from error
+            except BaseException:
+                self.close()
+                raise
+            time.sleep(_DELAYS[min(attempt, len(_DELAYS) - 1)])
+            attempt += 1
+
+    def _is_over(self, lost_at, deadline):
+        now = time.monotonic()
+        return now - lost_at >= self.reconnect or (deadline is not None and now >= deadline)
 
     def _send(self, data, fds, deadline):
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', fds))] if fds else []
@@ -472,17 +518,46 @@ def _read_files(reply):
     return files
 
 
+# --- a timer to poll --------------------------------------------------------------------------------------------------
+
+
+def _new_timer():
+    if hasattr(os, 'timerfd_create'):
+        return os.timerfd_create(time.CLOCK_MONOTONIC, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
+    timer = ctypes.CDLL(None, use_errno=True).timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+    if timer < 0:
+        error = ctypes.get_errno()
+        raise _from_os(OSError(error, os.strerror(error)), 'make a timer')
+    return timer
+
+
+def _set_timer(timer, seconds):
+    if hasattr(os, 'timerfd_settime'):
+        os.timerfd_settime(timer, initial=seconds)
+        return
+    # struct itimerspec: the interval, which is none, and the time until it expires.
+    spec = (ctypes.c_long * 4)(0, 0, 0, int(seconds * 1e9))
+    ctypes.CDLL(None).timerfd_settime(timer, 0, spec, None)
+
+
+def _has_expired(timer):
+    try:
+        return len(os.read(timer, 8)) > 0
+    except BlockingIOError:
+        return False
+
+
 # --- a workload -------------------------------------------------------------------------------------------------------
 
 
-def join(workload=None, socket=None, accepts=('*',), keep_ms=0, timeout=None):
+def join(workload=None, socket=None, accepts=('*',), keep_ms=0, timeout=None, reconnect=RECONNECT):
     """Becomes the running version of a workload ($LUO_WORKLOAD), its successor ($LUO_TICKET), or the one that goes on
     after a crash. None when nothing says that this is a workload: the program runs alone. When it is one and that
     fails, it raises, such as LUO_NO_DAEMON: to start empty would be a lie. Takes LUO_TICKET out of the environment."""
     name = workload or os.environ.get('LUO_WORKLOAD')
     if not name:
         return None
-    connection = Connection(socket, timeout)
+    connection = Connection(socket, timeout, reconnect)
     try:
         return Workload(connection, socket, timeout, name, accepts, keep_ms)
     except BaseException:
@@ -510,6 +585,11 @@ class Workload:
     def __init__(self, connection, path, timeout, name, accepts, keep_ms):
         self.connection = connection
         self._update = None
+        # Asked to prepare, and nothing heard of the end of that; told to release; refused because luod was away.
+        self._asked = self._released = False
+        self._refused = None
+        self._lost_at = None
+        self._attempt = 0
         request = {'id': new_id(), 'workload': name, 'accepts': list(accepts)}
         if keep_ms:
             request['keep_ms'] = keep_ms
@@ -524,9 +604,14 @@ class Workload:
             self.origin = _member(reply, 'origin', str)
             if self.origin not in (NEW, UPDATE, CRASH):
                 raise _broken('it is no answer to a join')
-            self._events = Connection(path, timeout)
+            self._events = Connection(path, timeout, connection.reconnect)
             try:
                 self._subscribe()
+                # What is polled stays the same, whatever becomes of the connection.
+                self._poll = select.epoll()
+                self._timer = _new_timer()
+                self._poll.register(self._timer, select.EPOLLIN)
+                self._poll.register(self._events, select.EPOLLIN)
             except BaseException:
                 self._events.close()
                 raise
@@ -545,36 +630,117 @@ class Workload:
 
     def fileno(self):
         """To poll for input. -1 after LOST."""
-        return self._events.fileno()
+        return -1 if self._poll.closed else self._poll.fileno()
 
     def dispatch(self):
         """The next event, without waiting; None when there is none. Call it until then."""
         unknown = 0
-        while self._events.fileno() >= 0:
+        while not self._poll.closed:
             try:
+                if self._events.fileno() < 0 and not self._try_again():
+                    return self._while_away()
                 reply = self._events._event()
                 event = None if reply is None else self._read_event(reply)
                 unknown += 1
                 if unknown > _MAX_UNKNOWN_EVENTS:
                     raise _broken('there are events without end that mean nothing')
             except LuoError as error:
-                self._events.close()
+                if error.code == 'LUO_GONE' and self._events.reconnect > 0:
+                    self._lost()
+                    continue
+                self._end_events()
                 if error.code != 'LUO_GONE':
                     raise
                 return Event(LOST, 0, '')
             # Events that are not known yet are none.
-            if reply is None or event.kind in (PREPARE, RESUME, RELEASE):
+            if reply is None or event is not None and event.kind in (PREPARE, RESUME, RELEASE):
                 return event
         return None
 
+    def _end_events(self):
+        self._events.close()
+        if not self._poll.closed:
+            self._poll.close()
+            os.close(self._timer)
+
+    def _lost(self):
+        self._events._drop()
+        if self._lost_at is None:
+            self._lost_at, self._attempt = time.monotonic(), 0
+        self._wake_later()
+
+    def _wake_later(self):
+        _set_timer(self._timer, _DELAYS[min(self._attempt, len(_DELAYS) - 1)])
+        self._attempt += 1
+
+    def _try_again(self):
+        """Whether luod is there again, and asked for events."""
+        if not _has_expired(self._timer):
+            return False
+        try:
+            self._events._connect(blocking=False)
+            request = {'method': _full('Subscribe'), 'more': True, 'parameters': {'member': self.member}}
+            self._events._send(json.dumps(request).encode() + b'\0', (), None)
+        except (LuoError, OSError):
+            self._events._drop()
+            self._wake_later()
+            return False
+        self._poll.register(self._events, select.EPOLLIN)
+        return True
+
+    def _while_away(self):
+        away = time.monotonic() - self._lost_at
+        if away >= self._events.reconnect:
+            self._end_events()
+            return Event(LOST, 0, '')
+        # Without the word for it luod lets nobody else begin, and is told when it is back.
+        if self._asked and not self._released and away >= self._events.reconnect / 2:
+            self._asked, self._refused = False, self._update
+            return Event(RESUME, 0, 'luod was away for too long')
+        return None
+
     def _read_event(self, reply):
+        """None for what has been said before."""
+        if 'error' in reply:
+            # A luod that is back does not know this member any more.
+            raise _broken('it is no event') if self._lost_at is None else _gone()
         parameters = reply.get('parameters')
         kind = _member(parameters, 'event', str)
         event = Event(kind, _optional(parameters, 'deadline_ms', int, 0), _optional(parameters, 'reason', str, ''))
+        update = _optional(parameters, 'update', str, None)
+        if kind == 'subscribed':
+            return self._subscribed_again(update)
         if kind == PREPARE:
-            self._update = _member(parameters, 'update', str)
+            update = _member(parameters, 'update', str)
+            if update == self._refused or (self._asked and update == self._update):
+                return None
+            self._update, self._asked, self._released = update, True, False
             self._prepared_at = time.monotonic()
+        elif kind == RESUME:
+            if self._update is not None and not self._asked:
+                return None
+            self._asked = False
+        elif kind == RELEASE:
+            if self._released or (self._update is not None and not self._asked):
+                return None
+            self._released = True
         return event
+
+    def _subscribed_again(self, update):
+        """luod is back: what it does not ask any more has ended."""
+        self._lost_at = None
+        if self._refused is not None and self._refused == update:
+            try:
+                self.connection.call('Refuse', {'id': new_id(), 'member': self.member, 'update': update,
+                                                'reason': 'luod was away for too long, and this version went on'})
+            except LuoError as error:
+                if error.code != 'LUO_WRONG_STATE':
+                    raise
+            return None
+        if not self._asked or self._released or self._update == update:
+            return None
+        self._asked = False
+        return Event(RESUME, 0, 'the update ended while luod was away')
 
     def _about_update(self, what):
         if self._update is None:
@@ -635,7 +801,7 @@ class Workload:
         """Leaves: luod lets go of the state, or keeps it for a restart, as it was asked."""
         self.session.close()
         self.connection.close()
-        self._events.close()
+        self._end_events()
 
     def __enter__(self):
         return self

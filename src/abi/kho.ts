@@ -77,6 +77,24 @@ export function decodeKho(bytes: Uint8Array): Kho {
   return { memoryMap: u64(root, 'preserved-memory-map'), subtrees }
 }
 
+/** The names of the properties, as the kernel writes them behind its tree. */
+const KERNEL_STRINGS = Buffer.from('preserved-memory-map\0compatible\0preserved-data\0blob-size\0')
+
+/**
+ * The whole of a tree that debugfs shows only the beginning of, as it does with `out/fdt`. It can be completed when no
+ * more is missing than names of properties, which are known. Undefined when more is missing.
+ */
+export function completeKernelTree(bytes: Uint8Array): Uint8Array | undefined {
+  const header = new ByteReader(bytes, 'a device tree')
+  const total = header.u32BigEndian(4)
+  const stringsAt = header.u32BigEndian(12)
+  if (total <= bytes.length) return bytes
+  const there = Buffer.from(bytes.subarray(stringsAt))
+  const fits = bytes.length >= stringsAt && total === stringsAt + KERNEL_STRINGS.length
+  if (!fits || !there.equals(KERNEL_STRINGS.subarray(0, there.length))) return undefined
+  return Buffer.concat([bytes.subarray(0, stringsAt), KERNEL_STRINGS])
+}
+
 /**
  * The image of this memory, in which `luo` is the address of luo_ser. Write every piece at its address into an empty
  * file of `size` bytes, before the memory is changed. The header is the last piece: an image that was written in part

@@ -22,6 +22,7 @@ import { FileSlots, type SlottedFile } from '../handlers/slots.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { fileInfo } from '../sys/file-info.js'
 import { addSeals, createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
+import type { LiveDevice, LiveSession } from './contract.js'
 
 /** What one generation hands to the next. Owned by whoever has it. */
 export interface Handover {
@@ -206,8 +207,7 @@ function seal(memory: HandoverMemory, luo: bigint): Fd {
   }
 }
 
-/** An open device: the only way to sessions. Closing it leaves them as they are. */
-export class Device implements Disposable {
+export class Device implements LiveDevice {
   readonly #orchestrator: Orchestrator<HeldFile, FileAbout>
   readonly #onClose: () => void
   #closed = false
@@ -242,8 +242,8 @@ export class Device implements Disposable {
   }
 }
 
-/** What a session's descriptor is to its holder. `close` is the close of its last copy. */
-export class DeviceSession implements Disposable {
+/** There is one copy of a descriptor here: `close` releases the session. */
+export class DeviceSession implements LiveSession {
   readonly #orchestrator: Orchestrator<HeldFile, FileAbout>
   readonly #session: Session<HeldFile, FileAbout>
   #closed = false
@@ -261,7 +261,6 @@ export class DeviceSession implements Disposable {
     return this.#session.direction
   }
 
-  /** `token`: a u64 in decimal. `fd` stays the caller's; without it, it is EBADF, once all that comes before is right. */
   preserve(token: string, fd: Fd | undefined): void {
     const session = this.#open()
     if (!fd) {
@@ -281,7 +280,6 @@ export class DeviceSession implements Disposable {
     }
   }
 
-  /** Owned by the caller; the same open file each time. */
   retrieve(token: string): Fd {
     return this.#orchestrator.retrieve(this.#open(), token).fd
   }

@@ -1,6 +1,14 @@
 import { expect, test } from 'vitest'
 import { checks, type Facts } from './doctor.js'
+import type { KernelFacts } from './doctor-kernel.js'
 
+const GOOD_KERNEL: KernelFacts = {
+  config: new Map(['CONFIG_KEXEC_FILE', 'CONFIG_KEXEC_HANDOVER', 'CONFIG_LIVEUPDATE'].map((key) => [key, 'y'])),
+  commandLine: 'root=/dev/vda liveupdate=on kho=on',
+  device: { exists: true, usable: true, holders: [{ pid: 7, comm: 'luod' }] },
+  kho: true,
+  kexec: { mayReboot: true, loadDisabled: false, lockdown: 'none', loaded: false },
+}
 const GOOD: Facts = {
   platform: 'linux',
   node: 'v20.20.0',
@@ -13,8 +21,7 @@ const GOOD: Facts = {
     directory: { exists: true, link: false, uid: 0, mode: 0o40700 },
     reachable: { version: '0.1.0', pid: 7 },
   },
-  deviceExists: true,
-  config: undefined,
+  forKernel: GOOD_KERNEL,
 }
 const find = (facts: Facts, name: string) => checks(facts).find((check) => check.name === name)
 
@@ -30,7 +37,13 @@ test('every warning and failure says what to do', () => {
     memfd: 'no koffi',
     nofile: { soft: 64, hard: 64 },
     socket: { ...GOOD.socket, directory: { exists: true, link: true, uid: 0, mode: 0 }, reachable: { error: 'gone' } },
-    deviceExists: false,
+    forKernel: {
+      config: new Map([['CONFIG_KEXEC_HANDOVER', 'y']]),
+      commandLine: 'liveupdate=off',
+      device: { exists: false },
+      kho: undefined,
+      kexec: { mayReboot: false, loadDisabled: false, lockdown: undefined, loaded: false },
+    },
   }
   const results = checks(bad)
   expect(results.filter((check) => check.status === 'ok')).toEqual([])
@@ -52,9 +65,45 @@ test('a folder that others can write is a failure, a sticky one is not', () => {
   expect(find(mode(0o41777), 'socket folder')?.status).toBe('ok')
 })
 
+/** The checks about kernel updates, with these facts in place of good ones. */
+function kernel(facts: Partial<KernelFacts>, name: string): string {
+  const { status, message, advice } = find({ ...GOOD, forKernel: { ...GOOD_KERNEL, ...facts } }, name) ?? {}
+  return [status, message, advice].filter((part) => part !== undefined).join(' | ')
+}
+
 test('a kernel without live update names the options it lacks', () => {
-  const facts = { ...GOOD, deviceExists: false, config: new Map([['CONFIG_KEXEC_HANDOVER', 'y']]) }
-  expect(find(facts, 'kernel updates')?.message).toContain('without CONFIG_LIVEUPDATE')
+  const config = new Map([['CONFIG_KEXEC_HANDOVER', 'y']])
+  expect(kernel({ config }, 'kernel config')).toContain('without CONFIG_KEXEC_FILE and CONFIG_LIVEUPDATE')
+})
+
+test('a kernel that hides its configuration is judged by its device', () => {
+  expect(kernel({ config: undefined }, 'kernel config')).toMatch(/^ok/)
+  expect(kernel({ config: undefined, device: { exists: false } }, 'kernel config')).toMatch(/^warn/)
+})
+
+test('the command line has to switch on what the kernel does not by itself', () => {
+  expect(kernel({ commandLine: 'quiet' }, 'kernel command line')).toContain('boot with liveupdate=on kho=on')
+  expect(kernel({ commandLine: 'liveupdate=on kho=on kho=off' }, 'kernel command line')).toContain('without kho=on')
+  const config = new Map([...(GOOD_KERNEL.config ?? []), ['CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT', 'y'] as const])
+  expect(kernel({ config, commandLine: 'liveupdate=1' }, 'kernel command line')).toMatch(/^ok/)
+})
+
+test('a device that is not there although all is right may lack memory', () => {
+  expect(kernel({ device: { exists: false } }, 'live update device')).toContain('kho_scratch=')
+  expect(kernel({ device: { exists: false }, commandLine: '' }, 'live update device')).not.toContain('kho_scratch=')
+})
+
+test('who has the device is named', () => {
+  expect(kernel({}, 'live update device')).toContain('process 7 (luod) has it')
+  expect(kernel({ device: { exists: true, usable: false, holders: [] } }, 'live update device')).toContain('as root')
+})
+
+test('each thing that forbids a kexec is named', () => {
+  const kexec = { mayReboot: true, loadDisabled: false, lockdown: undefined, loaded: true }
+  expect(kernel({ kexec }, 'kexec')).toBe('ok | permitted; a kernel is loaded')
+  expect(kernel({ kexec: { ...kexec, mayReboot: false } }, 'kexec')).toContain('CAP_SYS_BOOT')
+  expect(kernel({ kexec: { ...kexec, loadDisabled: true } }, 'kexec')).toContain('kexec_load_disabled')
+  expect(kernel({ kexec: { ...kexec, lockdown: 'integrity' } }, 'kexec')).toContain('locked down (integrity)')
 })
 
 test('elsewhere than on Linux there is one failure that says so', () => {

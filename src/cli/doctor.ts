@@ -3,12 +3,12 @@
  * pure function of facts (`checks`), which `gather` collects; so every answer can be tested on any machine. A fact that
  * cannot be found out is a warning, not a failure. Exit code 1 when a check failed.
  */
-import { existsSync, lstatSync, readFileSync } from 'node:fs'
+import { lstatSync } from 'node:fs'
 import { release } from 'node:os'
 import { dirname } from 'node:path'
-import { gunzipSync } from 'node:zlib'
 import type { Context } from './context.js'
 import { connect, EXIT } from './context.js'
+import { type KernelFacts, kernelChecks, kernelFacts } from './doctor-kernel.js'
 
 /** Below this, a service with some hundreds of connections can fail to hand them over. */
 const NOFILE_WANTED = 4096
@@ -44,9 +44,8 @@ export interface Facts {
   memfd: string | undefined
   nofile: { soft: number; hard: number } | { error: string }
   socket: SocketFacts
-  deviceExists: boolean
-  /** CONFIG_… lines of the kernel, where it shows them. */
-  config: ReadonlyMap<string, string> | undefined
+  /** Undefined elsewhere than on Linux. */
+  forKernel: KernelFacts | undefined
 }
 
 export function checks(facts: Facts): Check[] {
@@ -73,7 +72,7 @@ export function checks(facts: Facts): Check[] {
         },
     checkNofile(facts.nofile),
     ...checkSocket(facts.socket),
-    checkDevice(facts.deviceExists, facts.config),
+    ...(facts.forKernel ? kernelChecks(facts.forKernel) : []),
   ]
 }
 
@@ -178,33 +177,24 @@ function checkSocket(socket: SocketFacts): Check[] {
   return result
 }
 
-function checkDevice(exists: boolean, config: Facts['config']): Check {
-  const name = 'kernel updates'
-  if (exists) return { name, status: 'ok', message: '/dev/liveupdate is there' }
-  const advice = 'Only needed to keep state over a kexec; updates of workloads do not need it.'
-  if (!config)
-    return { name, status: 'warn', message: 'no /dev/liveupdate; the kernel hides its configuration', advice }
-  const missing = ['CONFIG_KEXEC_HANDOVER', 'CONFIG_LIVEUPDATE'].filter((key) => config.get(key) !== 'y')
-  const message =
-    missing.length > 0
-      ? `no /dev/liveupdate: the kernel was built without ${missing.join(' and ')}`
-      : 'no /dev/liveupdate: boot the kernel with kho=on liveupdate=on'
-  return { name, status: 'warn', message, advice }
-}
-
 async function gather(context: Context): Promise<Facts> {
   const base = {
     platform: process.platform,
     node: process.version,
     kernel: release(),
-    deviceExists: existsSync('/dev/liveupdate'),
-    config: kernelConfig(),
   }
   if (process.platform !== 'linux') {
     const socket = { path: context.socket, uid: 0, directory: undefined, reachable: { error: 'not on this system' } }
-    return { ...base, memfd: 'not on this system', nofile: { error: 'not on this system' }, socket }
+    return {
+      ...base,
+      memfd: 'not on this system',
+      nofile: { error: 'not on this system' },
+      socket,
+      forKernel: undefined,
+    }
   }
-  return { ...base, memfd: await tryMemfd(), nofile: await nofile(), socket: await socketFacts(context.socket) }
+  const [socket, forKernel] = [await socketFacts(context.socket), await kernelFacts()]
+  return { ...base, memfd: await tryMemfd(), nofile: await nofile(), socket, forKernel }
 }
 
 async function tryMemfd(): Promise<string | undefined> {
@@ -244,15 +234,6 @@ async function reach(path: string): Promise<SocketFacts['reachable']> {
     }
   } catch (error) {
     return { error: messageOf(error) }
-  }
-}
-
-function kernelConfig(): Map<string, string> | undefined {
-  try {
-    const text = gunzipSync(readFileSync('/proc/config.gz')).toString('latin1')
-    return new Map([...text.matchAll(/^(CONFIG_\w+)=(.*)$/gm)].map((match) => [match[1] ?? '', match[2] ?? '']))
-  } catch {
-    return undefined
   }
 }
 

@@ -9,6 +9,7 @@ import { LuoError } from '../errors.js'
 import { CHECK_MODES, type CheckMode, splitArguments } from './arguments.js'
 import { type Context, createContext, EXIT, reportError } from './context.js'
 import { parseDuration } from './durations.js'
+import { addKexecLoad } from './kexec-options.js'
 
 const OVERVIEW = `
 Examples:
@@ -195,10 +196,14 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
       const request = { machine, handlers, fail, command, trace: options.trace === true }
       choose(async (context) => (await emulation()).emulateCommand(context, request))
     })
-  program
-    .command('kexec')
+  const kexec = program.command('kexec')
+  addKexecLoad(kexec, (action) => {
+    noCommand()
+    choose(action)
+  })
+  kexec
     .description('a kexec: of an emulated machine, which ends its programs and begins the next generation')
-    .usage('--emulated [--machine NAME]')
+    .usage('--emulated [--machine NAME] | load KERNEL … | unload')
     .option('--emulated', 'of an emulated machine')
     .option('--machine <name>', 'which one', DEFAULT_MACHINE)
     .action((options: { emulated?: boolean; machine: string }) => {
@@ -270,12 +275,20 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
       noCommand()
       choose(async (context) => (await import('./upgrade.js')).upgradeCommand(context, options.to))
     })
-  look(
-    'inspect',
-    "luod's durable records, or a file in one of the formats of docs/formats.md",
-    '[file]',
-    async (context, file) => (await import('./inspect.js')).inspectCommand(context, file),
-  )
+  program
+    .command('inspect')
+    .description("luod's durable records, or a file in one of the formats of docs/formats.md")
+    .argument('[file]')
+    .option('--kernel', 'what the running kernel hands over, and what was handed to it')
+    .action((file: string | undefined, options: { kernel?: boolean }) => {
+      noCommand()
+      if (options.kernel && file !== undefined) throw usageError('inspect: name a file, or --kernel')
+      choose(async (context) =>
+        options.kernel
+          ? (await import('./inspect-kernel.js')).inspectKernelCommand(context)
+          : (await import('./inspect.js')).inspectCommand(context, file),
+      )
+    })
   look('kinds', 'which kinds of files are kept, and what of them crosses what', undefined, async (context) =>
     (await import('./kinds.js')).kindsCommand(context),
   )

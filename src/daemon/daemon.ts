@@ -33,11 +33,12 @@ import { supervisorHandlers } from './rpc-supervisor.js'
 import { State } from './state.js'
 import { Turnstile } from './turnstile.js'
 import { Usage } from './usage.js'
-import type { UserLimits } from './user-limits.js'
+import { filesUnderWay, type UserLimits } from './user-limits.js'
 import { Vault } from './vault.js'
 
 /** Between the end of one client and the coming of the next, such as the steps of a script. */
 const IDLE_GRACE_MS = 500
+const NS_PER_MS = 1e6
 
 /** Failures that say: not you, not now, or not so many. Others say how something ended that was let happen. */
 const REFUSALS: ReadonlySet<string> = new Set<LuoCode | ErrnoName>([
@@ -186,6 +187,7 @@ export class Daemon implements MetricsSource {
       listener,
       version,
       maxConnections: limits.connections,
+      maxFilesUnderWay: filesUnderWay(nofile),
       handlers: {
         ...memberHandlers(this.#state, answers),
         ...sessionHandlers(this.#state, answers),
@@ -241,7 +243,7 @@ export class Daemon implements MetricsSource {
   /** It has taken the place of another one, and serves. `pausedAt`: since when nobody did, of the monotonic clock. */
   tookOver(how: Takeover['how'], pausedAt: bigint): void {
     const { pid = 0, version = '' } = this.#before ?? {}
-    const pause = Number(process.hrtime.bigint() - pausedAt) / 1e6
+    const pause = Number(process.hrtime.bigint() - pausedAt) / NS_PER_MS
     this.#takeover = {
       ...{ how, at: new Date().toISOString(), from_pid: pid, from_version: version },
       ...{ pause_ms: pause, findings: this.findings.length },
@@ -291,6 +293,7 @@ export class Daemon implements MetricsSource {
     clearTimeout(this.#idleTimer)
     this.#journal.close()
     this.#server.close()
+    this.#turnstile.close()
     for (const { member } of this.#state.workloads(0)) if (member) this.#state.dropMember(member)
     this.#state.sessions.close()
     this.#machines.close()

@@ -41,6 +41,7 @@ export class Journal {
 
   /** Throws, and nothing was added, when it cannot be recorded. */
   add(changes: readonly Change[]): void {
+    if (this.#closed) return
     this.#records.add(changes)
     this.#schedule()
   }

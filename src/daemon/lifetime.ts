@@ -27,6 +27,7 @@ export class Lifetime {
   pid: number
   /** Id of the request that it answered. */
   readonly request: string | undefined
+  readonly #givenAt = performance.now()
   /** luod's own. */
   readonly end: Fd
   readonly #watch: Registration
@@ -55,7 +56,8 @@ export class Lifetime {
   #hungUp(): void {
     if (this.end.closed) return
     const { mayBeLost, waitMs = RECONNECT_MS } = this.#options
-    if (!mayBeLost?.() || !lives(this.pid)) return this.#finish()
+    const recent = performance.now() - this.#givenAt < RECONNECT_MS
+    if (!recent || !mayBeLost?.() || !lives(this.pid)) return this.#finish()
     const { doubtful, turnstile } = this.#surroundings
     doubtful.add(this)
     this.#timer = setTimeout(() => turnstile.run(() => this.#finish()), waitMs)

@@ -12,6 +12,7 @@ import { Poller, type Registration } from '../sys/poller.js'
 import type { HoldOptions, Holds } from './holds.js'
 import type { Recorded } from './journal.js'
 import type { Lifetime } from './lifetime.js'
+import { RECONNECT_MS } from './limits.js'
 import type { Workload } from './state.js'
 import type { Turnstile } from './turnstile.js'
 
@@ -59,6 +60,8 @@ export class Member implements Recorded {
   committed: Methods['Commit']['output']['released'] | undefined
   /** Sends an event; undefined until it subscribes. */
   subscriber: ((event: MemberEvent) => boolean) | undefined
+  /** When it lost the connection for its events. */
+  lostAt: number | undefined
   readonly #options: MemberOptions
   readonly #pidfd: Fd
   readonly #deathWatch: Registration
@@ -155,6 +158,11 @@ export class Member implements Recorded {
   /** Can still be spoken to. */
   get alive(): boolean {
     return !this.#gone
+  }
+
+  /** Subscribes to events, or has just lost the connection for them, and comes back. */
+  get listens(): boolean {
+    return this.subscriber !== undefined || performance.now() - (this.lostAt ?? Number.NEGATIVE_INFINITY) < RECONNECT_MS
   }
 
   get dead(): boolean {

@@ -40,8 +40,11 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         // The end of the connection before, if there was one, may not have been seen yet.
         member.subscriber = subscriber
         peer.onDisconnect(() => {
-          if (member.subscriber === subscriber) member.subscriber = undefined
-          workload.update?.expectBack(member)
+          if (member.subscriber === subscriber) {
+            member.subscriber = undefined
+            member.lostAt = performance.now()
+            workload.update?.expectBack(member)
+          }
           resolve({ output: { event: 'subscribed' } })
         })
         const asks = workload.update?.asks(member)

@@ -199,7 +199,7 @@ function mustBeUpdatable({ name, member, supervisor, update }: Workload): void {
   if (update) throw new LuoError('LUO_UPDATING', `update ${name}: update ${update.id} is under way`)
   if (!member?.alive) throw new LuoError('LUO_GONE', `update ${name}: no version of it is running`)
   if (!member.ready) throw new LuoError('LUO_WRONG_STATE', `update ${name}: pid ${member.pid} is still starting`)
-  if (!member.subscriber) {
+  if (!member.listens) {
     throw new LuoError('LUO_WRONG_STATE', `update ${name}: pid ${member.pid} does not listen for updates`)
   }
   if (!supervisor) throw new LuoError('LUO_NO_SUPERVISOR', `update ${name}: nobody is there to start its new version`)

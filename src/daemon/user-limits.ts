@@ -31,6 +31,11 @@ export const LIMIT_NAMES = Object.keys(DEFAULTS) as readonly LimitName[]
 const RESERVED_FILES = 2_048
 /** Each session is a descriptor of luod too; of a small limit they get this part. */
 const SESSIONS_SHARE = 1 / 8
+/** Two descriptors each; of a small limit they get this part. */
+const CONNECTIONS_SHARE = 1 / 32
+/** Files on their way: as many as a few full messages have, and of a small limit this part, for each direction. */
+const UNDER_WAY_FILES = 1_024
+const UNDER_WAY_SHARE = 1 / 32
 /** Of everything but bytes; more is a slip of the pen. */
 const MAX_COUNT = 1_000_000_000
 const UNITS: Readonly<Record<string, number>> = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
@@ -69,7 +74,14 @@ export function userLimits(given: Partial<UserLimits>, { nofile, shared, memory 
     throw invalid(`--limit files=${given.files}: ${most} go, because ${why}; raise its LimitNOFILE, or ulimit -n`)
   }
   const sessions = Math.min(DEFAULTS.sessions, Math.floor(nofile * SESSIONS_SHARE))
-  return { ...DEFAULTS, bytes: memory, sessions, files: Math.min(DEFAULTS.files, shared ? half : most), ...given }
+  const connections = Math.min(DEFAULTS.connections, Math.floor(nofile * CONNECTIONS_SHARE))
+  const files = Math.min(DEFAULTS.files, shared ? half : most)
+  return { ...DEFAULTS, bytes: memory, sessions, connections, files, ...given }
+}
+
+/** How many files of one user may be on their way, to luod and from it each, before that user's connections wait. */
+export function filesUnderWay(nofile: number): number {
+  return Math.max(1, Math.min(UNDER_WAY_FILES, Math.floor(nofile * UNDER_WAY_SHARE)))
 }
 
 function invalid(message: string): LuoError {

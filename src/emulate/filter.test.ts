@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
-import { AUDIT_ARCH_X86_64 } from '../sys/seccomp.js'
-import { CALLS, emulationFilter } from './filter.js'
+import { codeOf } from '../../test/code-of.js'
+import { AUDIT_ARCH_AARCH64, AUDIT_ARCH_X86_64 } from '../sys/seccomp.js'
+import { ARM64_CALLS, CALLS, emulationFilter, filterFor } from './filter.js'
 
 const HOLD = 0x7fc00000
 const ALLOW = 0x7fff0000
@@ -57,4 +58,18 @@ test.each([
   ['a call of i386', { number: 3, arch: 0x40000003 }, HOLD],
 ])('%s', (_, call, expected) => {
   expect(decide(emulationFilter(), call)).toBe(expected)
+})
+
+test.each([
+  ['openat for reading and writing', { number: ARM64_CALLS.openat, args: [0, 0, O_RDWR] }, HOLD],
+  ['a library: for reading, close-on-exec', { number: ARM64_CALLS.openat, args: [0, 0, O_CLOEXEC] }, ALLOW],
+  ["live update's ioctl", { number: ARM64_CALLS.ioctl, args: [3, 0xba41] }, HOLD],
+  ['what is open on x86-64', { number: CALLS.open, args: [0, O_RDWR] }, ALLOW],
+  ['a call of x86-64', { number: CALLS.ioctl, arch: AUDIT_ARCH_X86_64 }, HOLD],
+])('arm64: %s', (_, call, expected) => {
+  expect(decide(filterFor('arm64'), { arch: AUDIT_ARCH_AARCH64, ...call })).toBe(expected)
+})
+
+test('nothing is emulated on a machine where it was never run: LUO_UNSUPPORTED', () => {
+  expect(codeOf(() => emulationFilter('arm64'))).toBe('LUO_UNSUPPORTED')
 })

@@ -1,6 +1,6 @@
 /** Which system calls of an emulated program are looked at: opens that may mean the device, and live update's own. */
 import { LuoError } from '../errors.js'
-import { AUDIT_ARCH_X86_64, buildFilter, type FilterRule } from '../sys/seccomp.js'
+import { AUDIT_ARCH_AARCH64, AUDIT_ARCH_X86_64, buildFilter, type FilterRule } from '../sys/seccomp.js'
 
 /** x86-64. */
 export const CALLS = {
@@ -12,6 +12,21 @@ export const CALLS = {
   openat: 257,
   kexecFileLoad: 320,
   openat2: 437,
+} as const
+
+/** arm64 has neither open nor creat. */
+export const ARM64_CALLS = {
+  ioctl: 29,
+  openat: 56,
+  kexecLoad: 104,
+  reboot: 142,
+  kexecFileLoad: 294,
+  openat2: 437,
+} as const
+
+const MACHINES = {
+  x64: { arch: AUDIT_ARCH_X86_64, calls: CALLS },
+  arm64: { arch: AUDIT_ARCH_AARCH64, calls: ARM64_CALLS },
 } as const
 
 const O_ACCMODE = 3
@@ -29,21 +44,22 @@ function opens(number: number, argument: number): FilterRule {
   return { number, when: [{ argument, mask: O_ACCMODE | O_CLOEXEC | O_NOCTTY, values, except: true }] }
 }
 
-export function emulationFilter(): Uint8Array {
-  if (process.arch !== 'x64') {
-    throw new LuoError(
-      'LUO_UNSUPPORTED',
-      `emulate on ${process.arch}: only x86-64 has been run; its tables are not known`,
-    )
-  }
-  return buildFilter(AUDIT_ARCH_X86_64, [
-    opens(CALLS.open, 1),
-    opens(CALLS.openat, 2),
-    { number: CALLS.openat2 },
-    { number: CALLS.creat },
-    { number: CALLS.ioctl, when: [{ argument: 1, mask: IOCTL_TYPE_MASK, values: [IOCTL_TYPE] }] },
-    { number: CALLS.kexecLoad },
-    { number: CALLS.kexecFileLoad },
-    { number: CALLS.reboot },
+/** LUO_UNSUPPORTED on a machine where nobody has run it. */
+export function emulationFilter(machine: string = process.arch): Uint8Array {
+  if (machine === 'x64') return filterFor(machine)
+  throw new LuoError('LUO_UNSUPPORTED', `emulate on ${machine}: it has been run on x86-64 only`)
+}
+
+export function filterFor(machine: keyof typeof MACHINES): Uint8Array {
+  const { arch, calls } = MACHINES[machine]
+  const old = machine === 'x64' ? [opens(CALLS.open, 1), { number: CALLS.creat }] : []
+  return buildFilter(arch, [
+    ...old,
+    opens(calls.openat, 2),
+    { number: calls.openat2 },
+    { number: calls.ioctl, when: [{ argument: 1, mask: IOCTL_TYPE_MASK, values: [IOCTL_TYPE] }] },
+    { number: calls.kexecLoad },
+    { number: calls.kexecFileLoad },
+    { number: calls.reboot },
   ])
 }

@@ -1,4 +1,4 @@
-import { mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, lstatSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
@@ -21,6 +21,7 @@ let files: Fd[]
 let openBefore: number
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'luo-by-value-'))
+  chmodSync(folder, 0o755)
   writeFileSync(join(folder, 'file'), 'text')
 })
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -233,6 +234,25 @@ describe('what cannot cross by value is refused, with the reason', () => {
     expect(why(fd)).toBe(undefined)
     expect(codeOf(() => describeFile(held(fd)))).toBe('ENOENT')
   })
+})
+
+test('a Unix socket is made as the user that its file was of: not where that user may not', () => {
+  const directory = join(folder, 'of-another')
+  mkdirSync(directory)
+  const path = join(directory, 'socket')
+  const fd = own(openSocket(AF.unix, SOCK.stream))
+  bindSocket(fd, Buffer.from(`\x01\0${path}\0`), 'it')
+  listenSocket(fd, 1, 'it')
+  chownSync(path, 65534, 65534)
+  const description = describeFile(held(fd))
+  fd.close()
+  chownSync(directory, 65533, 65533)
+  expect(codeOf(() => recreate(description))).toBe('EACCES')
+  expect(lstatSync(path).isSocket()).toBe(true)
+  chownSync(directory, 65534, 65534)
+  own(recreate(description))
+  expect(process.umask()).not.toBe(0)
+  rmSync(directory, { recursive: true })
 })
 
 describe('after a reboot', () => {

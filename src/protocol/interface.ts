@@ -4,7 +4,8 @@
  *
  * Conventions: u64 values (tokens) travel as decimal strings. A message that carries files says how many in the
  * parameter `fds`; `fd` members are indices into them. `id` makes a request safe to repeat: the same id again, from the
- * same user, gets the same answer and does nothing twice.
+ * same user, gets the same answer and does nothing twice. Methods without an id only look, or are streams, which begin
+ * anew.
  */
 export const INTERFACE_NAME = 'org.liveupdate.Orchestrator'
 
@@ -110,12 +111,14 @@ type GroupOutcome (
 
 # Become the running instance of a workload, or with a ticket (one fd) the successor in its update, or the claimant of
 # what a dead instance left (origin crash). session_fd is a lifetime: when its last copy is closed, the session ends.
-# after: workloads that this one needs, besides those that its supervisor names.
+# after: workloads that this one needs, besides those that its supervisor names. The same request again answers with
+# another descriptor, in place of the one before; so do CreateSession and AdoptSession.
 method Join(id: string, workload: string, accepts: []string, keep_ms: ?int, after: ?[]string, fds: ?int) -> (
   member: string, session: string, origin: (new, update, crash), update: ?string, fds: int, session_fd: int)
 
 # Events for a member, one streaming reply each: prepare (deadline_ms), resume (reason), release.
-# Call it on a connection of its own; it ends with the member.
+# Call it on a connection of its own; it ends with the member. After a lost connection it is called again: subscribed
+# names the update that asks this member to let go, if one does, and the event that is due is said once more.
 method Subscribe(member: string) -> (
   event: (subscribed, prepare, resume, release), update: ?string, deadline_ms: ?int, reason: ?string)
 
@@ -175,7 +178,8 @@ method Sessions(offset: ?int, limit: ?int) -> (sessions: []Session, total: int)
 
 # Keeps this workload's processes. Streaming: start (with the ticket as one fd; command if another one was asked for),
 # ended (of an update). The supervisor starts the successor, says Spawned, and reports nothing else: luod sees deaths
-# itself. Call it on a connection of its own; its end is the end of supervision.
+# itself. Call it on a connection of its own. A supervisor that loses it has a second to call again, with the same id:
+# supervising names the update under way, and start is said once more if nothing was Spawned for it yet.
 method Supervise(id: string, workload: string, keep_ms: ?int, after: ?[]string) -> (
   event: (supervising, start, ended), update: ?string, command: ?[]string, outcome: ?string, reason: ?string, fds: ?int)
 

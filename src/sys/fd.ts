@@ -3,8 +3,11 @@
  * else a file is an `Fd`. `using fd = …` closes it at the end of the block; `release` gives the number away.
  *
  * Using a closed Fd throws EBADF, so that a number that the kernel has given to somebody else meanwhile is never used.
+ *
+ * Closing what somebody else has opened may wait: for a file system that does not answer, or for a connection that
+ * lingers. Such a file is `foreign`, and is closed in a way that this process does not wait.
  */
-import { readdirSync } from 'node:fs'
+import { close as closeInPool, readdirSync } from 'node:fs'
 import { LuoError } from '../errors.js'
 import { checked, integer, libc } from './ffi.js'
 
@@ -14,16 +17,26 @@ const F_GETFD = 1
 const FD_CLOEXEC = 1
 const MAX_FD = 2 ** 31 - 1
 
+/** Makes a file ready to be closed. True when closing it may still wait. */
+export type BeforeClose = (fd: Fd) => boolean
+
 export class Fd implements Disposable {
   #number: number
+  readonly #beforeClose: BeforeClose | undefined
 
-  private constructor(number: number) {
+  private constructor(number: number, beforeClose?: BeforeClose) {
     this.#number = number
+    this.#beforeClose = beforeClose
   }
 
   /** Takes over an open descriptor. Nobody else may close it from here on. */
   static adopt(number: number): Fd {
     return new Fd(integer(number, 0, MAX_FD, 'a file descriptor'))
+  }
+
+  /** Takes over a descriptor that another process has sent. `beforeClose` must not wait, and must not throw. */
+  static foreign(number: number, beforeClose: BeforeClose): Fd {
+    return new Fd(integer(number, 0, MAX_FD, 'a file descriptor'), beforeClose)
   }
 
   get number(): number {
@@ -39,19 +52,22 @@ export class Fd implements Disposable {
   close(): void {
     if (this.#number < 0) return
     const number = this.#number
+    const waits = this.#beforeClose?.(this) === true
     this.#number = -1
+    // In another thread, and nobody waits for it.
+    if (waits) return closeInPool(number, () => {})
     // On Linux the descriptor is gone whatever close answers; EINTR and EIO are about the data, not about it.
     libc('close', number)
   }
 
   /** Another descriptor of the same open file, close-on-exec. */
   dup(): Fd {
-    return Fd.adopt(checked(`duplicate fd ${this.number}`, 'fcntl', this.number, F_DUPFD_CLOEXEC, 0))
+    return new Fd(checked(`duplicate fd ${this.number}`, 'fcntl', this.number, F_DUPFD_CLOEXEC, 0), this.#beforeClose)
   }
 
   /** The same descriptor with a new owner; this object is closed then. */
   move(): Fd {
-    return new Fd(this.release())
+    return new Fd(this.release(), this.#beforeClose)
   }
 
   /** Gives the number away; this object is closed then, the file is not. */

@@ -53,6 +53,8 @@ const SIGNATURES = {
   ioctl: 'int ioctl(int fd, uint64_t request, int64_t argument)',
   prctl: 'int prctl(int option, uint64_t a, uint64_t b, uint64_t c, uint64_t d)',
   waitpid: 'int waitpid(int pid, int *status, int flags)',
+  reboot: 'int reboot(int command)',
+  mount: 'int mount(const char *source, const char *target, const char *type, uint64_t flags, const char *options)',
 } as const
 
 type Call = keyof typeof SIGNATURES
@@ -152,4 +154,6 @@ export const SYS = {
   fchownat: process.arch === 'arm64' ? 54 : 260,
   setfsuid: process.arch === 'arm64' ? 151 : 122,
   setfsgid: process.arch === 'arm64' ? 152 : 123,
+  kexecFileLoad: process.arch === 'arm64' ? 294 : 320,
+  sync: process.arch === 'arm64' ? 81 : 162,
 } as const

@@ -17,7 +17,7 @@ import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { closeAll, countOpenFds, Fd } from './fd.js'
 import { checked } from './ffi.js'
-import { fileInfo, inodeKey, sameOpenFile } from './file-info.js'
+import { closingWaits, fileInfo, inodeKey, sameOpenFile } from './file-info.js'
 import { scratch } from './mapping.js'
 import { addSeals, createMemfd, writeAt } from './memfd.js'
 import { dupHandle } from './node.js'
@@ -29,6 +29,7 @@ let lie: string | undefined
 /** As before Linux 6.10. */
 let oldKernel = false
 let noStatx = false
+let calls: unknown[][] = []
 
 vi.mock('node:fs', async (original) => {
   const fs = await original<typeof import('node:fs')>()
@@ -38,12 +39,13 @@ vi.mock('./ffi.js', async (original) => {
   const ffi = await original<typeof import('./ffi.js')>()
   const F_DUPFD_QUERY = 1027
   const libc: typeof ffi.libc = (call, ...args) => {
+    calls.push([call, ...args])
     const refused =
       (oldKernel && call === 'fcntl' && args[1] === F_DUPFD_QUERY) ||
       (noStatx && call === 'syscall' && args[0] === ffi.SYS.statx)
     return refused ? -1 : ffi.libc(call, ...args)
   }
-  return { ...ffi, libc }
+  return { ...ffi, libc, errno: () => (noStatx ? 'EPERM' : ffi.errno()) }
 })
 
 const AF_INET = 2
@@ -326,6 +328,27 @@ test('all of it is what Node says of the same file', () => {
     const { dev, ino, size } = fstatSync(fd.number)
     expect(fileInfo(fd)).toMatchObject({ dev, ino, size })
   }
+})
+
+test('a file system that somebody else serves is asked for nothing', () => {
+  const path = join(folder, 'served')
+  writeFileSync(path, 'four')
+  const fd = open(path)
+  fileInfo(fd)
+  calls = []
+  expect(fileInfo(fd).kind).toBe('file')
+  expect(closingWaits(fd)).toBe(true)
+  expect(calls.map(([call]) => call)).not.toContain('fstatfs')
+  const AT_STATX_DONT_SYNC = 0x4000
+  const looked = calls.filter(([call]) => call === 'syscall')
+  expect(looked.length).toBeGreaterThan(0)
+  for (const call of looked) expect(Number(call[4]) & AT_STATX_DONT_SYNC).toBe(AT_STATX_DONT_SYNC)
+})
+
+test('closing memory, pipes and sockets waits for nobody', () => {
+  using memory = createMemfd('at once')
+  const [, writer] = pipe()
+  expect([memory, writer, anonymous.eventfd()].map((fd) => fd && closingWaits(fd))).toEqual([false, false, false])
 })
 
 test('a container that refuses statx changes nothing', () => {

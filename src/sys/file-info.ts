@@ -1,12 +1,16 @@
 /**
  * What kind of file a descriptor is, and whether two are the same. Kinds are told apart by what the kernel says of the
  * open file, never by its name: its type, its file system, and for sockets their domain, type and state.
+ *
+ * Nothing here waits for a file system that somebody else serves (FUSE, 9p, NFS) and that may never answer: attributes
+ * are what the kernel has of them, and a file system is asked for its name only when it is known to be the kernel's own.
  */
 import { fstatSync, readlinkSync } from 'node:fs'
 import type { Fd } from './fd.js'
-import { checked, libc, SYS } from './ffi.js'
+import { checked, errno, failure, libc, SYS } from './ffi.js'
 import { scratch } from './mapping.js'
 import { createMemfd } from './memfd.js'
+import { openPidfd } from './pidfd.js'
 
 const SOL_SOCKET = 1
 const SO_ACCEPTCONN = 30
@@ -18,16 +22,18 @@ const AF_INET6 = 10
 const IPPROTO_TCP = 6
 const IPPROTO_UDP = 17
 const IPPROTO_MPTCP = 262
+const SO_LINGER = 13
 const F_DUPFD_QUERY = 1027
+const F_GET_SEALS = 1034
 const TMPFS_MAGIC = 0x01021994
 const HUGETLBFS_MAGIC = 0x958458f6
 /** Character devices of pseudo-terminals (Documentation/admin-guide/devices.txt): /dev/ptmx, and eight majors of slaves. */
 const PTMX_MAJOR = 5
 const PTMX_MINOR = 2
 const PTY_SLAVE_MAJORS = { first: 136, last: 143 }
-const PIPEFS_MAGIC = 0x50495045
-const PIDFS_MAGIC = 0x50494446
 const AT_EMPTY_PATH = 0x1000
+/** What is known is enough: a file system over a network, or of a process, is not asked. */
+const AT_STATX_DONT_SYNC = 0x4000
 const S_IFMT = 0o170000
 const S_IFSOCK = 0o140000
 const S_IFREG = 0o100000
@@ -109,7 +115,10 @@ function answerArea(): { address: number; view: DataView } {
 
 function statOf(fd: Fd): Stat {
   const { address, view } = answerArea()
-  if (libc('syscall', SYS.statx, fd.number, address, AT_EMPTY_PATH, STATX_MASK, address + PATH_BYTES) === -1) {
+  const flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
+  if (libc('syscall', SYS.statx, fd.number, address, flags, STATX_MASK, address + PATH_BYTES) === -1) {
+    const code = errno()
+    if (code !== 'ENOSYS' && code !== 'EPERM') throw failure('look at a file', code)
     // Some containers refuse it.
     const { mode, nlink, dev, rdev, ino, size } = fstatSync(fd.number)
     return { type: mode & S_IFMT, links: nlink, dev, rdev, ino, size }
@@ -144,7 +153,8 @@ function kindOf(fd: Fd, stat: Stat): FileKind {
     case S_IFSOCK:
       return socketKind(fd)
     case S_IFIFO:
-      return filesystem(fd) === PIPEFS_MAGIC ? 'pipe' : 'fifo'
+      // What has a path begins with a slash.
+      return linkOf(fd).startsWith('pipe:') ? 'pipe' : 'fifo'
     case S_IFDIR:
       return 'directory'
     case S_IFCHR:
@@ -161,9 +171,8 @@ function kindOf(fd: Fd, stat: Stat): FileKind {
 /** Memory files, and files of /dev/shm and of hugetlbfs that no name leads to any more, are memory. */
 function regularKind(fd: Fd, { links, dev }: Stat): FileKind {
   if (dev === memfdDevice()) return 'memfd'
+  if (!isSealable(fd)) return dev === pidfdDevice() ? 'pidfd' : 'file'
   switch (filesystem(fd)) {
-    case PIDFS_MAGIC:
-      return 'pidfd'
     case TMPFS_MAGIC:
       return links > 0 ? 'file' : 'shmem'
     case HUGETLBFS_MAGIC:
@@ -171,6 +180,22 @@ function regularKind(fd: Fd, { links, dev }: Stat): FileKind {
     default:
       return 'file'
   }
+}
+
+/** So are the files of tmpfs and hugetlbfs, and no others. */
+function isSealable(fd: Fd): boolean {
+  return libc('fcntl', fd.number, F_GET_SEALS, 0) !== -1
+}
+
+let knownPidfdDevice: number | undefined
+
+/** Since Linux 6.9 pidfds are regular files of a file system of their own. */
+function pidfdDevice(): number {
+  if (knownPidfdDevice === undefined) {
+    using fd = openPidfd(process.pid)
+    knownPidfdDevice = statOf(fd).dev
+  }
+  return knownPidfdDevice
 }
 
 let knownMemfdDevice: number | undefined
@@ -248,6 +273,38 @@ export function sameOpenFile(a: Fd, b: Fd): boolean {
   if (a.number === b.number) return true
   const link = linkOf(a)
   return !link.startsWith('anon_inode:') && inodeKey(a) === inodeKey(b) && link === linkOf(b)
+}
+
+/** struct linger: whether it is on, and seconds. */
+const linger = new Int32Array(2)
+const lingerSize = Uint32Array.of(8)
+
+/**
+ * For a file that another process has sent, before it is closed. A connection that lingers would hold up whoever closes
+ * it last for as long as its other side likes: it does not linger any more. True for files of file systems that may ask
+ * somebody at the close (FUSE and NFS flush), and for devices.
+ */
+export function closingWaits(fd: Fd): boolean {
+  let type: number
+  try {
+    const stat = statOf(fd)
+    if (stat.type === S_IFREG && (stat.dev === memfdDevice() || isSealable(fd))) return false
+    type = stat.type
+  } catch {
+    // Nothing is known of it.
+    return true
+  }
+  if (type === S_IFSOCK) stopLingering(fd)
+  return type === S_IFREG || type === S_IFDIR || type === S_IFCHR || type === S_IFBLK
+}
+
+function stopLingering(fd: Fd): void {
+  lingerSize[0] = linger.byteLength
+  if (libc('getsockopt', fd.number, SOL_SOCKET, SO_LINGER, linger, lingerSize) === -1) return
+  // Of no time at all it is a reset, and waits for nothing.
+  if (linger[0] === 0 || linger[1] === 0) return
+  linger.fill(0)
+  libc('setsockopt', fd.number, SOL_SOCKET, SO_LINGER, linger, linger.byteLength)
 }
 
 const KCMP_FILE = 0

@@ -4,6 +4,7 @@
  */
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
 import { asLuoError, type ErrnoName, LuoError } from '../errors.js'
+import { Fd } from './fd.js'
 
 export class FileReader implements Disposable {
   /** Bytes; 0 when the file does not say. */
@@ -14,12 +15,8 @@ export class FileReader implements Disposable {
 
   /** What open(2) says, and EINVAL for what is no regular file. */
   static open(path: string): FileReader {
-    // A FIFO would wait for a writer.
-    const number = named(`open ${path}`, () => openSync(path, constants.O_RDONLY | constants.O_NONBLOCK))
-    const stat = fstatSync(number)
-    if (stat.isFile()) return new FileReader(path, number, stat.size)
-    closeSync(number)
-    throw new LuoError('EINVAL', `open ${path}: it is no regular file`)
+    const { number, size } = openRegular(path)
+    return new FileReader(path, number, size)
   }
 
   private constructor(path: string, number: number, size: number) {
@@ -50,6 +47,20 @@ export class FileReader implements Disposable {
   [Symbol.dispose](): void {
     this.close()
   }
+}
+
+/** The same as a descriptor. */
+export function openFile(path: string): Fd {
+  return Fd.adopt(openRegular(path).number)
+}
+
+function openRegular(path: string): { number: number; size: number } {
+  // A FIFO would wait for a writer.
+  const number = named(`open ${path}`, () => openSync(path, constants.O_RDONLY | constants.O_NONBLOCK))
+  const stat = fstatSync(number)
+  if (stat.isFile()) return { number, size: stat.size }
+  closeSync(number)
+  throw new LuoError('EINVAL', `open ${path}: it is no regular file`)
 }
 
 function named<T>(action: string, call: () => T): T {

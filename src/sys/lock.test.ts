@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
@@ -27,6 +27,27 @@ describe('a lock', () => {
     lockFile(path).close()
     expect(existsSync(path)).toBe(true)
     expect(statSync(path).mode & 0o777).toBe(0o600)
+  })
+
+  test('follows no link, waits for no FIFO, and takes nothing that another user has put there', () => {
+    const [link, fifo, foreign] = ['link', 'fifo', 'foreign'].map((name) => join(folder, name)) as [
+      string,
+      string,
+      string,
+    ]
+    symlinkSync(join(folder, 'elsewhere'), link)
+    spawnSync('mkfifo', [fifo])
+    writeFileSync(foreign, '')
+    expect(codeOf(() => lockFile(link))).toBe('ELOOP')
+    expect(existsSync(join(folder, 'elsewhere'))).toBe(false)
+    expect(codeOf(() => lockFile(fifo))).toBe('EPERM')
+    const { uid } = statSync(foreign)
+    // Root's is as good as one's own.
+    if (uid !== 0) expect(codeOf(() => lockFile(foreign, uid + 1))).toBe('EPERM')
+    else {
+      chownSync(foreign, 65_534, 65_534)
+      expect(codeOf(() => lockFile(foreign))).toBe('EPERM')
+    }
   })
 
   test('leaves what the file holds', () => {

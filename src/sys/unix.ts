@@ -12,6 +12,7 @@ import { chmodSync } from 'node:fs'
 import { LuoError } from '../errors.js'
 import { closeAll, Fd } from './fd.js'
 import { checked, errno, failure, integer, libc } from './ffi.js'
+import { closingWaits } from './file-info.js'
 import { scratch } from './mapping.js'
 import { pidfdOwner } from './pidfd.js'
 
@@ -215,7 +216,7 @@ function receivedFds(view: DataView): Fd[] {
       if (length < CMSG_HEADER_BYTES || at + length > end) break
       if (view.getInt32(at + 8, true) === SOL_SOCKET && view.getInt32(at + 12, true) === SCM_RIGHTS) {
         for (let fd = at + CMSG_HEADER_BYTES; fd + 4 <= at + length; fd += 4) {
-          fds.push(Fd.adopt(view.getInt32(fd, true)))
+          fds.push(Fd.foreign(view.getInt32(fd, true), closingWaits))
         }
       }
       at += Math.ceil(length / 8) * 8

@@ -17,6 +17,8 @@ import { peerHasClosed, receive, send } from '../sys/unix.js'
 export const MAX_QUEUE_BYTES = 4 * 1024 * 1024
 /** Reads in one turn: others have their turn too. */
 const MAX_READS = 16
+/** Too many files are under way to readers that do not read (ETOOMANYREFS): that does not show in readiness. */
+const RETRY_MS = 20
 
 export interface ConnectionOptions {
   /** The files belong to whoever gets the message. Must not throw, but for LuoError, which ends the connection. */
@@ -26,6 +28,10 @@ export interface ConnectionOptions {
   /** What the peer is told before the connection is ended because of `error`. */
   lastWords?(error: LuoError): object
   maxQueueBytes?: number
+  /** Asked before a message is begun; when not, this is paused until somebody resumes it. */
+  mayReceive?(): boolean
+  /** So many files more, or fewer, were received and wait for the rest of their message, or wait for the peer to read. */
+  onFiles?(by: { received: number; queued: number }): void
 }
 
 interface Outgoing {
@@ -41,6 +47,9 @@ export class Connection {
   readonly #received: Fd[] = []
   readonly #queue: Outgoing[] = []
   #queuedBytes = 0
+  #queuedFiles = 0
+  #drained: (() => void)[] = []
+  #retry: NodeJS.Timeout | undefined
   #paused = false
   #closed = false
   #referenced = true
@@ -68,6 +77,17 @@ export class Connection {
     return this.#closed || peerHasClosed(this.#fd)
   }
 
+  /** Files that wait for the peer to read. */
+  get queuedFiles(): number {
+    return this.#queuedFiles
+  }
+
+  /** Resolves when no file waits for the peer to read, or this is closed. */
+  drained(): Promise<void> {
+    if (this.#queuedFiles === 0 || this.#closed) return Promise.resolve()
+    return new Promise((resolve) => this.#drained.push(resolve))
+  }
+
   /** Sends a message; `fds` stay the caller's. Throws when it is closed or the queue is full, which closes it. */
   send(message: object, fds: readonly Fd[] = []): void {
     if (this.#closed) throw new LuoError('LUO_GONE', 'send on a connection that is closed')
@@ -80,8 +100,10 @@ export class Connection {
       this.#end(error)
       throw error
     }
-    this.#queue.push({ bytes: bytes.subarray(sent), fds: sent > 0 ? [] : dupAll(fds) })
+    const copies = sent > 0 ? [] : dupAll(fds)
+    this.#queue.push({ bytes: bytes.subarray(sent), fds: copies })
     this.#queuedBytes += bytes.length - sent
+    this.#changeQueued(copies.length)
     if (this.#queue.length === 1) this.#watch()
   }
 
@@ -110,16 +132,30 @@ export class Connection {
     else Poller.shared().unref()
   }
 
+  #changeQueued(by: number): void {
+    if (by === 0) return
+    this.#queuedFiles += by
+    this.#options.onFiles?.({ received: 0, queued: by })
+    if (this.#queuedFiles === 0) for (const resolve of this.#drained.splice(0)) resolve()
+  }
+
+  #changeReceived(by: number): void {
+    if (by !== 0) this.#options.onFiles?.({ received: by, queued: 0 })
+  }
+
   #watch(): void {
-    this.#registration.update({ read: !this.#paused, write: this.#queue.length > 0 })
+    this.#registration.update({ read: !this.#paused, write: this.#queue.length > 0 && this.#retry === undefined })
   }
 
   #read(): void {
     try {
       for (let reads = 0; reads < MAX_READS && !this.#closed && !this.#paused; reads++) {
+        const begun = this.#decoder.pending > 0 || this.#received.length > 0
+        if (!begun && this.#options.mayReceive?.() === false) return this.pause()
         const got = receive(this.#fd)
         if (!got) return
         this.#received.push(...got.fds)
+        this.#changeReceived(got.fds.length)
         if (got.truncated) {
           throw new LuoError('LUO_PROTOCOL', 'receive a message: its files were cut off, on the way or by our limit')
         }
@@ -133,7 +169,7 @@ export class Connection {
     } catch (error) {
       // The peer has closed it without reading all of what it was sent: its end, as any other.
       if (isLuoError(error, 'ECONNRESET')) this.#end(undefined)
-      else this.#fail(error)
+      else this.fail(error)
     }
   }
 
@@ -144,23 +180,40 @@ export class Connection {
     if (count > this.#received.length) {
       throw new LuoError('LUO_PROTOCOL', `receive a message: it declares ${count} files, ${this.#received.length} came`)
     }
-    this.#options.onMessage(message, this.#received.splice(0, count))
+    const fds = this.#received.splice(0, count)
+    this.#changeReceived(-count)
+    this.#options.onMessage(message, fds)
   }
 
   #write(): void {
     try {
       for (let first = this.#queue[0]; first && !this.#closed; first = this.#queue[0]) {
         const sent = this.#trySend(first.bytes, first.fds)
-        if (sent === 0) return
+        if (sent === 0) return this.#retryLater()
         this.#queuedBytes -= sent
-        closeAll(first.fds.splice(0))
+        this.#closeQueued(first)
         if (sent < first.bytes.length) first.bytes = first.bytes.subarray(sent)
         else this.#queue.shift()
       }
       if (!this.#closed) this.#watch()
     } catch (error) {
-      this.#fail(error)
+      this.fail(error)
     }
+  }
+
+  /** It was writable and took nothing: it would be writable for ever. */
+  #retryLater(): void {
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined
+      if (!this.#closed) this.#watch()
+    }, RETRY_MS)
+    this.#watch()
+  }
+
+  #closeQueued({ fds }: Outgoing): void {
+    const copies = fds.splice(0)
+    closeAll(copies)
+    this.#changeQueued(-copies.length)
   }
 
   /** As much as goes; 0 for nothing. The peer's end is no error here: reading tells it. */
@@ -180,7 +233,8 @@ export class Connection {
     return done
   }
 
-  #fail(error: unknown): void {
+  /** Ends it, and says why if the peer listens. */
+  fail(error: unknown): void {
     const known =
       error instanceof LuoError ? error : new LuoError('EIO', `a connection failed: ${String(error)}`, { cause: error })
     if (!this.#closed && this.#queue.length === 0 && this.#options.lastWords) {
@@ -197,10 +251,13 @@ export class Connection {
     if (this.#closed) return
     this.setReferenced(false)
     this.#closed = true
+    clearTimeout(this.#retry)
     this.#registration.close()
     this.#fd.close()
-    closeAll(this.#received.splice(0))
-    for (const { fds } of this.#queue.splice(0)) closeAll(fds)
+    const received = this.#received.splice(0)
+    closeAll(received)
+    this.#changeReceived(-received.length)
+    for (const outgoing of this.#queue.splice(0)) this.#closeQueued(outgoing)
     this.#options.onClose(error)
   }
 }

@@ -1,14 +1,16 @@
 /**
  * The answering side of the wire: accepts connections, knows from the kernel who connected, validates each request
  * against the interface, and calls a handler. Requests of one connection are answered one after the other, in order; a
- * few more may wait here, then the connection is not read any more until they are done.
+ * few more may wait here, then the connection is not read any more until they are done. Files that have come and wait, and
+ * files in answers that nobody reads, are descriptors of ours: what one user may have of them is limited. Beyond it that
+ * user's connections wait, and if that does not pass those that have most of them end with LUO_LIMIT.
  *
  * Handlers throw LuoError for what they refuse. Anything else that they throw is a defect: it is reported to
  * `onDefect`, answered with EIO, and ends nothing else.
  */
 import { isLuoError, LuoError } from '../errors.js'
 import { type Interface, parseInterface, validate } from '../protocol/idl.js'
-import { INTERFACE_NAME, INTERFACE_TEXT } from '../protocol/interface.js'
+import { INTERFACE_NAME, INTERFACE_TEXT, MAX_FDS } from '../protocol/interface.js'
 import { encodeError, parseRequest, type Request, SERVICE_INTERFACE } from '../protocol/messages.js'
 import type { Methods } from '../protocol/types.js'
 import { closeAll, type Fd } from '../sys/fd.js'
@@ -18,6 +20,8 @@ import { Connection } from './connection.js'
 
 /** Accepted in one turn; the others wait for the next. */
 const MAX_ACCEPTS = 64
+/** How long the connections of one user may be held up by files that some of them have under way. */
+const HELD_UP_MS = 1_000
 /** Requests of one connection that wait for the one before. */
 const MAX_WAITING = 32
 const SERVICE_TEXT = `interface org.varlink.service
@@ -46,7 +50,7 @@ export interface Peer extends Credentials {
 export interface Call<M extends keyof Methods> {
   input: Methods[M]['input']
   peer: Peer
-  /** Files that came with the request. Closed after the handler, but for those taken out of the array. */
+  /** Files that came with the request. Closed when the handler returns, at its first wait, but for those taken out. */
   fds: Fd[]
   /** The client takes more than one reply. */
   more: boolean
@@ -76,6 +80,8 @@ export interface ServerOptions {
   version: string
   /** Connections of one user. */
   maxConnections: number
+  /** Files on their way that one user may have, to us and from us each, before its connections wait. */
+  maxFilesUnderWay: number
   /** The end of a connection is acted upon in here; at once by default. */
   turn?(run: () => void): void
   /** Before each request is handled. */
@@ -89,11 +95,25 @@ export interface ServerOptions {
   onConnections?(count: number, change: { uid: number; by: 1 | -1 }): void
 }
 
+/** What is under way of one user. */
+interface User {
+  connections: number
+  /** Received, and of a request that is not handled yet. */
+  received: number
+  /** In answers that nobody has read. */
+  queued: number
+  /** Both, of those that have any. */
+  readonly files: Map<Connection, number>
+  /** Called when there is room again. */
+  readonly waiting: Set<() => void>
+  heldUp: NodeJS.Timeout | undefined
+}
+
 export class Server {
   readonly #options: ServerOptions
   readonly #interface: Interface = parseInterface(INTERFACE_TEXT)
   readonly #connections = new Set<Connection>()
-  readonly #perUser = new Map<number, number>()
+  readonly #users = new Map<number, User>()
   readonly #registration: Registration
   /** Given up for a moment when there is no other descriptor left to accept, and refuse, a connection with. */
   #spare: readonly Fd[] = socketPair()
@@ -167,16 +187,43 @@ export class Server {
   #open(fd: Fd): void {
     const credentials = peerCredentials(fd)
     const { uid } = credentials
+    const user = this.#userOf(uid)
+    const { maxFilesUnderWay } = this.#options
     const disconnects: (() => void)[] = []
     const waiting: { request: Request; fds: Fd[] }[] = []
+    let waitingFiles = 0
     let busy = false
     let requests = 0
+    const change = ({ received, queued }: { received: number; queued: number }) => {
+      user.received += received
+      user.queued += queued
+      const files = (user.files.get(connection) ?? 0) + received + queued
+      if (files > 0) user.files.set(connection, files)
+      else user.files.delete(connection)
+      if (received < 0 || queued < 0) for (const run of [...user.waiting]) run()
+    }
+    const changeWaiting = (by: number) => {
+      waitingFiles += by
+      if (by !== 0) change({ received: by, queued: 0 })
+    }
+    const mayReceive = () => {
+      const may = waiting.length < MAX_WAITING && waitingFiles < MAX_FDS && user.received < maxFilesUnderWay
+      if (!may) user.waiting.add(resume)
+      if (user.received >= maxFilesUnderWay) this.#watchHeldUp(user)
+      return may
+    }
+    const resume = () => {
+      user.waiting.delete(resume)
+      if (mayReceive()) connection.resume()
+    }
     const work = async () => {
       busy = true
       for (let next = waiting.shift(); next; next = waiting.shift()) {
-        if (waiting.length < MAX_WAITING) connection.resume()
+        changeWaiting(-next.fds.length)
+        resume()
         while (this.#resumed) await this.#resumed.promise
         await this.#serve(connection, peer, next.request, next.fds)
+        await this.#mayAnswer(connection, user)
       }
       busy = false
     }
@@ -199,16 +246,23 @@ export class Server {
       onMessage: (message, fds) => {
         requests += 1
         waiting.push({ request: readRequest(message, fds), fds })
-        if (waiting.length >= MAX_WAITING) connection.pause()
+        changeWaiting(fds.length)
         if (!busy) void work()
+        if (!mayReceive()) connection.pause()
       },
+      mayReceive,
+      onFiles: change,
       onClose: (error) => {
         this.#connections.delete(connection)
-        const left = (this.#perUser.get(uid) ?? 1) - 1
-        if (left === 0) this.#perUser.delete(uid)
-        else this.#perUser.set(uid, left)
+        user.connections -= 1
+        if (user.connections === 0) {
+          clearTimeout(user.heldUp)
+          this.#users.delete(uid)
+        }
         pidfd?.close()
         for (const { fds } of waiting.splice(0)) closeAll(fds)
+        changeWaiting(-waitingFiles)
+        user.waiting.delete(resume)
         if (error) this.#options.onRefused(error, credentials)
         const turn = this.#options.turn ?? ((run) => run())
         for (const run of disconnects.splice(0)) turn(run)
@@ -217,8 +271,8 @@ export class Server {
       lastWords: encodeError,
     })
     this.#connections.add(connection)
-    const count = (this.#perUser.get(uid) ?? 0) + 1
-    this.#perUser.set(uid, count)
+    user.connections += 1
+    const count = user.connections
     this.#options.onConnections?.(this.#connections.size, { uid, by: 1 })
     if (count > this.#options.maxConnections) {
       const limit = this.#options.maxConnections
@@ -230,6 +284,43 @@ export class Server {
       connection.send(encodeError(error))
       connection.close()
       this.#options.onRefused(error, credentials)
+    }
+  }
+
+  #userOf(uid: number): User {
+    const known = this.#users.get(uid)
+    if (known) return known
+    const none = { connections: 0, received: 0, queued: 0, heldUp: undefined }
+    const user: User = { ...none, files: new Map(), waiting: new Set() }
+    this.#users.set(uid, user)
+    return user
+  }
+
+  /** A connection whose files wait behind a request that lasts, or that reads no answer, holds up others no longer. */
+  #watchHeldUp(user: User): void {
+    user.heldUp ??= setTimeout(() => {
+      user.heldUp = undefined
+      const { maxFilesUnderWay: limit } = this.#options
+      const most = [...user.files].sort(([, a], [, b]) => b - a)
+      for (const [connection, files] of most) {
+        if (Math.max(user.received, user.queued) < limit) return
+        connection.fail(new LuoError('LUO_LIMIT', `${files} files wait here, and ${limit} may of all of one user`))
+      }
+    }, HELD_UP_MS)
+  }
+
+  /** Files that a peer does not take are ours: its next request waits until it has, and others of its user too. */
+  async #mayAnswer(connection: Connection, user: User): Promise<void> {
+    await connection.drained()
+    while (!connection.closed && user.queued >= this.#options.maxFilesUnderWay) {
+      this.#watchHeldUp(user)
+      await new Promise<void>((resolve) => {
+        const run = () => {
+          user.waiting.delete(run)
+          resolve()
+        }
+        user.waiting.add(run)
+      })
     }
   }
 
@@ -250,7 +341,10 @@ export class Server {
       known = method
       validate(this.#interface, input, request.parameters, '')
       this.#options.onRequest?.()
-      const { output, fds: files = [] } = await this.#call(connection, peer, request, method, fds)
+      const called = this.#call(connection, peer, request, method, fds)
+      // It has taken what it needs. A stream goes on for long, and what it was sent too much is not kept for it.
+      closeAll(fds)
+      const { output, fds: files = [] } = await called
       try {
         answer({ parameters: output }, files)
       } finally {

@@ -26,6 +26,7 @@ static int call(const char *socket, int64_t timeout_ms, luo_error *error) {
   luo_reply *reply;
   int result;
   if (!connection) return -1;
+  luo_connection_reconnect(connection, 0);
   result = luo_call(connection, "List", NULL, NULL, 0, &reply, error);
   luo_reply_free(reply);
   if (result != 0 && strcmp(error->code, "LUO_PROTOCOL") == 0) {
@@ -50,7 +51,7 @@ static int wait_for_event(luo_workload *workload, luo_error *error) {
 }
 
 static int join(const char *socket, const char *then, luo_error *error) {
-  luo_options options = {"probe", socket, NULL, 0, 0, 0};
+  luo_options options = {"probe", socket, NULL, 0, 0, 0, -1};
   luo_workload *workload;
   luo_files *files = NULL;
   int result = luo_join(&workload, &options, error);

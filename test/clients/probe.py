@@ -17,7 +17,7 @@ def count_fds():
 
 
 def call(path, timeout=None):
-    with liveupdate.Connection(path, timeout) as connection:
+    with liveupdate.Connection(path, timeout, reconnect=0) as connection:
         try:
             _, fds = connection.call('List')
             for fd in fds:
@@ -33,7 +33,7 @@ def call(path, timeout=None):
 
 
 def join(path, then):
-    with liveupdate.join('probe', path) as workload:
+    with liveupdate.join('probe', path, reconnect=0) as workload:
         if then == 'claim':
             workload.claim().close()
         if then == 'events':

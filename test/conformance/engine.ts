@@ -3,7 +3,7 @@
  * objects. What a kernel does around them, descriptors that are copied, inherited and passed on, and closed with their
  * process, is counted here. The engine has no structs, pointers and paths, so some steps are not for it (`NOT_FOR_IT`).
  */
-import { constants, fstatSync, openSync, unlinkSync } from 'node:fs'
+import { constants, fstatSync, openSync, rmSync, unlinkSync } from 'node:fs'
 import { decodeName } from '../../src/abi/bytes.js'
 import { type Device, type DeviceSession, Generation, type Handover } from '../../src/backends/generation.js'
 import { LuoError } from '../../src/errors.js'
@@ -22,18 +22,27 @@ const MFD_NOEXEC_SEAL = 8
 const MFD_EXEC = 16
 const F_ADD_SEALS = 1033
 const NAME_BYTES = 64
+const SHARED = '/dev/shm/conformance'
+const O_PATH = 0o10000000
+const O_TMPFILE = 0o20200000
 const KINDS: Record<string, () => number> = {
   directory: () => openSync('/', 'r'),
-  path: () => openSync('/', constants.O_RDONLY | 0o10000000),
+  path: () => openSync('/', O_PATH),
   null: () => openSync('/dev/null', 'r+'),
   proc: () => openSync('/proc/self/status', 'r'),
-  shm: () => openSync('/dev/shm/conformance', 'wx+', 0o600),
+  shm: newShared,
   'shm-unlinked': () => {
-    const fd = openSync('/dev/shm/conformance', 'wx+', 0o600)
-    unlinkSync('/dev/shm/conformance')
+    const fd = newShared()
+    unlinkSync(SHARED)
     return fd
   },
-  'shm-tmpfile': () => openSync('/dev/shm', constants.O_RDWR | 0o20200000, 0o600),
+  'shm-tmpfile': () => openSync('/dev/shm', constants.O_RDWR | O_TMPFILE, 0o600),
+}
+
+function newShared(): number {
+  // Of a run that was cut off.
+  rmSync(SHARED, { force: true })
+  return openSync(SHARED, 'wx+', 0o600)
 }
 
 const NO_STRUCTS = 'it is called with values, and no structs'
@@ -363,7 +372,7 @@ function quote(bytes: Uint8Array): string {
 // --- files ------------------------------------------------------------------------------------------------------------
 
 function openShared(flags: string): Fd {
-  return Fd.adopt(openSync('/dev/shm', flags.includes('path') ? 0o10000000 : constants.O_RDONLY))
+  return Fd.adopt(openSync('/dev/shm', flags.includes('path') ? O_PATH : constants.O_RDONLY))
 }
 
 function memoryFile(args: readonly Word[]): Fd {

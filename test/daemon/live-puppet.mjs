@@ -5,6 +5,7 @@ import { createServer } from 'node:http'
 import { createConnection } from 'node:net'
 import { createInterface } from 'node:readline'
 import { adoptSession, join, openSession, Refusal } from 'liveupdate'
+import { cut, cutNow } from './cut.mjs'
 
 let live
 const memory = new Map()
@@ -108,6 +109,9 @@ const operations = {
       throw new Refusal(reason)
     })
   },
+  /** The next request of this method is cut; see cut.mjs. */
+  cut,
+  cutNow,
   maps: () => readFileSync('/proc/self/maps', 'utf8').includes('koffi'),
   hang: () => {
     for (;;);

@@ -256,7 +256,7 @@ test('a service whose luod is killed goes on serving', async () => {
   await using stage = await stageForLive()
   const path = join(stage.directory, 'web.sock')
   const service = await stage.puppet()
-  await service.do('join', { workload: 'web' })
+  await service.do('join', { workload: 'web', reconnectMs: 100 })
   await service.do('memory', { name: 'a', size: 10 })
   await service.do('serve', { path, says: 'serving' })
   await service.do('ready')
@@ -273,11 +273,15 @@ test('a service whose luod is killed goes on serving', async () => {
 test('an old version whose luod is killed before it gave its word goes on serving', async () => {
   await using stage = await stageForLive()
   const path = join(stage.directory, 'web.sock')
-  const { old, next } = await updated(stage, async (puppet) => {
-    await puppet.do('memory', { name: 'a', size: 10 })
-    await puppet.do('serve', { path, says: 'old' })
-    await puppet.do('write', { name: 'a', value: 4 })
-  })
+  const { old, next } = await updated(
+    stage,
+    async (puppet) => {
+      await puppet.do('memory', { name: 'a', size: 10 })
+      await puppet.do('serve', { path, says: 'old' })
+      await puppet.do('write', { name: 'a', value: 4 })
+    },
+    { reconnectMs: 500 },
+  )
   await next.do('memory', { name: 'a', size: 10 })
   const waiting = answer(path)
   stage.luod.kill('SIGKILL')

@@ -14,7 +14,7 @@ import { isLuoError, LuoError } from '../../src/errors.js'
 import type { Methods } from '../../src/protocol/types.js'
 import { VarlinkClient } from '../../src/wire/client.js'
 
-const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
+export const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
 const LIMIT_MS = 20_000
 const EXIT_WHEN_IDLE = '--exit-when-idle'
 export const NOBODY = 65_534
@@ -151,6 +151,14 @@ export class Stage implements AsyncDisposable {
     return { stage, release: () => client.close() }
   }
 
+  /** With a luod that the test itself is, at `socket`. */
+  static async around(begin: (socket: string) => void): Promise<Stage> {
+    const stage = new Stage('puppet.mjs')
+    await stage.#listen()
+    begin(stage.socket)
+    return stage
+  }
+
   private constructor(puppet: string) {
     this.#puppet = join(PROJECT, 'test/daemon', puppet)
     this.directory = mkdtempSync(join(tmpdir(), 'luo-stage-'))
@@ -170,6 +178,18 @@ export class Stage implements AsyncDisposable {
 
   /** The first connection to luod. */
   async #begin(args: string[]): Promise<VarlinkClient> {
+    await this.#listen()
+    this.#luod = this.#spawnLuod(this.socket, args)
+    const connect = async () => {
+      const client = await this.client()
+      await client.call('List', {})
+      return client
+    }
+    return eventually(connect, Boolean, 'luod does not start')
+  }
+
+  /** For puppets. */
+  async #listen(): Promise<void> {
     this.#server = createServer((socket) => {
       const lines = createInterface({ input: socket })
       // A puppet may be killed before it says anything.
@@ -179,13 +199,6 @@ export class Stage implements AsyncDisposable {
     this.#server.listen(this.#control)
     await once(this.#server, 'listening')
     chmodSync(this.#control, 0o777)
-    this.#luod = this.#spawnLuod(this.socket, args)
-    const connect = async () => {
-      const client = await this.client()
-      await client.call('List', {})
-      return client
-    }
-    return eventually(connect, Boolean, 'luod does not start')
   }
 
   #spawnLuod(socket: string, args: string[]): ChildProcess {
@@ -244,14 +257,15 @@ export class Stage implements AsyncDisposable {
   /** A puppet outside any workload, as another user if that is asked for. */
   puppet(options: { uid?: number } = {}): Promise<Puppet> {
     const [program = '', ...args] = this.puppetCommand
-    this.#spawn(program, args, options.uid)
+    this.#spawn(program, args, options)
     return this.nextPuppet()
   }
 
   /** `luoctl run NAME -- puppet`. */
-  async supervised(name: string, args: string[] = []): Promise<Puppet> {
+  async supervised(name: string, args: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<Puppet> {
     const luoctl = join(PROJECT, 'dist/cli/main.js')
-    this.#spawn(process.execPath, [luoctl, 'run', name, '--socket', this.socket, ...args, '--', ...this.puppetCommand])
+    const run = ['run', name, '--socket', this.socket, ...args]
+    this.#spawn(process.execPath, [luoctl, ...run, '--', ...this.puppetCommand], { env })
     return this.nextPuppet()
   }
 
@@ -268,10 +282,10 @@ export class Stage implements AsyncDisposable {
     return came
   }
 
-  #spawn(program: string, args: string[], uid?: number): void {
+  #spawn(program: string, args: string[], { uid, env: more }: { uid?: number; env?: NodeJS.ProcessEnv }): void {
     const { LUO_TICKET, ...env } = process.env
     const child = spawn(program, args, {
-      env: { ...env, LUO_SOCKET: this.socket },
+      env: { ...env, ...more, LUO_SOCKET: this.socket },
       stdio: ['ignore', 'ignore', 'pipe'],
       ...(uid === undefined ? {} : { uid, gid: uid }),
     })

@@ -172,7 +172,7 @@ test('programs killed in the middle of their calls leave nothing in luod', async
   expect(await keeper.ask('open d')).toBe('ok')
   const pid = await stage.luodPid()
   const before = openFiles(pid)
-  for (let round = 0; round < 4; round++) {
+  for (let round = 0; round < 2; round++) {
     const run = stage.driver('storm')
     expect(await run.ask('open d')).toBe('ok')
     expect(await run.ask('create s d "a"')).toBe('ok')

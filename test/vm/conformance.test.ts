@@ -16,7 +16,8 @@ import {
   readExpected,
   subjects,
 } from '../conformance/script.js'
-import { LIMIT_MS, possible, runOnLinux } from './linux.js'
+import { runOnLinux } from './linux.js'
+import { MACHINE_LIMIT_MS, possible } from './machine.js'
 
 const golden = subjects()
 const seed = seedOf(process.env.LUO_FUZZ_SEED)
@@ -34,7 +35,7 @@ beforeAll(async () => {
     const head = '# What Linux answers, written by test/vm/conformance.test.ts. Not to be changed by hand.\n'
     writeFileSync(`${EXPECTED}${name}.txt`, head + texts.join(''))
   }
-}, LIMIT_MS)
+}, MACHINE_LIMIT_MS)
 
 describe.each(golden)('$name', ({ name, scripts }) => {
   test.runIf(possible).each(scripts)('$name', (script) => {

@@ -68,7 +68,7 @@ static int receive_fd(int channel)
 
 /* --- processes ---------------------------------------------------------------------------------------------------- */
 
-/* A line comes in, its answer goes out; a line that is "pass NAME" is followed by a descriptor. */
+/* A line comes in, its answer goes out; one that is "take NAME" is followed by a descriptor. */
 static void follow(int channel)
 {
 	static char line[MAX_LINE];
@@ -81,7 +81,6 @@ static void follow(int channel)
 		if (strncmp(line, "take ", 5) == 0) {
 			struct word name = { line + 5, length - 5 };
 			int fd = receive_fd(channel);
-			answer_result(fd);
 			if (fd >= 0)
 				bind_fd(&name, fd);
 			send(channel, fd < 0 ? "lost" : "ok", fd < 0 ? 4 : 2, 0);

@@ -1,0 +1,136 @@
+/**
+ * A luod in the test's own process, that can be replaced at any moment as if it had died just then: what its vault holds
+ * is copied, everything of its own is closed, and another one is built from the copies.
+ */
+import type { Finding } from '../../src/abi/records-check.js'
+import { Daemon, type DaemonOptions } from '../../src/daemon/daemon.js'
+import { loadHandlers } from '../../src/daemon/handlers.js'
+import { userLimits } from '../../src/daemon/user-limits.js'
+import type { VaultEntry, VaultSink } from '../../src/daemon/vault.js'
+import { isLuoError } from '../../src/errors.js'
+import type { Fd } from '../../src/sys/fd.js'
+import { listenUnix } from '../../src/sys/unix.js'
+import { Stage } from './stage.js'
+
+/** What another process would have: a copy of each descriptor. */
+export class Copies implements VaultSink {
+  readonly fds = new Map<string, Fd>()
+
+  put(entries: readonly VaultEntry[]): void {
+    for (const { key, fd } of entries) {
+      this.fds.get(key)?.close()
+      this.fds.set(key, fd.dup())
+    }
+  }
+
+  remove(keys: readonly string[]): void {
+    for (const key of keys) {
+      this.fds.get(key)?.close()
+      this.fds.delete(key)
+    }
+  }
+
+  /** Copies of these copies. */
+  taken(): Map<string, Fd> {
+    return new Map([...this.fds].map(([key, fd]) => [key, fd.dup()]))
+  }
+}
+
+export class Replaceable implements AsyncDisposable {
+  readonly log: string[] = []
+  daemon: Daemon
+  copies: Copies
+  stage: Stage
+  readonly #options: Omit<DaemonOptions, 'listener'>
+
+  static async start(): Promise<Replaceable> {
+    let replaceable: Replaceable | undefined
+    const log: string[] = []
+    const registry = () => loadHandlers([], (file) => replaceable?.daemon.made(file) === true)
+    const first = await registry()
+    const options = {
+      version: '1',
+      nofile: 20_000,
+      limits: userLimits({}, { nofile: 20_000, shared: true, memory: 2 ** 30 }),
+      registry: first,
+      replacement: {
+        protection: { kind: 'none' as const, ready: false, lost: 0 },
+        upgrade: () => Promise.reject(new Error()),
+      },
+      log: (level: string, message: string) => {
+        if (level !== 'info') log.push(`${level}: ${message}`)
+      },
+    }
+    let daemon: Daemon | undefined
+    const stage = await Stage.around((socket) => {
+      daemon = Daemon.begin({ ...options, listener: listenUnix(socket, 0o666) })
+    })
+    if (!daemon) throw new Error('there is no luod')
+    replaceable = new Replaceable(stage, daemon, options, log)
+    return replaceable
+  }
+
+  private constructor(stage: Stage, daemon: Daemon, options: Omit<DaemonOptions, 'listener'>, log: string[]) {
+    this.stage = stage
+    this.daemon = daemon
+    this.#options = options
+    this.log = log
+    this.copies = new Copies()
+    daemon.vault.addSink(this.copies)
+  }
+
+  /** luod dies now, and another one goes on. `change` may do damage to what it finds. */
+  async replace(
+    options: { mode?: 'strict' | 'recover'; change?: (fds: Map<string, Fd>) => void } = {},
+  ): Promise<readonly Finding[]> {
+    const { mode = 'strict', change } = options
+    const descriptors = this.copies.taken()
+    change?.(descriptors)
+    this.copies.remove([...this.copies.fds.keys()])
+    this.daemon.letGo()
+    const registry = await loadHandlers([], (file) => this.daemon.made(file))
+    this.daemon = Daemon.restore({ ...this.#options, registry, descriptors, mode })
+    this.copies = new Copies()
+    this.daemon.vault.addSink(this.copies)
+    return this.daemon.findings
+  }
+
+  /** The code that another one refuses, in strict, to go on with; this one goes on. */
+  async refused(change: (fds: Map<string, Fd>) => void): Promise<string> {
+    const descriptors = this.copies.taken()
+    change(descriptors)
+    const registry = await loadHandlers([])
+    try {
+      Daemon.restore({ ...this.#options, registry, descriptors, mode: 'strict' }).letGo()
+    } catch (error) {
+      if (isLuoError(error)) return error.code
+      throw error
+    }
+    return 'nothing was refused'
+  }
+
+  /** What anybody sees of it, but for what changes with time, and that it was replaced. */
+  async view() {
+    const { stage } = this
+    const { workloads } = await stage.call('List', {})
+    const { sessions } = await stage.call('Sessions', {})
+    const files = await Promise.all(sessions.map(({ session }) => stage.call('Files', { session })))
+    const { events, dropped } = await stage.call('History', {})
+    const { usage, sessions: count, files: fileCount } = await stage.call('Status', {})
+    return {
+      workloads,
+      sessions: sessions.map(({ age_ms, expires_ms, ...session }) => ({ ...session, waits: expires_ms !== undefined })),
+      files,
+      events: events.filter(({ event }) => event !== 'started'),
+      dropped,
+      counts: { count, fileCount },
+      usage: usage.map(({ connections, ...rest }) => rest),
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stage[Symbol.asyncDispose]()
+    this.daemon.close()
+    this.copies.remove([...this.copies.fds.keys()])
+  }
+}

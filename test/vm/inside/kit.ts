@@ -1,0 +1,43 @@
+/** What scripts in a virtual machine share. They print one JSON object a line, which the test outside looks at. */
+import { readFileSync } from 'node:fs'
+import { isLuoError } from '../../../src/errors.js'
+import { libc } from '../../../src/sys/ffi.js'
+import { openFile } from '../../../src/sys/file-reader.js'
+import { isKernelLoaded, loadKernel, rebootIntoLoaded } from '../../../src/sys/kexec.js'
+
+export const MACHINE_FOLDER = '/run/machine'
+const TCSBRK = 0x5409
+const STDOUT = 1
+
+export function say(value: object): void {
+  console.log(JSON.stringify(value))
+}
+
+/** What `action` answers, or the code of what it throws. */
+export function attempt(action: () => unknown): unknown {
+  try {
+    return action() ?? 'ok'
+  } catch (error) {
+    if (!isLuoError(error)) throw error
+    return error.code
+  }
+}
+
+/** The word that tells init of the next boot which one it is: the last of them counts. */
+export function nextBootWord(): string {
+  const line = readFileSync('/proc/cmdline', 'latin1')
+  return `luo.boot=${Number(/.*\bluo\.boot=(\d+)/.exec(line)?.[1] ?? 0) + 1}`
+}
+
+/** The kexec into the next boot of this machine, with what is loaded, or the same kernel again. */
+export function kexec(): never {
+  if (!isKernelLoaded()) {
+    const commandLine = `${readFileSync('/proc/cmdline', 'latin1').trim()} ${nextBootWord()}`
+    using kernel = openFile(`${MACHINE_FOLDER}/kernel`)
+    using initrd = openFile(`${MACHINE_FOLDER}/initrd`)
+    loadKernel({ kernel, initrd, commandLine })
+  }
+  // What was printed has left the machine then: a kexec does not wait for that.
+  libc('ioctl', STDOUT, TCSBRK, 1)
+  rebootIntoLoaded()
+}
