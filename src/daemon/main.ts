@@ -130,7 +130,7 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
     } catch (error) {
       daemon.close()
       rmSync(path, { force: true })
-      throw error
+      throw new LuoError('EIO', `begin to serve: ${(error as Error).message}`, { cause: error })
     }
     return
   }

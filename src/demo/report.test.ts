@@ -39,6 +39,8 @@ it('has the fields that programs read', () => {
     memory_intact: true,
     duration_s: 20,
     crash: { connections: 68, requests: 3, recovery_ms: 250 },
+    upgrade_pause_ms: 9.5,
+    takeover_ms: 8.5,
   })
 })
 
