@@ -30,6 +30,7 @@ export function supervisorHandlers(
       if (input.keep_ms !== undefined) workload.keepMs = keepMs
       const link: SupervisorLink = { id: input.id, pid: peer.pid, after, tell: (event, fds) => reply(event, fds) }
       workload.supervisor = link
+      before?.stopWaiting?.()
       state.recordWorkload(workload)
       return new Promise((resolve) => {
         const gone = () => {
@@ -40,7 +41,8 @@ export function supervisorHandlers(
           state.endIfUnused(workload)
         }
         peer.onDisconnect(() => {
-          whenGone(peer.pid, () => state.turnstile.run(gone))
+          // One that another has replaced holds nothing: a client may come and go as often as it likes.
+          if (workload.supervisor === link) link.stopWaiting = whenGone(peer.pid, () => state.turnstile.run(gone))
           resolve({ output: { event: 'ended' } })
         })
         const { update } = workload
@@ -83,22 +85,27 @@ export function supervisorHandlers(
   }
 }
 
-/** Calls `gone` when this process has ended, or has had the time to come back. */
-function whenGone(pid: number, gone: () => void): void {
+/** Calls `gone` when this process has ended, or has had the time to come back. Answers how to stop waiting. */
+function whenGone(pid: number, gone: () => void): () => void {
   let pidfd: Fd
   try {
     pidfd = openPidfd(pid)
   } catch {
-    return gone()
+    gone()
+    return () => {}
   }
-  const end = () => {
+  const stop = () => {
     clearTimeout(timer)
     watch.close()
     pidfd.close()
+  }
+  const end = () => {
+    stop()
     gone()
   }
   const timer = setTimeout(end, RECONNECT_MS)
   const watch = Poller.shared().add(pidfd, { read: true, write: false }, end)
+  return stop
 }
 
 /** luod may be root, and it kills this process if the update fails: it must be the client's own. */

@@ -32,6 +32,8 @@ export interface SupervisorLink {
   after: readonly string[]
   /** Of a luod before this one: it has a moment to come back, and cannot be told anything before that. */
   absent?: true
+  /** Its connection is lost, and luod waits for it: ends that, when it has come back. */
+  stopWaiting?: () => void
   /** False when it is gone. */
   tell(event: wire.Methods['Supervise']['output'], fds?: Parameters<SupervisorSend>[1]): boolean
 }

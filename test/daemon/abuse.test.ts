@@ -107,6 +107,21 @@ test('a client that asks and never reads is cut off, and others are served meanw
   await unharmed(stage, before)
 })
 
+test('a supervisor that comes and goes all the time is waited for with one descriptor', async () => {
+  await using stage = await Stage.start()
+  const before = await stage.atRest()
+  const request = `{"method":"${METHOD}.Supervise","parameters":{"id":"1","workload":"web"},"more":true}\0`
+  for (let round = 0; round < 50; round++) {
+    const { socket, text } = await raw(stage)
+    socket.write(request)
+    await eventually(text, (seen) => seen.includes('supervising'), 'no supervisor')
+    socket.destroy()
+  }
+  // The one that waits, and the last connection, if luod has not seen its end.
+  expect((await stage.call('Status', {})).open_fds).toBeLessThanOrEqual(before.open_fds + 2)
+  await unharmed(stage, before)
+})
+
 test('many connections that come and go leave nothing behind', async () => {
   await using stage = await Stage.start()
   const before = await stage.atRest()
