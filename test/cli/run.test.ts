@@ -141,7 +141,7 @@ test('a crash is followed by a restart with the state; list, show, status, watch
   expect(JSON.parse((await luoctl(['show', 'web', '--json'])).stdout).generation).toBe(2)
   expect(JSON.parse((await luoctl(['status', '--json'])).stdout)).toMatchObject({ workloads: 1, sessions: 1, files: 2 })
   const inspected = JSON.parse((await luoctl(['inspect', '--json'])).stdout)
-  expect(inspected.version).toBe(2)
+  expect(inspected.version).toBe(3)
   const records = inspected.types.find(({ type }: { type: string }) => type === 'workload').records
   expect(records[0].value).toMatchObject({ name: 'web', state: 'running' })
   expect((await luoctl(['show', 'nothing'])).code).toBe(1)

@@ -229,7 +229,12 @@ describe('an update', () => {
       'it goes on',
     )
     expect(workloads[0]).toMatchObject({ files: 1, generation: 1 })
-    expect(successor.alive).toBe(false)
+    // It is killed; its supervisor sees that a moment later.
+    await eventually(
+      () => successor.alive,
+      (alive) => !alive,
+      'its successor lives',
+    )
   })
 })
 
