@@ -388,14 +388,14 @@ test('one stands still: the deadline is its own, and who waits for the group has
   ] as const
   for (const [name, at] of still) {
     const script: Script = (where, point) => (where === name && point === at ? 'stop' : undefined)
-    const outcomes = await play.update(script, { deadline_ms: 6_000 })
+    const outcomes = await play.update(script, { deadline_ms: 4_000 })
     expect(codes(outcomes), at).toEqual(eachOf(play, GROUP, { [name]: 'rolledBack LUO_DEADLINE' }))
     await allGoOn(play)
   }
   // web waits for four of these, which is longer than its deadline.
   const slow: Point[] = ['old before ready', 'new before commit']
-  const script: Script = (_, point) => (slow.includes(point) ? wait(2_000).then(() => undefined) : undefined)
-  expect(codes(await play.update(script, { deadline_ms: 6_000 }))).toEqual(eachOf(play, 'committed'))
+  const script: Script = (_, point) => (slow.includes(point) ? wait(1_100).then(() => undefined) : undefined)
+  expect(codes(await play.update(script, { deadline_ms: 4_000 }))).toEqual(eachOf(play, 'committed'))
 })
 
 test('a check of a group sees all of it and changes nothing', async () => {

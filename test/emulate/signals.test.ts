@@ -23,7 +23,7 @@ int main(void) {
       usleep(50);
     }
   int wrong = 0;
-  for (int count = 0; count < 3000 && !wrong; count++) {
+  for (int count = 0; count < 1000 && !wrong; count++) {
     int fd = open("/dev/liveupdate", O_RDWR);
     wrong = fd < 3 || close(fd) != 0;
   }
