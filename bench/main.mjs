@@ -15,6 +15,7 @@ import { measurePeers } from './peers.mjs'
 import { measurePreserve } from './preserve.mjs'
 import { writeReport } from './report.mjs'
 import { measureFilesScaling, measureSessionsScaling } from './scaling.mjs'
+import { measureStandby } from './standby.mjs'
 
 const MEASUREMENTS = {
   preserve: measurePreserve,
@@ -24,6 +25,7 @@ const MEASUREMENTS = {
   sessions: measureSessionsScaling,
   freeze: measureFreeze,
   luod_start: measureStart,
+  standby: measureStandby,
   emulate: measureEmulate,
   peers: measurePeers,
   blackout_startup: measureBlackoutStartup,

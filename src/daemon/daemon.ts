@@ -199,6 +199,7 @@ export class Daemon implements MetricsSource {
       // What was closed before a request counts before it.
       onRequest: () => this.#state.sessions.holds.lifetimes.drain(),
       turn: (run) => this.#turnstile.run(run),
+      settled: () => replacement.settled(),
       onAnswered: ({ method, peer, input, error }) => {
         for (const told of this.#onAnswered) told(method, error?.code ?? 'ok')
         if (error && REFUSALS.has(error.code)) this.#state.refused(peer, { error, method, input })

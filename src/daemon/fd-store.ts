@@ -18,6 +18,7 @@ import type { InheritedFile } from '../sys/listen-fds.js'
 import { BARRIER_MESSAGE, NotifyChannel, storeMessage, unstoreMessage } from '../sys/notify.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { socketPair } from '../sys/unix.js'
+import type { VaultEntry, VaultSink } from './vault.js'
 
 /** Tells what is luod's from sockets of a socket unit. */
 const PREFIX = 'luo/'
@@ -26,12 +27,6 @@ const SPECIAL = /[^A-Za-z0-9/_.-]/gu
 const NAME = /^luo\/([A-Za-z0-9/_.%-]+?)(?:#(\d{1,9}))?$/
 /** The manager answers when it has done what all services asked before: a busy machine may take a while. */
 const BARRIER_MS = 5_000
-
-/** Neither waits. */
-interface VaultSink {
-  put(entries: readonly { key: string; fd: Fd }[]): void
-  remove(keys: readonly string[]): void
-}
 
 export interface FdStoreOptions {
   /** Of the manager: NOTIFY_SOCKET. */
@@ -91,12 +86,17 @@ export class FdStore implements VaultSink {
     for (const name of received?.outdated ?? []) this.#change({ text: unstoreMessage(name) })
   }
 
+  /** False when it has ended: the manager may lack what has changed since. */
+  get works(): boolean {
+    return this.#failed === undefined
+  }
+
   /** How many descriptors the manager keeps for us. */
   get size(): number {
     return this.#stored.size
   }
 
-  put(entries: readonly { key: string; fd: Fd }[]): void {
+  put(entries: readonly VaultEntry[]): void {
     this.#check()
     const changed = entries
       .map(({ key, fd }) => ({ key, fd, inode: inodeKey(fd), before: this.#stored.get(key) }))

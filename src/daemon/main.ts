@@ -11,10 +11,12 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { RECORDS_VERSION } from '../abi/records.js'
 import { asLuoError, LuoError } from '../errors.js'
-import { type Fd, inheritedFd } from '../sys/fd.js'
+import { closeAll, type Fd, inheritedFd } from '../sys/fd.js'
 import { raiseNofile } from '../sys/limits.js'
+import { inheritedFiles } from '../sys/listen-fds.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
 import { Daemon, type RestoreOptions } from './daemon.js'
+import { type ReceivedFiles, receivedFiles } from './fd-store.js'
 import { loadHandlers } from './handlers.js'
 import { listenAlone } from './listen-alone.js'
 import { type Logger, logger } from './log.js'
@@ -121,12 +123,21 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
     ...{ version, nofile, limits, registry, log, replacement: serving },
     ...(options['exit-when-idle'] ? { onIdle: () => serving.end(END.IN_ORDER) } : {}),
   }
+  const received = lineFd === undefined ? receivedFiles(inheritedFiles()) : undefined
+  if (received?.entries.has('records')) {
+    const left = recover(received, common)
+    daemon = left.daemon
+    await serving.begin(daemon, left.lock, { how: 'next', received })
+    return
+  }
   if (lineFd === undefined) {
+    // Of a luod that ended before it was whole: nobody has been told of anything.
+    closeAll([...(received?.entries.values() ?? []), ...(received?.others ?? [])].map(({ fd }) => fd))
     prepareSocketDirectory(path)
     const { listener, lock } = listenAlone(path, process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE)
     daemon = Daemon.begin({ ...common, listener })
     try {
-      await serving.begin(daemon, lock, true)
+      await serving.begin(daemon, lock, { how: 'first' })
     } catch (error) {
       daemon.close()
       rmSync(path, { force: true })
@@ -137,7 +148,27 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
   const taken = await takeOver(inheritedFd(lineFd), common)
   if (!taken) return
   daemon = taken.daemon
-  await serving.begin(daemon, taken.lock, false)
+  await serving.begin(daemon, taken.lock, { how: 'next', predecessorGone: taken.gone })
+}
+
+/** What the luod before has left with the service manager. LUO_RECORDS, and then it stays there. */
+function recover({ entries, others }: ReceivedFiles, common: Omit<RestoreOptions, 'descriptors' | 'mode'>) {
+  const recoveredAt = process.hrtime.bigint()
+  closeAll(others.map(({ fd }) => fd))
+  // The store compares what it has with what it is given: it needs these for a moment more.
+  const descriptors = new Map([...entries].map(([key, { fd }]) => [key, fd.dup()]))
+  const lock = descriptors.get('lock')
+  descriptors.delete('lock')
+  if (!lock)
+    throw new LuoError('LUO_RECORDS', 'take over what the service manager has: there is no descriptor of the lock')
+  const daemon = Daemon.restore({ ...common, descriptors, mode: 'recover' })
+  daemon.tookOver('crash', recoveredAt)
+  report(daemon, common.log)
+  return { daemon, lock }
+}
+
+function report({ findings }: Daemon, log: Logger): void {
+  for (const { what, key, why } of findings) log('error', `lost: ${what} ${key}: ${why}`)
 }
 
 /** Stands by until this process is luod; undefined when it is not needed any more. */
@@ -167,8 +198,8 @@ async function takeOver(line: Fd, common: Omit<RestoreOptions, 'descriptors' | '
       throw error
     }
     daemon.tookOver(how, pausedAt)
-    for (const { what, key, why } of daemon.findings) log('error', `lost: ${what} ${key}: ${why}`)
-    return { daemon, lock }
+    report(daemon, log)
+    return { daemon, lock, gone: takeover.gone() }
   } catch (error) {
     lock?.close()
     takeover.fail(asLuoError(error, 'EIO', 'take over'))

@@ -14,6 +14,8 @@ const MAIN = 'dist/daemon/main.js'
 
 export interface Replacement {
   readonly protection: Protection
+  /** Resolves when what was changed until now would survive a crash, as far as luod is protected. Undefined: it would. */
+  settled(): Promise<void> | undefined
   /** Resolves when the other one serves; then this process ends. */
   upgrade(main: string | undefined, onPhase: (phase: 'starting' | 'ready', successor: Standby) => void): Promise<void>
 }

@@ -9,6 +9,7 @@ import type { Protection as ProtectionFacts } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { notify } from '../sys/notify.js'
 import type { Daemon } from './daemon.js'
+import { FdStore, type ReceivedFiles, storeLimit } from './fd-store.js'
 import type { Logger } from './log.js'
 import { type MetricsAddress, serveMetrics } from './metrics-server.js'
 import { Protection } from './protection.js'
@@ -30,12 +31,24 @@ export interface ServeOptions {
 const METRICS_ATTEMPTS = 50
 const METRICS_RETRY_MS = 100
 
+/** How this luod began. */
+export interface Start {
+  /** first: nobody was served before, so that what does not work is a reason not to start. */
+  how: 'first' | 'next'
+  /** What the service manager had in its store. */
+  received?: ReceivedFiles | undefined
+  predecessorGone?: Promise<void> | undefined
+}
+
 export const END = { IN_ORDER: 0, FAILED: 1 } as const
 
 /** What luod's requests need of it, before it is there itself. */
 export class Serving implements Replacement {
   readonly #options: ServeOptions
   #daemon: Daemon | undefined
+  #store: FdStore | undefined
+  /** While the store gets everything for the first time. */
+  #storing: Promise<void> | undefined
   #protection: Protection | undefined
 
   constructor(options: ServeOptions) {
@@ -43,19 +56,27 @@ export class Serving implements Replacement {
   }
 
   get protection(): ProtectionFacts {
+    if (this.#store) return { kind: 'store', ready: this.#store.works, lost: 0 }
     const { standby, pid, lost } = this.#protection?.status ?? { standby: 'off', lost: 0 }
     const kind = standby === 'off' ? 'none' : 'standby'
     return { kind, ready: standby === 'ready', ...(pid === undefined ? {} : { pid }), lost }
   }
 
-  /**
-   * `lock`: keeps others away from the path; whoever takes over gets it too. `first`: nobody was served before, so that
-   * what does not work is a reason not to start.
-   */
-  async begin(daemon: Daemon, lock: Fd, first: boolean): Promise<void> {
+  settled(): Promise<void> | undefined {
+    return this.#storing ?? this.#flushed()
+  }
+
+  #flushed(): Promise<void> | undefined {
+    // What the store cannot take is logged once, where that is found out; requests are answered all the same.
+    return this.#store?.works ? this.#store.flush().catch(() => {}) : undefined
+  }
+
+  /** `lock`: keeps others away from the path; whoever takes over gets it too. */
+  async begin(daemon: Daemon, lock: Fd, start: Start): Promise<void> {
     const { main, args, standby, metrics, readyFd, path, version, log } = this.#options
     this.#daemon = daemon
     daemon.vault.put([{ key: 'lock', fd: lock }])
+    const first = start.how === 'first'
     this.#protection = new Protection({
       luod: daemon,
       ...{ main, args, log },
@@ -77,6 +98,11 @@ export class Serving implements Replacement {
     process.on('SIGHUP', () => {})
     if (metrics && first) await this.#serveMetrics(metrics)
     else if (metrics) void this.#serveMetricsAgain(metrics)
+    if (!standby) {
+      this.#storing = this.#useStore(daemon, start)
+      await this.#storing
+      this.#storing = undefined
+    }
     log('info', `luod ${version} listens at ${path}`)
     this.#tellManager(`READY=1\nMAINPID=${process.pid}`)
     if (readyFd !== undefined) writeSync(readyFd, 'ready\n')
@@ -104,11 +130,37 @@ export class Serving implements Replacement {
     this.#tellManager('STOPPING=1')
     // Before anything is closed: nobody takes over.
     this.#protection?.close()
-    this.#daemon?.close()
     const { path, metrics } = this.#options
+    if (this.#store?.works) {
+      // Whether there is a next luod is for the manager to say, who has everything; without one it lets go of it.
+      this.#daemon?.letGo()
+      process.exit(code)
+    }
+    this.#daemon?.close()
     rmSync(path, { force: true })
     if (metrics && 'path' in metrics) rmSync(metrics.path, { force: true })
     process.exit(code)
+  }
+
+  /** The service manager keeps a copy of everything, if it has a store for us: then it survives luod. */
+  async #useStore(daemon: Daemon, { received, predecessorGone }: Start): Promise<void> {
+    const { NOTIFY_SOCKET } = process.env
+    const limit = storeLimit(process.env)
+    if (!NOTIFY_SOCKET || limit === 0) return
+    // Until then the manager takes the other one's word only.
+    await predecessorGone
+    try {
+      const store = new FdStore({ path: NOTIFY_SOCKET, limit, received })
+      this.#store = store
+      daemon.vault.addSink({
+        put: (entries) => endingOnError(store, () => store.put(entries)),
+        remove: (keys) => endingOnError(store, () => store.remove(keys)),
+      })
+      store.dropUnclaimed()
+      await store.flush()
+    } catch (error) {
+      this.#options.log('error', `use the service manager's store: ${(error as Error).message}`)
+    }
   }
 
   async #serveMetrics(address: MetricsAddress): Promise<void> {
@@ -140,5 +192,15 @@ export class Serving implements Replacement {
     } catch (error) {
       this.#options.log('warning', `tell the service manager ${state}: ${(error as Error).message}`)
     }
+  }
+}
+
+/** A store that lacks something is no protection: it says so from then on. */
+function endingOnError(store: FdStore, run: () => void): void {
+  try {
+    run()
+  } catch (error) {
+    store.close()
+    throw error
   }
 }

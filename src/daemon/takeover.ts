@@ -33,6 +33,8 @@ export interface Takeover {
   pausedAt: bigint
   /** This process is luod: said to the one before, which ends then. Throws when that is not to be reached any more. */
   serve(): void
+  /** Resolves when the one before has ended, or takes too long for it. */
+  gone(): Promise<void>
   /** It cannot be: the one before goes on. */
   fail(error: LuoError): void
 }
@@ -44,10 +46,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
   Poller.shared().ref()
   return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
-      const close = () => {
-        primary?.close()
-        receiver.close()
-      }
+      const close = () => receiver.close()
       resolve({
         how,
         pausedAt,
@@ -62,8 +61,10 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
             close()
           }
         },
+        gone: () => ended(primary),
         fail: (error) => {
           tellFailure(receiver, error)
+          primary?.close()
           close()
         },
       })
@@ -110,6 +111,20 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       end()
     }
   }).finally(() => Poller.shared().unref())
+}
+
+async function ended(pidfd: Fd | undefined): Promise<void> {
+  if (!pidfd) return
+  await new Promise<void>((resolve) => {
+    const done = () => {
+      clearTimeout(timer)
+      watch.close()
+      resolve()
+    }
+    const timer = setTimeout(done, DEATH_LIMIT_MS)
+    const watch = Poller.shared().add(pidfd, { read: true, write: false }, done)
+  })
+  pidfd.close()
 }
 
 /** undefined when it is dead already. */

@@ -86,6 +86,8 @@ export interface ServerOptions {
   turn?(run: () => void): void
   /** Before each request is handled. */
   onRequest?(): void
+  /** What was done is safe, when this resolves: answers wait for it. Undefined: it is. */
+  settled?(): Promise<void> | undefined
   onDefect(error: unknown, method: string): void
   /** A request was answered, with `error` when it failed; one that streams, at its end. */
   onAnswered?(request: Answered): void
@@ -345,6 +347,8 @@ export class Server {
       // It has taken what it needs. A stream goes on for long, and what it was sent too much is not kept for it.
       closeAll(fds)
       const { output, fds: files = [] } = await called
+      const settled = this.#options.settled?.()
+      if (settled) await settled
       try {
         answer({ parameters: output }, files)
       } finally {

@@ -55,6 +55,7 @@ export class Replaceable implements AsyncDisposable {
       registry: first,
       replacement: {
         protection: { kind: 'none' as const, ready: false, lost: 0 },
+        settled: () => undefined,
         upgrade: () => Promise.reject(new Error()),
       },
       log: (level: string, message: string) => {
