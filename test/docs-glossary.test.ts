@@ -22,7 +22,7 @@ const TERMS = [
     'rollback',
     'fencing',
   ],
-  ...['drain', 'blackout', 'records', 'FLB', 'KHO', 'machine', 'notifier'],
+  ...['drain', 'blackout', 'records', 'FLB', 'KHO', 'machine', 'notifier', 'vault', 'standby', 'takeover'],
 ]
 
 const rows = TEXT.split('\n')
