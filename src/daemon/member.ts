@@ -12,7 +12,7 @@ import { Poller, type Registration } from '../sys/poller.js'
 import type { HoldOptions, Holds } from './holds.js'
 import type { Recorded } from './journal.js'
 import type { Lifetime } from './lifetime.js'
-import { RECONNECT_MS } from './limits.js'
+import { RESTORE_WAIT_MS } from './limits.js'
 import type { Workload } from './state.js'
 import type { Turnstile } from './turnstile.js'
 
@@ -60,8 +60,8 @@ export class Member implements Recorded {
   committed: Methods['Commit']['output']['released'] | undefined
   /** Sends an event; undefined until it subscribes. */
   subscriber: ((event: MemberEvent) => boolean) | undefined
-  /** When it lost the connection for its events. */
-  lostAt: number | undefined
+  /** Until when it may come back that has lost the connection for its events, of `performance.now()`. */
+  #backBy = Number.NEGATIVE_INFINITY
   readonly #options: MemberOptions
   readonly #pidfd: Fd
   readonly #deathWatch: Registration
@@ -94,6 +94,7 @@ export class Member implements Recorded {
     const member = new Member(options, holds)
     member.ready = ready
     member.committed = released
+    member.expect(RESTORE_WAIT_MS)
     member.#lifetime = restoreLifetime(() => member.#onReleased())
     return member
   }
@@ -162,7 +163,17 @@ export class Member implements Recorded {
 
   /** Subscribes to events, or has just lost the connection for them, and comes back. */
   get listens(): boolean {
-    return this.subscriber !== undefined || performance.now() - (this.lostAt ?? Number.NEGATIVE_INFINITY) < RECONNECT_MS
+    return this.subscriber !== undefined || this.backWithinMs > 0
+  }
+
+  /** It has lost the connection for its events, or luod was replaced: it has this long to come back. */
+  expect(waitMs: number): void {
+    this.#backBy = performance.now() + waitMs
+  }
+
+  /** How long it still has to come back. */
+  get backWithinMs(): number {
+    return Math.max(0, this.#backBy - performance.now())
   }
 
   get dead(): boolean {

@@ -7,7 +7,7 @@ import type { Call, Handlers, Peer } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { checkFormats } from './describe.js'
 import { ownHolding } from './holding.js'
-import { checkAccepts, checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS } from './limits.js'
+import { checkAccepts, checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS, RECONNECT_MS } from './limits.js'
 import { type Given, Member, type MemberOptions } from './member.js'
 import { preserve } from './rpc-session.js'
 import type { State, Workload } from './state.js'
@@ -42,7 +42,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         peer.onDisconnect(() => {
           if (member.subscriber === subscriber) {
             member.subscriber = undefined
-            member.lostAt = performance.now()
+            member.expect(RECONNECT_MS)
             workload.update?.expectBack(member)
           }
           resolve({ output: { event: 'subscribed' } })

@@ -530,7 +530,7 @@ export class Update implements Followed, Recorded {
     const { deadlineMs } = this.request
     this.#recordNow()
     if (this.#old?.tell({ event: 'prepare', update: this.id, deadline_ms: deadlineMs })) return
-    if (this.#old?.alive) return this.expectBack(this.#old)
+    if (this.#old?.alive) return this.expectBack(this.#old, this.#old.backWithinMs)
     this.event('oldDied', { code: 'LUO_GONE', reason: 'the old version does not listen for updates any more' })
   }
 

@@ -81,6 +81,11 @@ export class World {
     this.#env = { ...rest, PWD: current, LUO_SOCKET: join(this.#directory, 'luod.sock'), KV_PORT: String(port) }
   }
 
+  /** luod's. */
+  get socket(): string {
+    return this.#env.LUO_SOCKET ?? ''
+  }
+
   /** What the service and its supervisor printed last. */
   get log(): readonly string[] {
     return this.#log

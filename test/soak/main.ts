@@ -4,6 +4,8 @@
  * every kind. After each the outcome and all contents are compared with a model. From time to time everything ends, and
  * nothing may be left of it. The last line is JSON; --json leaves out the others.
  *
+ * `npm run soak -- --kills N` instead kills and upgrades luod itself, under load (`replaced.ts`).
+ *
  * The same seed decides the same. $CFLAGS is for the versions (`version.c`): with
  * CFLAGS='-g -fsanitize=address,undefined' the C client is watched too.
  *
@@ -20,6 +22,7 @@ import { isLuoError } from '../../src/errors.js'
 import { changeHugePool } from '../../src/sys/hugepages.js'
 import { VarlinkClient } from '../../src/wire/client.js'
 import { growth, measure, type Sample } from './measure.js'
+import { soakReplacing } from './replaced.js'
 import { SoakWorkload, type Tally } from './workload.js'
 
 /** Of build/soak/test/soak. */
@@ -61,13 +64,20 @@ interface Report {
 function options() {
   try {
     const { values } = parseArgs({
-      options: { updates: { type: 'string' }, seed: { type: 'string' }, json: { type: 'boolean', default: false } },
+      options: {
+        ...{ updates: { type: 'string' }, kills: { type: 'string' }, seed: { type: 'string' } },
+        json: { type: 'boolean', default: false },
+      },
     })
-    const updates = Number(values.updates)
-    if (!Number.isInteger(updates) || updates < 1) throw new Error('--updates is how many, 1 or more')
-    return { updates, seed: values.seed ?? String(Math.floor(Math.random() * 2 ** 32)), json: values.json }
+    const updates = Number(values.updates ?? 0)
+    const kills = Number(values.kills ?? 0)
+    const good = [updates, kills].every((count) => Number.isInteger(count) && count >= 0)
+    if (!good || updates > 0 === kills > 0) throw new Error('either --updates or --kills is how many, 1 or more')
+    return { updates, kills, seed: values.seed ?? String(Math.floor(Math.random() * 2 ** 32)), json: values.json }
   } catch (error) {
-    console.error(`soak: ${(error as Error).message}\nUsage: npm run soak -- --updates N [--seed S] [--json]`)
+    console.error(
+      `soak: ${(error as Error).message}\nUsage: npm run soak -- --updates N | --kills N [--seed S] [--json]`,
+    )
     return process.exit(USAGE_CODE)
   }
 }
@@ -196,7 +206,11 @@ function isWell(report: Report, epochs: number): boolean {
 }
 
 async function main(): Promise<void> {
-  const { updates, seed, json } = options()
+  const { updates, kills, seed, json } = options()
+  if (kills > 0) {
+    process.exitCode = (await soakReplacing(kills, seed, json)) ? 0 : 1
+    return
+  }
   const folder = mkdtempSync(join(tmpdir(), 'luo-soak-'))
   const socket = join(folder, 'luod.sock')
   const started = performance.now()
