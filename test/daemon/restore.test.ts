@@ -213,7 +213,7 @@ describe('an update', () => {
   test('ends when its old version does not come back, and its successor is dead', async () => {
     await using luod = await Replaceable.start()
     await running(luod)
-    luod.stage.call('Update', { id: 'update', workload: 'web', deadline_ms: 20_000 }).catch(() => {})
+    luod.stage.call('Update', { id: 'update', workload: 'web', deadline_ms: 6_000 }).catch(() => {})
     const successor = await luod.stage.nextPuppet()
     const joined = await successor.join('web')
     successor.call('Claim', { id: 'claim', member: joined.member }).catch(() => {})
