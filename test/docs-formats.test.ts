@@ -1,6 +1,7 @@
 /** docs/formats.md has every format with the version that the code writes, and every ioctl as the code has it. */
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
+import { CROSSING_VERSION } from '../src/abi/crossing.js'
 import { IMAGE_MAGIC, IMAGE_VERSION, KHO_COMPATIBLE } from '../src/abi/kho.js'
 import { LUO_COMPATIBLE, MAX_BLOCKS, MAX_FILES_PER_SESSION, MAX_FLBS, MAX_SESSIONS } from '../src/abi/luo.js'
 import { MEMFD_COMPATIBLE } from '../src/abi/memfd.js'
@@ -14,6 +15,7 @@ test('every format is in the table, with its version and a source that is there'
   const formats = [...TEXT.matchAll(/^\| (\S+|.+?) \| [^|]+ \| [^|]+ \| `(src\/\S+)` \|$/gm)]
   expect(formats.map(([, name]) => name?.replaceAll('`', ''))).toEqual([
     `luod-records/${RECORDS_VERSION}`,
+    `luod-crossing/${CROSSING_VERSION}`,
     `${IMAGE_MAGIC} ${IMAGE_VERSION}`,
     KHO_COMPATIBLE,
     'device tree 17',

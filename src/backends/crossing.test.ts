@@ -1,0 +1,140 @@
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
+import { registerReferenceHandlers } from '../handlers/reference.js'
+import { createEventfd, eventfdState } from '../sys/eventfd.js'
+import { closeAll, countOpenFds, type Fd } from '../sys/fd.js'
+import { fileInfo } from '../sys/file-info.js'
+import { createMemfd, readAt, writeAt } from '../sys/memfd.js'
+import { socketPair } from '../sys/unix.js'
+import type { LiveDevice } from './contract.js'
+import { handOver, INTERNAL_SESSION, SESSION_PREFIX, takeBack } from './crossing.js'
+import { type Device, Generation } from './generation.js'
+
+const records = Buffer.from('records')
+let openBefore: number
+let owned: { close(): void }[]
+beforeEach(() => {
+  openBefore = countOpenFds()
+  owned = []
+})
+afterEach(() => {
+  for (const thing of owned.reverse()) thing.close()
+  expect(countOpenFds()).toBe(openBefore)
+})
+
+function own<T extends { close(): void }>(thing: T): T {
+  owned.push(thing)
+  return thing
+}
+
+function begin(before?: Generation): { generation: Generation; device: Device } {
+  const handover = before ? { handover: before.kexec() } : {}
+  const generation = own(Generation.begin({ register: registerReferenceHandlers, ...handover }))
+  return { generation, device: own(generation.open()) }
+}
+
+function memory(text: string): Fd {
+  const fd = own(createMemfd('store', { size: 4096 }))
+  writeAt(fd, Buffer.from(text), 0)
+  return fd
+}
+
+const file = (key: string, token: string, fd: Fd) => ({ key, token, file: { fd, info: fileInfo(fd) } })
+
+function content() {
+  const event = own(createEventfd({ counter: 5n, semaphore: true }))
+  const sessions = [
+    { session: '1', name: 'web', files: [file('1', '7', memory('in web')), file('2', '8', event)] },
+    {
+      session: '2',
+      name: 'by value only',
+      files: [file('3', '0', own(createEventfd({ counter: 2n, semaphore: false })))],
+    },
+    { session: '3', name: 'empty', files: [] },
+  ]
+  return { luod: '1', sessions, records }
+}
+
+function textOf(fd: Fd | undefined): string {
+  const bytes = new Uint8Array(16)
+  if (fd) readAt(fd, bytes, 0)
+  return Buffer.from(bytes).toString().replace(/\0.*$/s, '')
+}
+
+test('memory, values, records and times come back, once', () => {
+  const first = begin()
+  const handed = own(handOver(first.device, content()))
+  handed.note({ frozen: 17 })
+  const { device } = begin(first.generation)
+  const taken = takeBack(device)
+  owned.push({ close: () => closeAll(taken?.files.values() ?? []) })
+  expect(taken?.lost).toEqual([])
+  expect(taken?.records).toEqual(new Uint8Array(records))
+  expect(taken?.crossing.times).toEqual({ frozen: 17 })
+  expect(taken?.crossing.sessions.map(({ name }) => name)).toEqual([`${SESSION_PREFIX}1`, undefined, undefined])
+  expect(textOf(taken?.files.get('1'))).toBe('in web')
+  expect(eventfdState(taken?.files.get('2') as Fd)).toMatchObject({ counter: 5n, semaphore: true })
+  expect(eventfdState(taken?.files.get('3') as Fd)).toMatchObject({ counter: 2n, semaphore: false })
+  taken?.finish()
+  expect(takeBack(device)).toBeUndefined()
+})
+
+test('what was handed over is undone by closing it, and can be handed over again', () => {
+  const { device } = begin()
+  const all = content()
+  handOver(device, all).close()
+  handOver(device, all).close()
+  expect(codeOf(() => device.createSession(INTERNAL_SESSION).close())).toBeUndefined()
+})
+
+test('what cannot cross is named, and nothing stays preserved', () => {
+  const { device } = begin()
+  const all = content()
+  const [a, b] = socketPair()
+  all.sessions.push({ session: '4', name: 'bad', files: [file('4', '9', own(a))] })
+  own(b)
+  expect(() => handOver(device, all)).toThrow(/file 9 of session bad/)
+  all.sessions.pop()
+  handOver(device, all).close()
+})
+
+test('a device that fails in the middle leaves nothing behind', () => {
+  const { device } = begin()
+  const failing: LiveDevice = {
+    createSession: (name) => device.createSession(name === INTERNAL_SESSION ? '' : name),
+    retrieveSession: (name) => device.retrieveSession(name),
+    close: () => {},
+    [Symbol.dispose]: () => {},
+  }
+  const all = content()
+  expect(codeOf(() => handOver(failing, all))).toBe('EINVAL')
+  handOver(device, all).close()
+})
+
+test('a session that is missing costs its memory only', () => {
+  const first = begin()
+  const handed = own(handOver(first.device, content()))
+  handed.sessions[0]?.close()
+  const { device } = begin(first.generation)
+  const taken = takeBack(device)
+  owned.push({ close: () => closeAll(taken?.files.values() ?? []) })
+  expect(taken?.lost.map(({ key, error }) => [key, error.code])).toEqual([['1', 'ENOENT']])
+  expect([...(taken?.files.keys() ?? [])]).toEqual(['2', '3'])
+  taken?.finish()
+})
+
+test('nothing comes back where nobody handed anything over', () => {
+  expect(takeBack(begin().device)).toBeUndefined()
+})
+
+test('a newer version is refused, and the sessions beside it are left to whoever knows it', () => {
+  const first = begin()
+  const handed = own(handOver(first.device, content()))
+  const internal = handed.sessions.at(-1)
+  internal?.close()
+  const newer = memory('LUODXNG\0\u0002')
+  own(first.device.createSession(INTERNAL_SESSION)).preserve('0', newer)
+  const { device } = begin(first.generation)
+  expect(codeOf(() => takeBack(device))).toBe('LUO_RECORDS_VERSION')
+  expect(textOf(own(own(device.retrieveSession(`${SESSION_PREFIX}1`)).retrieve('7')))).toBe('in web')
+})
