@@ -191,13 +191,23 @@ export class SoakWorkload {
     }
     if (!fault || fault.point.action === 'hang') return
     const { victim } = fault.point
-    if (victim === 'supervisor') this.#supervisor?.close()
+    if (victim === 'supervisor') await this.#endSupervision()
     const killed = victim === 'self' ? version : victim === 'old' ? this.#version : undefined
     killed?.kill()
     await killed?.ended()
     // luod has seen it when it has answered what was asked later.
     await this.#call('Status', {})
     if (victim !== 'self') version.goOn()
+  }
+
+  /** It is this process, which lives on: luod gives it some time to come back before it counts as gone. */
+  async #endSupervision(): Promise<void> {
+    this.#supervisor?.close()
+    for (;;) {
+      const { parameters } = await this.#call('Show', { workload: this.#options.name })
+      if (!parameters.workload.supervised) return
+      await sleep(SUPERVISE_RETRY_MS)
+    }
   }
 
   /** Answers who has the state now, when the others have ended. */
