@@ -27,13 +27,9 @@ function line(): [Fd, Fd] {
 }
 
 function receiving(fd: Fd): MirrorReceiver {
-  const note = (what: string) => () => void heard.down.push(what)
   return new MirrorReceiver(fd, {
-    onPut: (key) => void heard.down.push(`put ${key}`),
-    onRemove: (key) => void heard.down.push(`remove ${key}`),
     onSynced: (count) => void heard.down.push(`synced ${count}`),
     onGo: ({ pausedAt }) => void heard.down.push(`go ${pausedAt}`),
-    onEnd: note('end'),
     onClosed: (error?: LuoError) => void heard.downClosed.push(error?.code),
   })
 }
@@ -77,9 +73,16 @@ describe('what the vault has', () => {
     vault.addSink(sender)
     vault.put([{ key: 'file/2', fd: b }])
     vault.put([{ key: 'file/1', fd: c }])
+    sender.tell({ synced: vault.size })
+    await until(() => heard.down.length === 1, 'a message')
+    expect([...receiver.entries()].map(([key, fd]) => [key, textOf(fd)])).toEqual([
+      ['file/1', 'c'],
+      ['file/2', 'b'],
+    ])
     vault.remove(['file/2', 'file/7'])
-    await until(() => heard.down.length === 4, 'a message')
-    expect(heard.down).toEqual(['put file/1', 'put file/2', 'put file/1', 'remove file/2'])
+    sender.tell({ synced: vault.size })
+    await until(() => heard.down.length === 2, 'a message')
+    expect(heard.down).toEqual(['synced 2', 'synced 1'])
     expect([...receiver.entries()].map(([key, fd]) => [key, textOf(fd)])).toEqual([['file/1', 'c']])
     closeAll(files)
   })
@@ -94,6 +97,15 @@ describe('what the vault has', () => {
     receiver.close()
     expect(textOf(taken.get('file/1'))).toBe('kept')
     closeAll(taken.values())
+  })
+
+  test('is there also when its sender dies before it has read everything', async () => {
+    using file = memory('kept')
+    sender.put([{ key: 'file/1', fd: file }])
+    receiver.tell({ ready: { entries: 1 } })
+    sender.close()
+    await until(() => heard.downClosed.length === 1, 'a message')
+    expect([heard.downClosed, textOf(receiver.entries().get('file/1'))]).toEqual([[undefined], 'kept'])
   })
 
   test('is split into messages that the kernel takes', async () => {

@@ -2,7 +2,7 @@
  * The line between luod and a process that can take its place: a pair of packet sockets. Down it goes what the vault
  * has and every change of it, and at last who is luod from here on; up it come the other's answers.
  *
- *     down   put KEYS, with as many files · remove KEYS · synced COUNT · go · end
+ *     down   put KEYS, with as many files · remove KEYS · synced COUNT · go
  *     up     hello (version, records that it reads) · ready · failed (code, message) · serving
  *
  * What was sent is in the other's queue, files included, whatever becomes of the sender: so a change is safe as soon as
@@ -10,7 +10,7 @@
  * the kernel's limit; one that does not is given up after STALL_MS (LUO_SLOW_PEER). A message that is not of this table
  * is LUO_PROTOCOL, and the line is closed.
  */
-import { LuoError } from '../errors.js'
+import { isLuoError, LuoError } from '../errors.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { Poller, type Registration, waitWritable } from '../sys/poller.js'
 import { type Received, receive, send } from '../sys/unix.js'
@@ -30,7 +30,6 @@ export type DownMessage =
   | { synced: number }
   /** `pausedAt`: when the last request was taken, of the monotonic clock, in nanoseconds. */
   | { go: { pausedAt: string } }
-  | { end: true }
 
 export type UpMessage =
   | { hello: { version: string; pid: number; records: number[] } }
@@ -81,14 +80,10 @@ export class MirrorSender implements VaultSink {
 }
 
 export interface ReceiverOptions {
-  /** It is there now, under this key; in place of another one, which is closed. */
-  onPut?(key: string, fd: Fd): void
-  onRemove?(key: string): void
   /** All that there was has come: `count` descriptors. */
   onSynced(count: number): void
   onGo(go: { pausedAt: string }): void
-  onEnd(): void
-  /** Nothing more comes, and neither `go` nor `end` did. `error`: what came made no sense. */
+  /** Nothing more comes, and `go` did not. `error`: what came made no sense. */
   onClosed(error?: LuoError): void
 }
 
@@ -150,20 +145,18 @@ export class MirrorReceiver {
     } else if ('remove' in message) {
       for (const key of message.remove) {
         this.#entries.get(key)?.close()
-        if (this.#entries.delete(key)) this.#options.onRemove?.(key)
+        this.#entries.delete(key)
       }
     } else if ('synced' in message) this.#options.onSynced(message.synced)
     else {
       this.#over = true
-      if ('go' in message) this.#options.onGo(message.go)
-      else this.#options.onEnd()
+      this.#options.onGo(message.go)
     }
   }
 
   #put(key: string, fd: Fd): void {
     this.#entries.get(key)?.close()
     this.#entries.set(key, fd)
-    this.#options.onPut?.(key, fd)
   }
 }
 
@@ -212,6 +205,8 @@ function listen(fd: Fd, { onMessage, onClosed }: LineOptions): Registration {
         onMessage(JSON.parse(Buffer.from(got.bytes).toString()), got.fds)
       } catch (error) {
         closeAll(got?.fds ?? [])
+        // The other side died before it had read everything of ours: told once, and before what it had sent.
+        if (!got && isLuoError(error, 'ECONNRESET')) continue
         watch.close()
         const known = error instanceof LuoError ? error : unknownMessage('it is not JSON', error)
         return onClosed(known)
@@ -236,7 +231,7 @@ function areKeys(value: unknown): value is string[] {
 
 function checkDown(message: unknown, fds: readonly Fd[]): DownMessage {
   if (!isRecord(message)) throw unknownMessage('it is no object')
-  const { put, remove, synced, go, end } = message
+  const { put, remove, synced, go } = message
   const files = put === undefined ? 0 : areKeys(put) ? put.length : -1
   if (files !== fds.length) throw unknownMessage(`${fds.length} files came with it, and ${files} were named`)
   if (put !== undefined) return { put: put as string[] }
@@ -245,7 +240,6 @@ function checkDown(message: unknown, fds: readonly Fd[]): DownMessage {
   if (isRecord(go) && typeof go.pausedAt === 'string' && /^\d{1,20}$/.test(go.pausedAt)) {
     return { go: { pausedAt: go.pausedAt } }
   }
-  if (end === true) return { end }
   throw unknownMessage(`it has ${Object.keys(message).slice(0, 5).join(', ') || 'nothing'}`)
 }
 

@@ -29,8 +29,6 @@ export interface ProtectionOptions {
   args: readonly string[]
   checkVersions: StandbyOptions['checkVersions']
   log(level: 'info' | 'warning', message: string): void
-  /** The standby is another one, or none. */
-  onChanged(): void
 }
 
 export interface ProtectionStatus {
@@ -72,7 +70,7 @@ export class Protection {
 
   #start(): void {
     if (!this.#wanted || this.#standby || this.#upgrading) return
-    const { luod, main, args, checkVersions, log, onChanged } = this.#options
+    const { luod, main, args, checkVersions, log } = this.#options
     this.#startedAt = performance.now()
     try {
       const standby = Standby.start({
@@ -81,10 +79,7 @@ export class Protection {
       })
       this.#standby = standby
       standby.whenReady.then(
-        () => {
-          log('info', `pid ${standby.pid} stands by`)
-          onChanged()
-        },
+        () => log('info', `pid ${standby.pid} stands by`),
         () => {},
       )
     } catch (error) {
@@ -93,12 +88,11 @@ export class Protection {
   }
 
   #onLost(error: LuoError): void {
-    const { log, onChanged } = this.#options
+    const { log } = this.#options
     this.#standby = undefined
     this.#lost += 1
     if (performance.now() - this.#startedAt > LASTING_MS) this.#delayMs = RESTART_FIRST_MS
     log('warning', `${error.message} (${error.code}); another one is started in ${this.#delayMs / 1000} s`)
-    onChanged()
     this.#timer = setTimeout(() => this.#start(), this.#delayMs)
     this.#timer.unref()
     this.#delayMs = Math.min(this.#delayMs * 2, RESTART_MOST_MS)

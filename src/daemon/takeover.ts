@@ -94,7 +94,6 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         end()
       },
       onGo: ({ pausedAt }) => finish('upgrade', BigInt(pausedAt)),
-      onEnd: end,
       onClosed: (error) => {
         const closedAt = process.hrtime.bigint()
         // What broke off in the middle is nothing to go on with; neither is a luod that lives.

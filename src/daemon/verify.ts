@@ -7,13 +7,13 @@ import { fileInfo } from '../sys/file-info.js'
 import { fileSize, readAt } from '../sys/memfd.js'
 
 /** Bytes of a records file that is open. */
-export function recordsBytes(fd: Fd): Uint8Array {
+function recordsBytes(fd: Fd): Uint8Array {
   const bytes = new Uint8Array(fileSize(fd))
   return bytes.subarray(0, readAt(fd, bytes, 0))
 }
 
 /** By the keys of the vault. LUO_RECORDS, LUO_RECORDS_VERSION when the records cannot be read at all. */
-export function findingsOf(descriptors: ReadonlyMap<string, Fd>): Finding[] {
+function findingsOf(descriptors: ReadonlyMap<string, Fd>): Finding[] {
   const file = descriptors.get('records')
   if (!file) throw new LuoError('LUO_RECORDS', 'verify what luod holds: there is no descriptor of its records')
   const { entries } = decodeRecords(recordsBytes(file))
