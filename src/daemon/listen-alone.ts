@@ -8,16 +8,19 @@ import type { Fd } from '../sys/fd.js'
 import { lockFile } from '../sys/lock.js'
 import { connectUnix, listenUnix } from '../sys/unix.js'
 
-/** The lock is held for as long as a copy of its descriptor is open. */
-export function listenAlone(path: string, mode: number): { listener: Fd; lock: Fd } {
-  let lock: Fd
+/** Keeps others away from `path` for as long as a copy of the descriptor is open. EADDRINUSE when another one does. */
+export function lockSocket(path: string): Fd {
   try {
-    // Between looking at a stale socket and replacing it nobody else can come.
-    lock = lockFile(`${path}.lock`)
+    return lockFile(`${path}.lock`)
   } catch (error) {
     if (!isLuoError(error, 'EBUSY')) throw error
     throw new LuoError('EADDRINUSE', `another luod listens at ${path} already`, { cause: error })
   }
+}
+
+export function listenAlone(path: string, mode: number): { listener: Fd; lock: Fd } {
+  // Between looking at a stale socket and replacing it nobody else can come.
+  const lock = lockSocket(path)
   try {
     const there = lstatSync(path, { throwIfNoEntry: false })
     if (there && !there.isSocket()) throw new LuoError('EEXIST', `listen at ${path}: it is there, and is no socket`)

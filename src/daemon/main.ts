@@ -16,9 +16,9 @@ import { raiseNofile } from '../sys/limits.js'
 import { inheritedFiles } from '../sys/listen-fds.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
 import { Daemon, type RestoreOptions } from './daemon.js'
-import { type ReceivedFiles, receivedFiles } from './fd-store.js'
+import { FdStore, type ReceivedFiles, receivedFiles } from './fd-store.js'
 import { loadHandlers } from './handlers.js'
-import { listenAlone } from './listen-alone.js'
+import { listenAlone, lockSocket } from './listen-alone.js'
 import { type Logger, logger } from './log.js'
 import { parseMetricsAddress } from './metrics-server.js'
 import { END, Serving } from './serve.js'
@@ -125,14 +125,13 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
   }
   const received = lineFd === undefined ? receivedFiles(inheritedFiles()) : undefined
   if (received?.entries.has('records')) {
-    const left = recover(received, common)
+    const left = recover(received, path, common)
     daemon = left.daemon
     await serving.begin(daemon, left.lock, { how: 'next', received })
     return
   }
   if (lineFd === undefined) {
-    // Of a luod that ended before it was whole: nobody has been told of anything.
-    closeAll([...(received?.entries.values() ?? []), ...(received?.others ?? [])].map(({ fd }) => fd))
+    if (received) await dropLeftovers(received)
     prepareSocketDirectory(path)
     const { listener, lock } = listenAlone(path, process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE)
     daemon = Daemon.begin({ ...common, listener })
@@ -152,19 +151,37 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
 }
 
 /** What the luod before has left with the service manager. LUO_RECORDS, and then it stays there. */
-function recover({ entries, others }: ReceivedFiles, common: Omit<RestoreOptions, 'descriptors' | 'mode'>) {
+function recover(
+  { entries, others }: ReceivedFiles,
+  path: string,
+  common: Omit<RestoreOptions, 'descriptors' | 'mode'>,
+) {
   const recoveredAt = process.hrtime.bigint()
   closeAll(others.map(({ fd }) => fd))
   // The store compares what it has with what it is given: it needs these for a moment more.
   const descriptors = new Map([...entries].map(([key, { fd }]) => [key, fd.dup()]))
-  const lock = descriptors.get('lock')
+  // The last that luod stores when it begins: if it did not come to that, nobody has the lock.
+  const lock = descriptors.get('lock') ?? lockSocket(path)
   descriptors.delete('lock')
-  if (!lock)
-    throw new LuoError('LUO_RECORDS', 'take over what the service manager has: there is no descriptor of the lock')
   const daemon = Daemon.restore({ ...common, descriptors, mode: 'recover' })
   daemon.tookOver('crash', recoveredAt)
   report(daemon, common.log)
   return { daemon, lock }
+}
+
+/** Of a luod that ended before it was whole, and had told nobody of anything: while they are open, nobody else can listen. */
+async function dropLeftovers(received: ReceivedFiles): Promise<void> {
+  const { NOTIFY_SOCKET } = process.env
+  const { entries, others } = received
+  try {
+    if (!NOTIFY_SOCKET || entries.size === 0) return
+    const store = new FdStore({ path: NOTIFY_SOCKET, limit: entries.size, received })
+    store.dropUnclaimed()
+    await store.flush()
+    store.close()
+  } finally {
+    closeAll([...entries.values(), ...others].map(({ fd }) => fd))
+  }
 }
 
 function report({ findings }: Daemon, log: Logger): void {

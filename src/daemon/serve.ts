@@ -88,7 +88,6 @@ export class Serving implements Replacement {
           `let another build stand by: ${known}, and these are ${RECORDS_VERSION}`,
         )
       },
-      onChanged: () => {},
     })
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => this.end(END.IN_ORDER))
     // A defect costs the request in which it shows, and not the state of everybody.

@@ -57,6 +57,12 @@ async function contentOf(session: LiveSession, token: number): Promise<string> {
   return Buffer.from(bytes.subarray(0, readAt(fd, bytes, 0))).toString()
 }
 
+function keptAs(name: string) {
+  const kept = manager.kept.find((each) => each.name === name)
+  if (!kept) throw new Error(`${name} is not in the store`)
+  return kept
+}
+
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'luo-store-'))
   socket = join(directory, 'luod.sock')
@@ -132,13 +138,26 @@ test('what was left damaged is refused, and stays with the manager', async () =>
   const session = await openSession('kept', { socket, keepMs: 60_000, reconnectMs: 0 })
   await preserve(session, 1, 'one')
   await ended('SIGKILL')
-  const lock = manager.kept.find(({ name }) => name === 'luo/lock')
-  if (!lock) throw new Error('the lock is not in the store')
-  lock.name = 'luo/other'
+  const listener = keptAs('luo/listener')
+  listener.name = 'luo/other'
   luod = manager.start(process.execPath, [LUOD, '--socket', socket])
   expect(await new Promise((resolve) => luod.once('exit', resolve))).toBe(1)
-  lock.name = 'luo/lock'
+  listener.name = 'luo/listener'
   await start()
   expect(await ask('Sessions', {})).toMatchObject({ sessions: [{ name: 'kept', files: 1 }] })
   expect(await failure(session.retrieve(1))).toBe('LUO_GONE')
+})
+
+test("a luod that ended while it gave its first descriptors to the store is in nobody's way", async () => {
+  await start()
+  await ended('SIGKILL')
+  const all = [...manager.kept]
+  for (const has of [['luo/listener'], ['luo/listener', 'luo/records']]) {
+    manager.kept.splice(0, manager.kept.length, ...all.filter(({ name }) => has.includes(name)))
+    for (const { name, fd } of all) if (!has.includes(name)) fd.close()
+    await start()
+    await ended('SIGKILL')
+    all.splice(0, all.length, ...manager.kept)
+  }
+  expect(manager.names.sort()).toEqual(['luo/listener', 'luo/lock', 'luo/records'])
 })
