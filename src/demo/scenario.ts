@@ -182,18 +182,27 @@ export class Scenario {
   }
 
   async #oldKilledWhileRestoring(): Promise<void> {
-    const old = await this.#world.workloadPid()
+    await this.#killedWhileRestoring('kill -9 of the old version while restoring', await this.#world.workloadPid())
+  }
+
+  /** The update goes on where it was, led by the standby. */
+  async #luodKilledInUpdate(): Promise<void> {
+    const { pid } = await this.#world.protectedBy()
+    await this.#killedWhileRestoring('kill -9 of luod in the middle of an update', pid)
+    await this.#world.protectedBy(pid)
+  }
+
+  async #killedWhileRestoring(step: string, pid: number): Promise<void> {
     let killed = false
     const { report, gapMs } = await this.#measured(() =>
       this.#world.update(serverCommand('slow'), {
         onPhase: (phase) => {
           if (phase !== 'restoring' || killed) return
           killed = true
-          process.kill(old, 'SIGKILL')
+          process.kill(pid, 'SIGKILL')
         },
       }),
     )
-    const step = 'kill -9 of the old version while restoring'
     if (!killed) this.result.problems.push(`${step}: the phase was never seen`)
     await this.#row(step, 'committed', 'slow', report, gapMs)
   }
@@ -246,25 +255,6 @@ export class Scenario {
       gapMs,
       `luod itself served nobody for ${pauseMs.toFixed(1)} ms`,
     )
-  }
-
-  /** The update goes on where it was, led by the standby. */
-  async #luodKilledInUpdate(): Promise<void> {
-    const { pid } = await this.#world.protectedBy()
-    let killed = false
-    const { report, gapMs } = await this.#measured(() =>
-      this.#world.update(serverCommand('slow'), {
-        onPhase: (phase) => {
-          if (phase !== 'restoring' || killed) return
-          killed = true
-          process.kill(pid, 'SIGKILL')
-        },
-      }),
-    )
-    const step = 'kill -9 of luod in the middle of an update'
-    if (!killed) this.result.problems.push(`${step}: the phase was never seen`)
-    await this.#world.protectedBy(pid)
-    await this.#row(step, 'committed', 'slow', report, gapMs)
   }
 
   /** The service has noticed nothing: the same process, with the same state. */
