@@ -248,7 +248,8 @@ method Upgrade(id: string, to: ?string) -> (phase: (starting, ready), pid: int, 
 # luod's durable records, as one read-only file.
 method Inspect() -> (fds: int, records_fd: int)
 
-# How this luod took the place of the one before. pause_ms: for so long nobody was served. findings: what was damaged.
+# How this luod took the place of the one before: told to, or because that one had ended (crash). pause_ms: for so long
+# nobody was served. findings: how much was damaged.
 type Takeover (how: (upgrade, crash), at: string, from_pid: int, from_version: string, pause_ms: float, findings: int)
 
 # What a crash of luod would cost. none: everything that it holds. standby: nothing while it is ready; another process has

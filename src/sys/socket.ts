@@ -7,9 +7,9 @@ import { checked, errno, failure, integer, libc } from './ffi.js'
 
 export const AF = { unix: 1, ipv4: 2, ipv6: 10, netlink: 16 } as const
 export const SOCK = { stream: 1, datagram: 2, raw: 3, packets: 5 } as const
-const SOCK_CLOEXEC = 0o2000000
-const SOCK_NONBLOCK = 0o4000
-const SOL_SOCKET = 1
+export const SOCK_CLOEXEC = 0o2000000
+export const SOCK_NONBLOCK = 0o4000
+export const SOL_SOCKET = 1
 const SO_TYPE = 3
 const SO_DOMAIN = 39
 const SO_NETNS_COOKIE = 71

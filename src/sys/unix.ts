@@ -15,14 +15,8 @@ import { checked, errno, failure, integer, libc } from './ffi.js'
 import { closingWaits } from './file-info.js'
 import { scratch } from './mapping.js'
 import { pidfdOwner } from './pidfd.js'
+import { AF, openSocket, SOCK, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET } from './socket.js'
 
-const AF_UNIX = 1
-const SOCK_STREAM = 1
-const SOCK_DGRAM = 2
-const SOCK_SEQPACKET = 5
-const SOCK_CLOEXEC = 0o2000000
-const SOCK_NONBLOCK = 0o4000
-const SOL_SOCKET = 1
 const SO_PEERCRED = 17
 const SO_PEERPIDFD = 77
 const SCM_RIGHTS = 1
@@ -73,20 +67,16 @@ export function unixAddress(path: string): Uint8Array {
     throw new LuoError(code, `"${path}" is no address of a Unix socket: absolute, ${limit} bytes at most`)
   }
   const address = Buffer.alloc(2 + name.length + (abstract ? 0 : 1))
-  address[0] = AF_UNIX
+  address[0] = AF.unix
   name.copy(address, 2)
   if (abstract) address[2] = 0
   return address
 }
 
-function newSocket(type: number): Fd {
-  return Fd.adopt(checked('open a Unix socket', 'socket', AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0))
-}
-
 /** Listens at `path`, which must not exist; the socket file gets `mode`. EADDRINUSE when something is there. */
 export function listenUnix(path: string, mode = 0o600): Fd {
   const address = unixAddress(path)
-  const fd = newSocket(SOCK_STREAM)
+  const fd = openSocket(AF.unix, SOCK.stream)
   try {
     checked(`listen at ${path}`, 'bind', fd.number, address, address.length)
     // Nobody can connect before listen(), so there is no moment with the wrong mode.
@@ -107,7 +97,7 @@ export function listenAgain(listener: Fd): void {
 /** ECONNREFUSED and ENOENT when nobody is there, EAGAIN when the listener's queue is full: try again later. */
 export function connectUnix(path: string): Fd {
   const address = unixAddress(path)
-  const fd = newSocket(SOCK_STREAM)
+  const fd = openSocket(AF.unix, SOCK.stream)
   try {
     checked(`connect to ${path}`, 'connect', fd.number, address, address.length)
     return fd
@@ -120,8 +110,8 @@ export function connectUnix(path: string): Fd {
 /** packets: what is sent at once is received at once (SOCK_SEQPACKET). */
 export function socketPair(kind: 'stream' | 'packets' = 'stream'): [Fd, Fd] {
   const pair = new Int32Array(2)
-  const type = kind === 'packets' ? SOCK_SEQPACKET : SOCK_STREAM
-  checked('make a pair of sockets', 'socketpair', AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair)
+  const type = kind === 'packets' ? SOCK.packets : SOCK.stream
+  checked('make a pair of sockets', 'socketpair', AF.unix, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair)
   const [a = -1, b = -1] = pair
   return [Fd.adopt(a), Fd.adopt(b)]
 }
@@ -279,6 +269,6 @@ function sizeOf(bytes: number): Uint32Array {
 /** One datagram to the socket at `path`; it fails rather than waits. */
 export function sendDatagram(path: string, bytes: Uint8Array): void {
   const address = unixAddress(path)
-  using fd = newSocket(SOCK_DGRAM)
+  using fd = openSocket(AF.unix, SOCK.datagram)
   checked(`notify ${path}`, 'sendto', fd.number, bytes, bytes.length, MSG_NOSIGNAL, address, address.length)
 }
