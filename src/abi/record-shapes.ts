@@ -5,7 +5,7 @@
 import type { Json } from './records.js'
 
 /** Key 0. */
-export interface MetaRecord {
+export type MetaRecord = {
   version: string
   pid: number
   /** Of the wall clock, in ms. */
@@ -15,7 +15,7 @@ export interface MetaRecord {
 }
 
 /** The key is its id. */
-export interface WorkloadRecord {
+export type WorkloadRecord = {
   uid: number
   name: string
   keep_ms: number
@@ -35,7 +35,7 @@ export interface WorkloadRecord {
   last_update?: { id: string; committed: boolean }
 }
 
-export interface MemberRecord {
+export type MemberRecord = {
   /** As clients know it. */
   id: string
   workload: string
@@ -52,7 +52,7 @@ export interface MemberRecord {
 }
 
 /** A descriptor of a session that was given out. */
-export interface LifetimeRecord {
+export type LifetimeRecord = {
   session: string
   pid: number
   /** Key of the member that it was given out for. */
@@ -66,7 +66,7 @@ export interface LifetimeRecord {
 }
 
 /** The key is its id. */
-export interface SessionRecord {
+export type SessionRecord = {
   workload?: string
   uid: number
   name: string
@@ -83,7 +83,7 @@ export interface SessionRecord {
 }
 
 /** In the order of the keys. */
-export interface FileRecord {
+export type FileRecord = {
   session: string
   token: string
   kind: string
@@ -94,7 +94,7 @@ export interface FileRecord {
   data: string
 }
 
-export interface UpdateRecord {
+export type UpdateRecord = {
   /** As clients know it. */
   id: string
   workload: string
@@ -130,7 +130,7 @@ export interface UpdateRecord {
 }
 
 /** What a request was answered, for when it is repeated. */
-export interface AnswerRecord {
+export type AnswerRecord = {
   uid: number
   id: string
   digest: string
@@ -142,12 +142,12 @@ export interface AnswerRecord {
 }
 
 /** What files share. */
-export interface FlbRecord {
+export type FlbRecord = {
   compatible: string
   state: Json
 }
 
-export interface RecordShapes {
+export type RecordShapes = {
   meta: MetaRecord
   workload: WorkloadRecord
   session: SessionRecord

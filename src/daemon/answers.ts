@@ -8,7 +8,7 @@
  */
 import { createHash } from 'node:crypto'
 import type { AnswerRecord } from '../abi/record-shapes.js'
-import type { Change, Json } from '../abi/records.js'
+import type { Change } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type { Journal } from './journal.js'
 import { checkText, LIMITS } from './limits.js'
@@ -93,7 +93,7 @@ export class Answers {
       known.key = String(this.#nextKey++)
       const { uid, id, method } = about
       const answered: AnswerRecord = { uid, id, method, digest: known.request, ...value }
-      change.push({ type: 'answer', key: known.key, value: answered as unknown as Json })
+      change.push({ type: 'answer', key: known.key, value: answered })
     }
     this.#journal.commit(change)
     return answer

@@ -4,7 +4,7 @@
  * is left to do, or when it lets go of everything because another one goes on.
  */
 import type { MetaRecord } from '../abi/record-shapes.js'
-import { type Json, type RecordStorage, Records } from '../abi/records.js'
+import { type RecordStorage, Records } from '../abi/records.js'
 import type { Finding } from '../abi/records-check.js'
 import type { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
@@ -166,7 +166,7 @@ export class Daemon implements MetricsSource {
     try {
       this.findings = restoreState?.({ state: this.#state, answers, orchestrator, registry }) ?? []
       this.#journal.watch(new FlbRecords(registry.flbs, records))
-      this.#journal.add([{ type: 'meta', key: '0', value: meta as unknown as Json }])
+      this.#journal.add([{ type: 'meta', key: '0', value: meta }])
       this.#journal.keep('listener', listener)
       this.#journal.keep('records', recordsFile)
       this.#journal.commit()

@@ -1,6 +1,6 @@
 /** What files share is recorded whenever it has changed, so that a luod after this one gives back what this one took. */
 import type { FlbRecord } from '../abi/record-shapes.js'
-import type { Change, Json, Records } from '../abi/records.js'
+import type { Change, Records } from '../abi/records.js'
 import type { Flbs } from '../core/flb.js'
 import type { Recorded } from './journal.js'
 
@@ -31,7 +31,7 @@ export class FlbRecords implements Recorded {
       const key = before?.key ?? String(this.#nextKey++)
       this.#recorded.set(compatible, { key, text })
       const value: FlbRecord = { compatible, state }
-      changes.push({ type: 'flb', key, value: value as unknown as Json })
+      changes.push({ type: 'flb', key, value: value })
     }
     for (const [compatible, { key }] of this.#recorded) {
       if (there.has(compatible)) continue

@@ -3,7 +3,7 @@
  * lets a luod after this one know the holder's descriptor again, by its inode.
  */
 import type { LifetimeRecord } from '../abi/record-shapes.js'
-import type { Change, Json } from '../abi/records.js'
+import type { Change } from '../abi/records.js'
 import type { Fd } from '../sys/fd.js'
 import type { Journal, Recorded } from './journal.js'
 import { type Lifetime, Lifetimes } from './lifetime.js'
@@ -118,7 +118,7 @@ export class Holds {
         ...(member ? { member } : {}),
         ...(request === undefined ? {} : { request }),
       }
-      return [{ type: 'lifetime', key, value: value as unknown as Json }]
+      return [{ type: 'lifetime', key, value: value }]
     }
     const hold = { key, changes }
     this.#holds.set(lifetime, hold)

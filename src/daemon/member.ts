@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { MemberRecord } from '../abi/record-shapes.js'
-import type { Change, Json } from '../abi/records.js'
+import type { Change } from '../abi/records.js'
 import type { Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { isEnding, signalPidfd } from '../sys/pidfd.js'
@@ -148,7 +148,7 @@ export class Member implements Recorded {
       ...(lifetime === undefined ? {} : { lifetime }),
       ...(committed === undefined ? {} : { released: committed }),
     }
-    return [{ type: 'member', key, value: value as unknown as Json }]
+    return [{ type: 'member', key, value: value }]
   }
 
   /** For the vault; it stays the member's. */

@@ -3,7 +3,7 @@
  * is not held.
  */
 import type { FileRecord } from '../abi/record-shapes.js'
-import type { Change, Json } from '../abi/records.js'
+import type { Change } from '../abi/records.js'
 import type { FileToPreserve } from '../core/file-set.js'
 import type { FileAbout, HeldFile } from '../handlers/held-file.js'
 import type { Fd } from '../sys/fd.js'
@@ -128,7 +128,7 @@ export class SessionFiles {
   #change(session: LuodSession, token: string, file: LuodFile | undefined): Change {
     const key = this.#keyOf(session, token)
     if (!file) this.#keys.delete(`${session.id} ${token}`)
-    return { type: 'file', key, value: file && (recordOf(session, file) as unknown as Json) }
+    return { type: 'file', key, value: file && recordOf(session, file) }
   }
 }
 

@@ -12,7 +12,7 @@
  * Everything is recorded before the call returns.
  */
 import type { LifetimeRecord, SessionRecord } from '../abi/record-shapes.js'
-import type { Change, Json } from '../abi/records.js'
+import type { Change } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import type { EventFacts } from './events.js'
@@ -359,7 +359,7 @@ export class Sessions {
     if (madeBy) value.made_by = madeBy.key
     if (heir) value.heir = heir.key
     if (keeper) value.keeper = keeper.key
-    return { type: 'session', key: id, value: value as unknown as Json }
+    return { type: 'session', key: id, value: value }
   }
 
   /** Somebody else goes on with them. */

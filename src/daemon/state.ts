@@ -6,7 +6,7 @@
  * when nobody has claimed them in time. During an update neither side's end ends anything; `update.ts` decides.
  */
 import type { MetaRecord, WorkloadRecord } from '../abi/record-shapes.js'
-import type { Change, Json, Records } from '../abi/records.js'
+import type { Change, Records } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type * as wire from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
@@ -393,7 +393,7 @@ export class State {
       ...(supervisor ? { supervisor: { id: supervisor.id, pid: supervisor.pid, after: [...supervisor.after] } } : {}),
       ...(lastUpdate ? { last_update: lastUpdate } : {}),
     }
-    const changes: Change[] = [{ type: 'workload', key: id, value: value as unknown as Json }]
+    const changes: Change[] = [{ type: 'workload', key: id, value: value }]
     for (const holding of workload.sessions) changes.push(this.sessions.change(holding))
     for (const one of [member, update?.successor]) if (one) changes.push(...one.changes())
     return changes
@@ -404,7 +404,7 @@ export class State {
     const next = Number(this.#orchestrator.nextId)
     if (next <= this.#meta.next_session) return []
     this.#meta.next_session = next + IDS_AHEAD
-    return [{ type: 'meta', key: '0', value: this.#meta as unknown as Json }]
+    return [{ type: 'meta', key: '0', value: this.#meta }]
   }
 
   /** Somebody was refused something: an event of the workload that it was about, if that is one of theirs. */

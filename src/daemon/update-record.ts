@@ -72,7 +72,7 @@ export function updateChange(
     ...{ blackout_from_ms: facts.blackoutFromMs, blackout_ms: facts.blackoutMs },
     timeline: phases as unknown as Json[],
   }
-  return { type: 'update', key, value: value as unknown as Json }
+  return { type: 'update', key, value: value }
 }
 
 export function factsOf(record: UpdateRecord): UpdateFacts {
