@@ -24,6 +24,7 @@ import type { Logger } from './log.js'
 import { Machines } from './machines.js'
 import type { MetricsSource } from './metrics.js'
 import { type RestoreMode, restore } from './restore.js'
+import { kexecHandlers } from './rpc-kexec.js'
 import { luodHandlers, type Replacement } from './rpc-luod.js'
 import { machineHandlers } from './rpc-machine.js'
 import { memberHandlers } from './rpc-member.js'
@@ -195,6 +196,7 @@ export class Daemon implements MetricsSource {
         ...supervisorHandlers(this.#state, answers),
         ...operatorHandlers(this.#state, answers, facts),
         ...luodHandlers(replacement),
+        ...kexecHandlers(),
       },
       // What was closed before a request counts before it.
       onRequest: () => this.#state.sessions.holds.lifetimes.drain(),

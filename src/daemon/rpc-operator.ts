@@ -133,6 +133,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
           limits: { ...LIMITS, ...state.usage.limits },
           usage: usageFor(state.usage, peer.uid),
           protection: facts.protection(),
+          backend: 'userspace',
           ...(takeover ? { takeover } : {}),
         },
       }

@@ -21,10 +21,12 @@ export const MAX_SESSIONS_PAGE = 256
 export const INTERFACE_TEXT = `# Custody of files, memory and connections across a change of code.
 interface org.liveupdate.Orchestrator
 
-# One preserved file. format: the version of the state in it ("store/1"), checked before an update asks anybody.
-type File (token: string, kind: string, compatible: string, format: ?string, bytes: ?string)
+# One preserved file. format: the version of the state in it ("store/1"), checked before an update asks anybody. until
+# update: it is for updates only, and a kexec leaves it behind.
+type File (token: string, kind: string, compatible: string, format: ?string, bytes: ?string, until: ?(update))
 
-type FileIn (token: string, fd: int, format: ?string)
+# A luod that has the kernel's device refuses a file that cannot cross a kexec (ENOENT), unless it is until update.
+type FileIn (token: string, fd: int, format: ?string, until: ?(update))
 
 type FileOut (token: string, fd: int, kind: string, format: ?string)
 
@@ -75,7 +77,7 @@ type Phase (
 type Usage (uid: int, connections: int, workloads: int, sessions: int, files: int, bytes: int, watchers: int)
 
 # What has happened. uid: whose workload; by_uid and pid: who did it. A refusal that is repeated within an hour is one
-# event: times, at the first and last_at the last, and the words of the last.
+# event: times, at the first and last_at the last, and the words of the last. spans: the parts of a long event, in ms.
 type HistoryEvent (
   event: string,
   at: string,
@@ -95,7 +97,8 @@ type HistoryEvent (
   old_pid: ?int,
   new_pid: ?int,
   times: ?int,
-  last_at: ?string
+  last_at: ?string,
+  spans: ?[string]float
 )
 
 # How one update of a group ended.
@@ -116,11 +119,14 @@ type GroupOutcome (
 method Join(id: string, workload: string, accepts: []string, keep_ms: ?int, after: ?[]string, fds: ?int) -> (
   member: string, session: string, origin: (new, update, crash), update: ?string, fds: int, session_fd: int)
 
-# Events for a member, one streaming reply each: prepare (deadline_ms), resume (reason), release.
+# Events for a member, one streaming reply each: prepare (deadline_ms, purpose), resume (reason), release. purpose: what
+# comes is another version, or, with kexec, another kernel, which ends every process and every connection: then nothing
+# is handed over but what the workload has preserved, and release never comes.
 # Call it on a connection of its own; it ends with the member. After a lost connection it is called again: subscribed
 # names the update that asks this member to let go, if one does, and the event that is due is said once more.
 method Subscribe(member: string) -> (
-  event: (subscribed, prepare, resume, release), update: ?string, deadline_ms: ?int, reason: ?string)
+  event: (subscribed, prepare, resume, release), update: ?string, deadline_ms: ?int, purpose: ?(update, kexec),
+  reason: ?string)
 
 # Successor or claimant: waits until the old version let its state be frozen, then says what there is. session: the
 # workload's own; its first files come with it, in the order in which they were preserved, and total says how many it
@@ -245,12 +251,36 @@ method History(workload: ?string, limit: ?int) -> (events: []HistoryEvent, dropp
 # error says why it is not, and luod goes on as it was.
 method Upgrade(id: string, to: ?string) -> (phase: (starting, ready), pid: int, version: ?string)
 
+# The next kernel, which is loaded (luoctl kexec load), is started, and finds everything that workloads have preserved.
+# For root, of a luod that has the kernel's device. Streaming (more): each phase of each workload, and each step, with its
+# time since the request: asking (the workloads let go), preserving, preserved (all of it is in sessions of the kernel),
+# stopping, rebooting; dry_run undoes it instead of stopping (undone). An error says who or what refused, and everybody
+# goes on. how: direct, luod ends the workloads, writes out what is not written, and reboots; systemd, the service manager
+# is asked for the kexec, and ends the workloads. drop: names of the kernel's incoming sessions that nobody has finished,
+# which would be lost: without them it is refused. warnings: what could not be made read-only.
+method Kexec(id: string, deadline_ms: ?int, dry_run: ?bool, how: ?(direct, systemd), drop: ?[]string) -> (
+  kexec: string, step: ?(asking, preserving, preserved, stopping, rebooting, undone), at_ms: ?float,
+  workload: ?string, update: ?string, phase: ?Phase,
+  sessions: ?int, files: ?int, bytes: ?string, warnings: ?[]string)
+
+# Undoes a kexec that is under way, until the reboot call: everybody goes on.
+method AbortKexec(id: string) -> (kexec: string)
+
+# Open sessions of the kernel's device that are not luod's, as far as luod sees them. direction: unless the kernel does not
+# say. complete: every process was looked at. For root.
+type KernelSession (name: string, direction: ?(outgoing, incoming), pid: int, command: string)
+method KernelSessions() -> (sessions: []KernelSession, complete: bool)
+
+# A session of the kernel's device, which luod has open, for a program that makes the ioctls itself. luod keeps no copy: it
+# is released with the last one. For root. Names that begin with luod are luod's own.
+method OpenKernelSession(id: string, name: string, direction: (outgoing, incoming)) -> (fds: int, session_fd: int)
+
 # luod's durable records, as one read-only file.
 method Inspect() -> (fds: int, records_fd: int)
 
-# How this luod took the place of the one before: told to, or because that one had ended (crash). pause_ms: for so long
-# nobody was served. findings: how much was damaged.
-type Takeover (how: (upgrade, crash), at: string, from_pid: int, from_version: string, pause_ms: float, findings: int)
+# How this luod took the place of the one before: told to, because that one had ended (crash), or over a kexec. pause_ms:
+# for so long nobody was served. findings: how much was damaged, or did not come over.
+type Takeover (how: (upgrade, crash, kexec), at: string, from_pid: int, from_version: string, pause_ms: float, findings: int)
 
 # What a crash of luod would cost. none: everything that it holds. standby: nothing while it is ready; another process has
 # a copy of everything. store: nothing; the service manager has. lost: standbys that were lost.
@@ -259,7 +289,7 @@ type Protection (kind: (none, standby, store), ready: bool, pid: ?int, lost: int
 # limits: of one user, and of one message. usage: what this user has of them; for root, everybody's.
 method Status() -> (pid: int, version: string, uid: int, workloads: int, sessions: int, files: int, connections: int,
   nofile: int, open_fds: int, limits: [string]int, usage: []Usage,
-  protection: Protection, takeover: ?Takeover)
+  protection: Protection, takeover: ?Takeover, backend: (kernel, userspace))
 
 # code: the stable code of docs/errors.md; message says what was attempted, with which value, and what to do.
 error Failed (code: string, message: string)

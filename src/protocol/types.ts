@@ -6,12 +6,14 @@ export interface File {
   compatible: string
   format?: string
   bytes?: string
+  until?: 'update'
 }
 
 export interface FileIn {
   token: string
   fd: number
   format?: string
+  until?: 'update'
 }
 
 export interface FileOut {
@@ -99,6 +101,7 @@ export interface HistoryEvent {
   new_pid?: number
   times?: number
   last_at?: string
+  spans?: Record<string, number>
 }
 
 export interface GroupOutcome {
@@ -117,8 +120,15 @@ export interface Machine {
   live_update_number: string
 }
 
+export interface KernelSession {
+  name: string
+  direction?: 'outgoing' | 'incoming'
+  pid: number
+  command: string
+}
+
 export interface Takeover {
-  how: 'upgrade' | 'crash'
+  how: 'upgrade' | 'crash' | 'kexec'
   at: string
   from_pid: number
   from_version: string
@@ -160,6 +170,7 @@ export interface Methods {
       event: 'subscribed' | 'prepare' | 'resume' | 'release'
       update?: string
       deadline_ms?: number
+      purpose?: 'update' | 'kexec'
       reason?: string
     }
   }
@@ -472,6 +483,53 @@ export interface Methods {
       version?: string
     }
   }
+  Kexec: {
+    input: {
+      id: string
+      deadline_ms?: number
+      dry_run?: boolean
+      how?: 'direct' | 'systemd'
+      drop?: string[]
+    }
+    output: {
+      kexec: string
+      step?: 'asking' | 'preserving' | 'preserved' | 'stopping' | 'rebooting' | 'undone'
+      at_ms?: number
+      workload?: string
+      update?: string
+      phase?: Phase
+      sessions?: number
+      files?: number
+      bytes?: string
+      warnings?: string[]
+    }
+  }
+  AbortKexec: {
+    input: {
+      id: string
+    }
+    output: {
+      kexec: string
+    }
+  }
+  KernelSessions: {
+    input: Record<string, never>
+    output: {
+      sessions: KernelSession[]
+      complete: boolean
+    }
+  }
+  OpenKernelSession: {
+    input: {
+      id: string
+      name: string
+      direction: 'outgoing' | 'incoming'
+    }
+    output: {
+      fds: number
+      session_fd: number
+    }
+  }
   Inspect: {
     input: Record<string, never>
     output: {
@@ -495,6 +553,7 @@ export interface Methods {
       usage: Usage[]
       protection: Protection
       takeover?: Takeover
+      backend: 'kernel' | 'userspace'
     }
   }
 }
