@@ -90,6 +90,8 @@ export type FileRecord = {
   compatible: string
   format?: string
   bytes: number
+  /** It is for updates only: a kexec leaves it behind. */
+  until?: 'update'
   /** What its handler knows it by: a u64 in decimal. */
   data: string
 }

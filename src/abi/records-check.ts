@@ -44,7 +44,10 @@ const FIELDS: Readonly<Record<RecordType, Readonly<Record<string, Check>>>> = {
     ...{ workload: optional(u64), expires_at: optional(number) },
     ...{ made_by: optional(u64), heir: optional(u64), keeper: optional(u64) },
   },
-  file: { session: u64, token: u64, kind: text, compatible: text, format: optional(text), bytes: count, data: u64 },
+  file: {
+    ...{ session: u64, token: u64, kind: text, compatible: text, format: optional(text), bytes: count, data: u64 },
+    until: optional(oneOf('update')),
+  },
   update: {
     ...{ id: text, workload: u64, name: text, phase: text, outcome: optional(text), group: optional(text) },
     ...{ deadline_ms: count, by: object, old: optional(u64), successor: optional(u64), ticket: flag, targets: list },

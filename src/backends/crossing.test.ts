@@ -7,7 +7,7 @@ import { fileInfo } from '../sys/file-info.js'
 import { createMemfd, readAt, writeAt } from '../sys/memfd.js'
 import { socketPair } from '../sys/unix.js'
 import type { LiveDevice } from './contract.js'
-import { handOver, INTERNAL_SESSION, SESSION_PREFIX, takeBack } from './crossing.js'
+import { handOver, MANIFEST_SESSION, SESSION_PREFIX, takeBack, VERSION_SESSION } from './crossing.js'
 import { type Device, Generation } from './generation.js'
 
 const records = Buffer.from('records')
@@ -84,7 +84,7 @@ test('what was handed over is undone by closing it, and can be handed over again
   const all = content()
   handOver(device, all).close()
   handOver(device, all).close()
-  expect(codeOf(() => device.createSession(INTERNAL_SESSION).close())).toBeUndefined()
+  expect(codeOf(() => device.createSession(MANIFEST_SESSION).close())).toBeUndefined()
 })
 
 test('what cannot cross is named, and nothing stays preserved', () => {
@@ -101,7 +101,7 @@ test('what cannot cross is named, and nothing stays preserved', () => {
 test('a device that fails in the middle leaves nothing behind', () => {
   const { device } = begin()
   const failing: LiveDevice = {
-    createSession: (name) => device.createSession(name === INTERNAL_SESSION ? '' : name),
+    createSession: (name) => device.createSession(name === MANIFEST_SESSION ? '' : name),
     retrieveSession: (name) => device.retrieveSession(name),
     close: () => {},
     [Symbol.dispose]: () => {},
@@ -127,14 +127,14 @@ test('nothing comes back where nobody handed anything over', () => {
   expect(takeBack(begin().device)).toBeUndefined()
 })
 
-test('a newer version is refused, and the sessions beside it are left to whoever knows it', () => {
+test('another version is refused, and its manifest and its sessions are left to whoever knows it', () => {
   const first = begin()
   const handed = own(handOver(first.device, content()))
-  const internal = handed.sessions.at(-1)
-  internal?.close()
-  const newer = memory('LUODXNG\0\u0002')
-  own(first.device.createSession(INTERNAL_SESSION)).preserve('0', newer)
+  for (const session of handed.sessions.slice(-2)) session.close()
+  own(first.device.createSession(VERSION_SESSION)).preserve('0', memory('9.9 7.0.0'))
+  own(first.device.createSession('luod-internal-9.9')).preserve('0', memory('what only 7.0.0 knows'))
   const { device } = begin(first.generation)
-  expect(codeOf(() => takeBack(device))).toBe('LUO_RECORDS_VERSION')
+  expect(() => takeBack(device)).toThrow(/luod 7\.0\.0 .* version 9\.9, /)
+  expect(textOf(own(own(device.retrieveSession('luod-internal-9.9')).retrieve('0')))).toBe('what only 7.0.0 ')
   expect(textOf(own(own(device.retrieveSession(`${SESSION_PREFIX}1`)).retrieve('7')))).toBe('in web')
 })

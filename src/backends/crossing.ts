@@ -1,15 +1,25 @@
 /**
  * luod's content over a kexec, through a device: memory files by the kernel, in one session for each of luod's; the other
- * kinds by value; and in the session INTERNAL_SESSION one memory file that says what is where (`abi/crossing.ts`).
+ * kinds by value; and in the session MANIFEST_SESSION one memory file that says what is where (`abi/crossing.ts`).
  *
  *     handOver → (kexec) → takeBack → finish
  *
  * `handOver` does all of it or nothing: what cannot cross is a LuoError that names the file, and every session that was
  * made is released. What was handed over lives as long as the descriptors of its sessions: closing them undoes it.
- * `takeBack` refuses a file of a newer version before any session but INTERNAL_SESSION is touched. That one stays open: the
- * kernel finishes a session that was retrieved with its last descriptor, so what is in it lasts as long as this process.
+ *
+ * The kernel finishes a session that was retrieved with its last descriptor: whoever looks into a session and cannot go on
+ * with it has destroyed it. So the version is part of the name of MANIFEST_SESSION, and a luod of another version finds
+ * VERSION_SESSION only, which says which one it would have to be; everything else is still there for that one.
  */
-import { type Crossing, type CrossingSession, decodeCrossing, encodeCrossing, encodeTimes } from '../abi/crossing.js'
+import {
+  CROSSING_VERSION,
+  type Crossing,
+  type CrossingSession,
+  decodeCrossing,
+  encodeCrossing,
+  encodeTimes,
+} from '../abi/crossing.js'
+import { RECORDS_VERSION } from '../abi/records.js'
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import { describe, recreate } from '../handlers/by-value.js'
 import type { HeldFile } from '../handlers/held-file.js'
@@ -17,11 +27,16 @@ import { closeAll, type Fd } from '../sys/fd.js'
 import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
 import type { LiveDevice, LiveSession } from './contract.js'
 
-/** Of luod itself. Names of other sessions are SESSION_PREFIX and luod's id of them. */
-export const INTERNAL_SESSION = 'luod-internal'
+/** Of what a luod hands over: of the file that says what is where, and of the records in it. */
+export const MANIFEST_VERSION = `${CROSSING_VERSION}.${RECORDS_VERSION}`
+/** Of luod itself: what is where. Names of other sessions are SESSION_PREFIX and luod's id of them. */
+export const MANIFEST_SESSION = `luod-internal-${MANIFEST_VERSION}`
+/** Of luod itself: which version the manifest has, as text. */
+export const VERSION_SESSION = 'luod-internal'
 export const SESSION_PREFIX = 'luod-session-'
-/** In INTERNAL_SESSION. */
-const CROSSING_TOKEN = '0'
+const VERSION_TEXT = /^([\d.]{1,16}) ([\x21-\x7e]{1,32})/
+/** In both. */
+const ONLY_TOKEN = '0'
 /** What the kernel's handler takes. */
 const BY_KERNEL: ReadonlySet<string> = new Set(['memfd', 'shmem'])
 
@@ -44,12 +59,13 @@ export interface ContentToCross {
 /** Preserved, for as long as its sessions are open. */
 export class HandedOver implements Disposable {
   readonly #sessions: readonly LiveSession[]
-  readonly #file: Fd
+  /** The manifest, and its version. */
+  readonly #files: readonly [Fd, Fd]
   readonly #crossing: Crossing
 
-  constructor(sessions: readonly LiveSession[], file: Fd, crossing: Crossing) {
+  constructor(sessions: readonly LiveSession[], files: readonly [Fd, Fd], crossing: Crossing) {
     this.#sessions = sessions
-    this.#file = file
+    this.#files = files
     this.#crossing = crossing
   }
 
@@ -60,14 +76,15 @@ export class HandedOver implements Disposable {
   /** When what happened; until the kexec. What there is no room for is left out. */
   note(times: Readonly<Record<string, number>>): void {
     Object.assign(this.#crossing.times, times)
-    const head = encodeTimes(this.#crossing, contentOf(this.#file))
-    if (head) writeAt(this.#file, head, 0)
+    const [manifest] = this.#files
+    const head = encodeTimes(this.#crossing, contentOf(manifest))
+    if (head) writeAt(manifest, head, 0)
   }
 
   /** Undoes it: nothing crosses. */
   close(): void {
     for (const session of [...this.#sessions].reverse()) session.close()
-    this.#file.close()
+    closeAll(this.#files)
   }
 
   [Symbol.dispose](): void {
@@ -77,21 +94,26 @@ export class HandedOver implements Disposable {
 
 export function handOver(device: LiveDevice, { luod, sessions, records }: ContentToCross): HandedOver {
   const made: LiveSession[] = []
-  let file: Fd | undefined
+  const files: Fd[] = []
+  const own = (name: string, bytes: Uint8Array) => {
+    const session = device.createSession(name)
+    made.push(session)
+    const file = createMemfd(name, { overKexec: true })
+    files.push(file)
+    truncate(file, bytes.length)
+    writeAt(file, bytes, 0)
+    session.preserve(ONLY_TOKEN, file)
+    return file
+  }
   try {
     const crossing: Crossing = { luod, times: {}, sessions: [] }
     for (const session of sessions) crossing.sessions.push(preserveOne(device, session, made))
-    file = createMemfd('luod-crossing', { overKexec: true })
-    const bytes = encodeCrossing(crossing, records)
-    truncate(file, bytes.length)
-    writeAt(file, bytes, 0)
-    const internal = device.createSession(INTERNAL_SESSION)
-    made.push(internal)
-    internal.preserve(CROSSING_TOKEN, file)
-    return new HandedOver(made, file, crossing)
+    const version = own(VERSION_SESSION, Buffer.from(`${MANIFEST_VERSION} ${luod}`))
+    const manifest = own(MANIFEST_SESSION, encodeCrossing(crossing, records))
+    return new HandedOver(made, [manifest, version], crossing)
   } catch (error) {
     for (const session of made.reverse()) session.close()
-    file?.close()
+    closeAll(files)
     throw error
   }
 }
@@ -132,25 +154,26 @@ export interface TakenBack {
   files: Map<string, Fd>
   /** What did not come back: missing, changed, or in use. */
   lost: Loss[]
-  /** Lets go of the kernel's sessions, once what came back is safe elsewhere. What is refused stays the kernel's. */
-  finish(): void
+  /** Lets go of the kernel's sessions, once what came back is safe elsewhere. What it says stays the kernel's. */
+  finish(): LuoError[]
 }
 
-/** Undefined when no luod handed anything over. */
+/**
+ * Undefined when no luod handed anything over. LUO_RECORDS_VERSION when one of another version did, and then none of that
+ * is touched; LUO_RECORDS when it is damaged.
+ */
 export function takeBack(device: LiveDevice): TakenBack | undefined {
-  const sessions: LiveSession[] = []
-  let internal: LiveSession
-  try {
-    internal = device.retrieveSession(INTERNAL_SESSION)
-  } catch (error) {
-    if (isLuoError(error, 'ENOENT')) return undefined
-    throw error
+  const manifest = retrieveIfThere(device, MANIFEST_SESSION)
+  const version = retrieveIfThere(device, VERSION_SESSION)
+  if (!manifest) {
+    if (version) refuseVersion(version)
+    return undefined
   }
-  sessions.push(internal)
-  using file = internal.retrieve(CROSSING_TOKEN)
-  const { crossing, records } = decodeCrossing(contentOf(file))
+  const sessions = version ? [manifest, version] : [manifest]
   const files = new Map<string, Fd>()
   const lost: Loss[] = []
+  using file = manifest.retrieve(ONLY_TOKEN)
+  const { crossing, records } = decodeCrossing(contentOf(file))
   try {
     for (const session of crossing.sessions) sessions.push(...takeOne(device, session, files, lost))
   } catch (error) {
@@ -160,13 +183,39 @@ export function takeBack(device: LiveDevice): TakenBack | undefined {
   return {
     ...{ crossing, records: new Uint8Array(records), files, lost },
     finish: () => {
-      // The one that tells of the others goes last.
+      const refused: LuoError[] = []
+      // Those that tell of the others go last.
       for (const session of sessions.reverse()) {
-        session.finish()
+        try {
+          session.finish()
+        } catch (error) {
+          refused.push(asLuoError(error, 'EIO', `finish the kernel's session ${session.name}`))
+        }
         session.close()
       }
+      return refused
     },
   }
+}
+
+function retrieveIfThere(device: LiveDevice, name: string): LiveSession | undefined {
+  try {
+    return device.retrieveSession(name)
+  } catch (error) {
+    if (isLuoError(error, 'ENOENT')) return undefined
+    throw error
+  }
+}
+
+function refuseVersion(session: LiveSession): never {
+  using file = session.retrieve(ONLY_TOKEN)
+  const text = Buffer.from(contentOf(file)).toString('latin1')
+  const [, version = 'unknown', luod = 'unknown'] = VERSION_TEXT.exec(text) ?? []
+  throw new LuoError(
+    'LUO_RECORDS_VERSION',
+    `take back what luod ${luod} handed over: its manifest has version ${version}, and this luod reads ` +
+      `${MANIFEST_VERSION}; start luod ${luod}: nothing of it was touched`,
+  )
 }
 
 function takeOne(device: LiveDevice, session: CrossingSession, files: Map<string, Fd>, lost: Loss[]): LiveSession[] {

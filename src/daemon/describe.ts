@@ -43,10 +43,11 @@ export function checkFormats(workload: Workload, accepts: readonly string[], who
 
 export function describeFile(file: LuodFile): wire.File {
   const { token, handler } = file
-  const { kind, format, bytes } = file.about
+  const { kind, format, bytes, until } = file.about
   const described: wire.File = { token, kind, compatible: handler.compatible }
   if (format !== undefined) described.format = format
   if (bytes > 0) described.bytes = String(bytes)
+  if (until) described.until = until
   return described
 }
 

@@ -47,15 +47,15 @@ export class SessionFiles {
       this.#options.orchestrator.unpreserve(session, tokens)
       throw error
     }
-    for (const { token, file } of preserved) this.#options.journal.keep(`file/${this.#keyOf(session, token)}`, file.fd)
+    for (const { token, file } of preserved) this.#options.journal.keep(`file/${this.keyOf(session, token)}`, file.fd)
     this.#count(holding, preserved, 1)
     return preserved
   }
 
   /** One that a luod before this one held. It stays the caller's when this fails. */
   restore(holding: Holding, key: string, record: FileRecord, file: HeldFile): void {
-    const { token, kind, compatible, format, bytes, data } = record
-    const about = { kind, format, bytes }
+    const { token, kind, compatible, format, bytes, until, data } = record
+    const about = { kind, format, bytes, until }
     const known = { token, file, about, compatible, data: BigInt(data) }
     const restored = this.#options.orchestrator.adoptFile(holding.session, known)
     this.#keys.set(`${holding.session.id} ${token}`, key)
@@ -110,12 +110,12 @@ export class SessionFiles {
 
   #removals(session: LuodSession, files: readonly LuodFile[]): Change[] {
     return files.map(({ token }) => {
-      this.#options.journal.drop(`file/${this.#keyOf(session, token)}`)
+      this.#options.journal.drop(`file/${this.keyOf(session, token)}`)
       return this.#change(session, token, undefined)
     })
   }
 
-  #keyOf(session: LuodSession, token: string): string {
+  keyOf(session: LuodSession, token: string): string {
     const name = `${session.id} ${token}`
     let key = this.#keys.get(name)
     if (key === undefined) {
@@ -126,17 +126,18 @@ export class SessionFiles {
   }
 
   #change(session: LuodSession, token: string, file: LuodFile | undefined): Change {
-    const key = this.#keyOf(session, token)
+    const key = this.keyOf(session, token)
     if (!file) this.#keys.delete(`${session.id} ${token}`)
     return { type: 'file', key, value: file && recordOf(session, file) }
   }
 }
 
 function recordOf({ id: session }: LuodSession, { token, handler, about, kept }: LuodFile): FileRecord {
-  const { kind, format, bytes } = about
+  const { kind, format, bytes, until } = about
   const { compatible } = handler
   const record: FileRecord = { session, token, kind, compatible, bytes, data: String(kept.data) }
   if (format !== undefined) record.format = format
+  if (until) record.until = until
   return record
 }
 

@@ -252,7 +252,7 @@ export class Sessions {
   // --- all of a workload --------------------------------------------------------------------------------------------
 
   /** They are luod's until the update, or the claim of orphaned state, has ended. All or none. */
-  freeze(workload: Workload, successor: Member): void {
+  freeze(workload: Workload, successor: Member | undefined): void {
     const handed = handedOn(workload)
     const own = workload.session
     // What waits for somebody is not part of an update, but of the restart of a workload that waits itself.

@@ -9,6 +9,8 @@ export interface UpdateRequest {
   command: readonly string[] | undefined
   /** Who asked for it. */
   by: Actor
+  /** A kexec has no new version: whoever let go stays where it is until the kernel ends. Undefined: an update. */
+  purpose?: 'kexec'
 }
 
 export interface UpdateResult {

@@ -117,6 +117,27 @@ export class Update implements Followed, Recorded {
     return update
   }
 
+  /**
+   * Asks the workload to let go for a kexec, once `begin` is called. Nobody comes after it in this kernel: it stays at the
+   * gate, frozen, until it is aborted, or ended as a check.
+   */
+  static forKexec(state: State, workload: Workload, request: UpdateRequest, gate: Gate): Update {
+    const update = new Update(state, workload, { request, old: workload.member, gate })
+    update.#facts.phase = 'joined'
+    update.#forgotten = true
+    workload.update = update
+    update.#record()
+    const { id, group } = update
+    state.tell(workload, 'updating', {
+      update: id,
+      group,
+      by: request.by,
+      old_pid: workload.member?.pid,
+      detail: 'kexec',
+    })
+    return update
+  }
+
   /** Lets `claimant` have orphaned state; if it fails, the state is orphaned again. */
   static claim(state: State, workload: Workload, claimant: Member): Update {
     state.sessions.freeze(workload, claimant)
@@ -226,11 +247,16 @@ export class Update implements Followed, Recorded {
     this.#state.recordWorkload(this.#workload)
   }
 
+  /** Of a kexec: the workload is asked as soon as the gate lets it. */
+  begin(): void {
+    this.event('claimed')
+  }
+
   /** A luod before this one began it; whoever takes part has a moment to come back. */
   restored(): void {
     const { phase } = this
     if (this.group !== undefined && !['committing', 'aborting'].includes(phase)) {
-      const reason = 'luod was replaced in the middle of an update of a group'
+      const reason = 'luod was replaced in the middle of an update of a group, or of a kexec'
       return this.event('abortAsked', { code: 'LUO_ABORTED', reason })
     }
     if (phase === 'aborting') return this.#killSuccessor(this.failure)
@@ -390,11 +416,15 @@ export class Update implements Followed, Recorded {
   }
 
   #due(): MemberEvent | undefined {
-    const update = this.id
-    if (this.phase === 'committing') return { event: 'release', update }
+    if (this.phase === 'committing') return { event: 'release', update: this.id }
     if (this.phase !== 'preparing' || this.#atGate) return undefined
     const leftMs = this.request.deadlineMs - millisecondsSince(this.#facts.askedAtMs)
-    return { event: 'prepare', update, deadline_ms: Math.max(1, Math.round(leftMs)) }
+    return this.#prepare(Math.max(1, Math.round(leftMs)))
+  }
+
+  #prepare(deadlineMs: number): MemberEvent {
+    const { purpose = 'update' } = this.request
+    return { event: 'prepare', update: this.id, deadline_ms: deadlineMs, purpose }
   }
 
   get ended(): boolean {
@@ -527,9 +557,8 @@ export class Update implements Followed, Recorded {
     facts.asked = true
     facts.askedAtMs = monotonicMs()
     facts.blackoutFromMs = facts.askedAtMs
-    const { deadlineMs } = this.request
     this.#recordNow()
-    if (this.#old?.tell({ event: 'prepare', update: this.id, deadline_ms: deadlineMs })) return
+    if (this.#old?.tell(this.#prepare(this.request.deadlineMs))) return
     if (this.#old?.alive) return this.expectBack(this.#old, this.#old.backWithinMs)
     this.event('oldDied', { code: 'LUO_GONE', reason: 'the old version does not listen for updates any more' })
   }
@@ -544,9 +573,10 @@ export class Update implements Followed, Recorded {
     const workload = this.#workload
     const { successor } = this
     try {
-      if (!workload.session || !successor) throw new LuoError('LUO_GONE', 'freeze: the session has ended')
+      const alone = this.request.purpose === 'kexec'
+      if (!workload.session || (!successor && !alone)) throw new LuoError('LUO_GONE', 'freeze: the session has ended')
       // It may have changed since the successor joined.
-      checkFormats(workload, successor.accepts, 'the new version')
+      if (successor) checkFormats(workload, successor.accepts, 'the new version')
       this.#state.sessions.freeze(workload, successor)
     } catch (error) {
       const { code, message } = asLuoError(error, 'EIO', 'freeze the state')
@@ -615,7 +645,8 @@ export class Update implements Followed, Recorded {
     if (!this.#facts.asked || !old) return
     this.#endBlackout()
     this.#recordNow()
-    old.tell({ event: 'resume', update: this.id, reason: this.failure.reason ?? 'the update was a check' })
+    const what = this.request.purpose === 'kexec' ? 'the kexec was a dry run' : 'the update was a check'
+    old.tell({ event: 'resume', update: this.id, reason: this.failure.reason ?? what })
   }
 
   /** Nobody is left to hold the state. */
@@ -643,7 +674,8 @@ export class Update implements Followed, Recorded {
     // What ended while the update was there has waited for its end.
     if (workload.member?.released) this.#state.memberReleased(workload, workload.member)
     this.#timeline.inform(() => {
-      if (!this.isClaim) {
+      // A supervisor has nothing to do with a kexec.
+      if (!this.isClaim && this.request.purpose !== 'kexec') {
         const why = reason === undefined ? {} : { reason }
         workload.supervisor?.tell({ event: 'ended', update: this.id, outcome, ...why })
       }

@@ -17,6 +17,8 @@ export interface FileAbout {
   readonly format: string | undefined
   /** When it was preserved. */
   readonly bytes: number
+  /** It is for updates only: a kexec leaves it behind. */
+  readonly until?: 'update' | undefined
 }
 
 export const heldFiles: FileAccess<HeldFile> = {
