@@ -40,6 +40,10 @@ const ONLY_TOKEN = '0'
 /** What the kernel's handler takes. */
 const BY_KERNEL: ReadonlySet<string> = new Set(['memfd', 'shmem'])
 
+export function crossesByKernel(kind: string): boolean {
+  return BY_KERNEL.has(kind)
+}
+
 export interface SessionToCross {
   /** luod's id. */
   session: string
@@ -124,7 +128,7 @@ function preserveOne(
   made: LiveSession[],
 ): CrossingSession {
   const described = files.map(({ key, token, file }) => {
-    if (BY_KERNEL.has(file.info.kind)) return { key, token }
+    if (crossesByKernel(file.info.kind)) return { key, token }
     return { key, token, description: named(`file ${token} of session ${name}`, () => describe(file)) }
   })
   if (!described.some((file) => !('description' in file))) return { session, files: described }
@@ -132,7 +136,7 @@ function preserveOne(
   const kernelSession = device.createSession(kernelName)
   made.push(kernelSession)
   for (const { token, file } of files) {
-    if (!BY_KERNEL.has(file.info.kind)) continue
+    if (!crossesByKernel(file.info.kind)) continue
     named(`file ${token} of session ${name}`, () => kernelSession.preserve(token, file.fd))
   }
   return { session, name: kernelName, files: described }

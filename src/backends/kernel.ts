@@ -37,6 +37,16 @@ export class KernelDevice implements LiveDevice {
     return new KernelDevice(openLiveupdate(path))
   }
 
+  /** Opened before, by this process or another one. It is this device's now. */
+  static adopt(fd: Fd): KernelDevice {
+    return new KernelDevice(fd)
+  }
+
+  /** For whoever keeps a copy; it stays the device's. */
+  get descriptor(): Fd {
+    return this.#fd
+  }
+
   createSession(name: string): KernelSession {
     return new KernelSession(createSession(this.#fd, name), name, 'outgoing')
   }

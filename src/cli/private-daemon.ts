@@ -54,7 +54,7 @@ export async function connectOrStart(
 async function startDaemon(socket: string, quiet: boolean): Promise<void> {
   const child = spawn(
     process.execPath,
-    [builtFile('daemon/main.js'), '--socket', socket, '--exit-when-idle', '--ready-fd', '3'],
+    [builtFile('daemon/main.js'), '--socket', socket, '--backend', 'userspace', '--exit-when-idle', '--ready-fd', '3'],
     {
       detached: true,
       cwd: '/',

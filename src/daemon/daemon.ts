@@ -6,9 +6,12 @@
 import type { MetaRecord } from '../abi/record-shapes.js'
 import { type RecordStorage, Records } from '../abi/records.js'
 import type { Finding } from '../abi/records-check.js'
+import type { LiveDevice } from '../backends/contract.js'
+import { crossesByKernel } from '../backends/crossing.js'
 import type { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
 import { type ErrnoName, type LuoCode, LuoError } from '../errors.js'
+import { whyNotByValue } from '../handlers/by-value.js'
 import { type HeldFile, heldFiles } from '../handlers/held-file.js'
 import type { HistoryEvent, Takeover } from '../protocol/types.js'
 import { closeAll, type Fd } from '../sys/fd.js'
@@ -20,11 +23,15 @@ import { stateOf } from './describe.js'
 import { FlbRecords } from './flb-records.js'
 import type { LuodOrchestrator } from './holding.js'
 import { Journal } from './journal.js'
+import type { KexecHost } from './kexec.js'
+import { type Arrived, pausedSince, tellArrival } from './kexec-arrival.js'
+import { contentToCross } from './kexec-content.js'
+import type { KexecSystem } from './kexec-system.js'
 import type { Logger } from './log.js'
 import { Machines } from './machines.js'
 import type { MetricsSource } from './metrics.js'
 import { type RestoreMode, restore } from './restore.js'
-import { kexecHandlers } from './rpc-kexec.js'
+import { Kexecs, kexecHandlers } from './rpc-kexec.js'
 import { luodHandlers, type Replacement } from './rpc-luod.js'
 import { machineHandlers } from './rpc-machine.js'
 import { memberHandlers } from './rpc-member.js'
@@ -59,6 +66,16 @@ interface CommonOptions {
   onIdle?: () => void
   /** How it is protected, and how it can be replaced. */
   replacement: Replacement
+  /** The kernel's device, if this luod has it. */
+  kernel?: KernelBackend | undefined
+}
+
+export interface KernelBackend {
+  /** Owned by the daemon. */
+  device: LiveDevice
+  /** The device's, for whoever goes on after this luod. */
+  descriptor?: Fd
+  system: KexecSystem
 }
 
 export interface DaemonOptions extends CommonOptions {
@@ -90,6 +107,8 @@ export class Daemon implements MetricsSource {
   readonly #state: State
   readonly #server: Server
   readonly #records: Fd
+  readonly #kernel: KernelBackend | undefined
+  readonly #kexecs: Kexecs
   readonly #journal: Journal
   readonly #turnstile = new Turnstile()
   readonly #machines = new Machines(() => this.#watchIdle())
@@ -144,10 +163,11 @@ export class Daemon implements MetricsSource {
   }
 
   private constructor(
-    { version, nofile, limits, registry, log, onIdle, replacement }: CommonOptions,
+    { version, nofile, limits, registry, log, onIdle, replacement, kernel }: CommonOptions,
     { listener, recordsFile, records, restore: restoreState }: Parts,
   ) {
     this.#records = recordsFile
+    this.#kernel = kernel
     this.#onIdle = onIdle
     const onDefect = (error: unknown) => log('error', `record what has changed: ${String(error)}`)
     this.vault = new Vault((error) => log('error', `a copy of luod's descriptors is lost: ${String(error)}`))
@@ -162,7 +182,7 @@ export class Daemon implements MetricsSource {
     })
     const usage = new Usage(limits)
     const surroundings = { log, usage, journal: this.#journal, turnstile: this.#turnstile, meta }
-    this.#state = new State(orchestrator, records, surroundings)
+    this.#state = new State(orchestrator, records, { ...surroundings, ...(kernel ? { whyNotCross } : {}) })
     const answers = new Answers(this.#journal)
     try {
       this.findings = restoreState?.({ state: this.#state, answers, orchestrator, registry }) ?? []
@@ -170,15 +190,18 @@ export class Daemon implements MetricsSource {
       this.#journal.add([{ type: 'meta', key: '0', value: meta }])
       this.#journal.keep('listener', listener)
       this.#journal.keep('records', recordsFile)
+      if (kernel?.descriptor) this.#journal.keep('device', kernel.descriptor)
       this.#journal.commit()
     } catch (error) {
       this.#state.letGo()
       throw error
     }
     this.#state.onEnded = () => this.#watchIdle()
+    this.#kexecs = new Kexecs(kernel && this.#kexecHost(kernel, records, version))
     const facts = {
       version,
       nofile,
+      backend: kernel ? ('kernel' as const) : ('userspace' as const),
       connections: () => this.#server.connections,
       records: () => reopenReadOnly(this.#records),
       protection: () => replacement.protection,
@@ -196,7 +219,7 @@ export class Daemon implements MetricsSource {
         ...supervisorHandlers(this.#state, answers),
         ...operatorHandlers(this.#state, answers, facts),
         ...luodHandlers(replacement),
-        ...kexecHandlers(),
+        ...kexecHandlers(this.#kexecs, answers),
       },
       // What was closed before a request counts before it.
       onRequest: () => this.#state.sessions.holds.lifetimes.drain(),
@@ -257,6 +280,8 @@ export class Daemon implements MetricsSource {
 
   /** LUO_UPDATING while there is what no other luod could go on with. */
   mustBeReplaceable(): void {
+    const { current } = this.#kexecs
+    if (current) throw new LuoError('LUO_UPDATING', `upgrade luod: a kexec is under way (${current.id})`)
     if (this.#machines.size === 0) return
     const names = this.#machines.list(0).map(({ name, uid }) => `${name} of uid ${uid}`)
     throw new LuoError(
@@ -265,9 +290,18 @@ export class Daemon implements MetricsSource {
     )
   }
 
-  /** Takes no request, and lets nothing happen, until `resume`: what is in the records and the vault stays as it is. */
-  pause(): void {
-    this.#server.pause()
+  /** It has taken back what a luod before the kexec handed over, and serves. */
+  arrived(what: Arrived): void {
+    this.tookOver('kexec', pausedSince(what))
+    tellArrival(this.#state, what)
+  }
+
+  /**
+   * Takes no request, but for these methods, and lets nothing happen, until `resume`: what is in the records and the vault
+   * stays as it is.
+   */
+  pause(but: Parameters<Server['pause']>[0] = []): void {
+    this.#server.pause(but)
     this.#turnstile.pause()
     this.#state.history.flush()
     this.#journal.commit()
@@ -290,6 +324,7 @@ export class Daemon implements MetricsSource {
     this.#state.letGo()
     this.#machines.close()
     this.#records.close()
+    this.#kernel?.device.close()
   }
 
   close(): void {
@@ -302,6 +337,17 @@ export class Daemon implements MetricsSource {
     this.#machines.close()
     this.#state.close()
     this.#records.close()
+    this.#kernel?.device.close()
+  }
+
+  #kexecHost({ device, system }: KernelBackend, records: Records, version: string): KexecHost {
+    const state = this.#state
+    return {
+      ...{ state, device, system },
+      content: () => contentToCross(state, records, version),
+      standStill: () => this.pause(['AbortKexec', 'Status']),
+      goOn: () => this.resume(),
+    }
   }
 
   #watchIdle(): void {
@@ -316,6 +362,11 @@ export class Daemon implements MetricsSource {
     const { workloadCount, sessions } = this.#state
     return workloadCount + sessions.index.size + this.#machines.size + this.#server.connections === 0
   }
+}
+
+/** Memory crosses by the kernel, and the rest by value. */
+function whyNotCross(file: HeldFile): string | undefined {
+  return crossesByKernel(file.info.kind) ? undefined : whyNotByValue(file)
 }
 
 function storageOf(fd: Fd): RecordStorage {

@@ -3,7 +3,8 @@
  * luod, the daemon: keeps what workloads preserve, and leads their updates. As root it serves every user of the
  * machine, each their own workloads; otherwise the user that it runs as.
  *
- * Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already.
+ * Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already, 4 what was
+ * handed over at the kexec is of another version.
  */
 import { readFileSync, rmSync } from 'node:fs'
 import { totalmem } from 'node:os'
@@ -15,7 +16,8 @@ import { closeAll, type Fd, inheritedFd } from '../sys/fd.js'
 import { raiseNofile } from '../sys/limits.js'
 import { inheritedFiles } from '../sys/listen-fds.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
-import { Daemon, type RestoreOptions } from './daemon.js'
+import { type Arrival, adoptBackend, arrivalOf, type BackendChoice, backendChoice, openBackend } from './backend.js'
+import { Daemon, type KernelBackend, type RestoreOptions } from './daemon.js'
 import { FdStore, type ReceivedFiles, receivedFiles } from './fd-store.js'
 import { loadHandlers } from './handlers.js'
 import { listenAlone, lockSocket } from './listen-alone.js'
@@ -28,11 +30,13 @@ import { verify } from './verify.js'
 
 const HELP = `luod: keeps the state of services while their code changes
 
-Usage: luod [--socket PATH] [--standby] [--limit NAME=N]... [--metrics ADDRESS] [--plugin PATH]...
-            [--exit-when-idle] [--ready-fd N] [--verbose]
+Usage: luod [--socket PATH] [--backend auto|kernel|userspace] [--standby] [--limit NAME=N]...
+            [--metrics ADDRESS] [--plugin PATH]... [--exit-when-idle] [--ready-fd N] [--verbose]
 
   --socket PATH      where to listen; else $LUO_SOCKET, else /run/luod/liveupdate.sock for root,
                      else $XDG_RUNTIME_DIR/luod/liveupdate.sock, else /tmp/luod-$UID/liveupdate.sock
+  --backend WHICH    kernel: what is preserved crosses a kexec too, by /dev/liveupdate, which is luod's alone then;
+                     userspace: without it; auto, the default: kernel for root where there is a device
   --limit NAME=N     what one user may have: connections, workloads, sessions, files, bytes (of memory; 4GiB),
                      watchers; luoctl status shows what holds, and what is used
   --metrics ADDRESS  serve Prometheus metrics at unix:/PATH, 127.0.0.1:PORT or [::1]:PORT
@@ -45,20 +49,23 @@ Usage: luod [--socket PATH] [--standby] [--limit NAME=N]... [--metrics ADDRESS] 
   --help, --version
 
 Under systemd (NOTIFY_SOCKET) it reports when it is ready. SIGTERM ends it; services go on without updates.
-Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already`
+Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already,
+            4 a luod of another version has handed over at the kexec: nothing of it was touched, start that one`
 
-const EXIT = { OK: 0, FAILED: 1, USAGE: 2, ALREADY_RUNNING: 3 } as const
+const EXIT = { OK: 0, FAILED: 1, USAGE: 2, ALREADY_RUNNING: 3, OTHER_VERSION: 4 } as const
 /** A socket that everybody may connect to: who it is is asked of the kernel, and what it may see follows from that. */
 const ROOT_SOCKET_MODE = 0o666
 const USER_SOCKET_MODE = 0o600
 
 type Options = ReturnType<typeof parse>
+type Common = Omit<RestoreOptions, 'descriptors' | 'mode' | 'kernel'>
 
 function parse() {
   try {
     return parseArgs({
       options: {
         socket: { type: 'string' },
+        backend: { type: 'string', default: 'auto' },
         limit: { type: 'string', multiple: true, default: [] },
         metrics: { type: 'string' },
         plugin: { type: 'string', multiple: true, default: [] },
@@ -98,6 +105,7 @@ async function main(): Promise<void> {
 
 function exitCode({ code }: LuoError): number {
   if (code === 'LUO_INVALID_PARAMETER') return EXIT.USAGE
+  if (code === 'LUO_RECORDS_VERSION') return EXIT.OTHER_VERSION
   return code === 'EADDRINUSE' ? EXIT.ALREADY_RUNNING : EXIT.FAILED
 }
 
@@ -110,6 +118,7 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
   const { soft: nofile } = raiseNofile()
   const machine = { nofile, shared: process.getuid?.() === 0, memory: totalmem() }
   const limits = userLimits(parseLimits(options.limit), machine)
+  const choice = backendChoice(options.backend)
   const metrics = options.metrics === undefined ? undefined : parseMetricsAddress(options.metrics)
   const serving = new Serving({
     ...{ path, metrics, readyFd, version, log },
@@ -134,7 +143,8 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
     if (received) await dropLeftovers(received)
     prepareSocketDirectory(path)
     const { listener, lock } = listenAlone(path, process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE)
-    daemon = Daemon.begin({ ...common, listener })
+    const begun = begin(listener, choice, common)
+    daemon = begun.daemon
     try {
       await serving.begin(daemon, lock, { how: 'first' })
     } catch (error) {
@@ -142,6 +152,8 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
       rmSync(path, { force: true })
       throw new LuoError('EIO', `begin to serve: ${(error as Error).message}`, { cause: error })
     }
+    // From here on luod has it all, and whoever stands by or the store too, if there is one.
+    for (const { message, code } of begun.finish()) log('warning', `${message} (${code})`)
     return
   }
   const taken = await takeOver(inheritedFd(lineFd), common)
@@ -150,12 +162,28 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
   await serving.begin(daemon, taken.lock, { how: 'next', predecessorGone: taken.gone })
 }
 
+/** With nothing, or with what came over a kexec. `finish` lets go of the kernel's sessions. Owns `listener`. */
+function begin(listener: Fd, choice: BackendChoice, common: Common): { daemon: Daemon; finish(): LuoError[] } {
+  let kernel: KernelBackend | undefined
+  let arrival: Arrival | undefined
+  try {
+    kernel = openBackend(choice)
+    arrival = kernel && arrivalOf(kernel)
+  } catch (error) {
+    listener.close()
+    throw error
+  }
+  if (!arrival) return { daemon: Daemon.begin({ ...common, kernel, listener }), finish: () => [] }
+  const { taken, descriptors } = arrival
+  descriptors.set('listener', listener)
+  const daemon = Daemon.restore({ ...common, kernel, descriptors, mode: 'recover' })
+  daemon.arrived({ luod: taken.crossing.luod, times: taken.crossing.times, lost: taken.lost })
+  report(daemon, common.log)
+  return { daemon, finish: () => taken.finish() }
+}
+
 /** What the luod before has left with the service manager. LUO_RECORDS, and then it stays there. */
-function recover(
-  { entries, others }: ReceivedFiles,
-  path: string,
-  common: Omit<RestoreOptions, 'descriptors' | 'mode'>,
-) {
+function recover({ entries, others }: ReceivedFiles, path: string, common: Common) {
   const recoveredAt = process.hrtime.bigint()
   closeAll(others.map(({ fd }) => fd))
   // The store compares what it has with what it is given: it needs these for a moment more.
@@ -163,7 +191,7 @@ function recover(
   // The last that luod stores when it begins: if it did not come to that, nobody has the lock.
   const lock = descriptors.get('lock') ?? lockSocket(path)
   descriptors.delete('lock')
-  const daemon = Daemon.restore({ ...common, descriptors, mode: 'recover' })
+  const daemon = Daemon.restore({ ...common, kernel: takeBackend(descriptors), descriptors, mode: 'recover' })
   daemon.tookOver('crash', recoveredAt)
   report(daemon, common.log)
   return { daemon, lock }
@@ -184,12 +212,19 @@ async function dropLeftovers(received: ReceivedFiles): Promise<void> {
   }
 }
 
+/** The device that the luod before this one had. */
+function takeBackend(descriptors: Map<string, Fd>): KernelBackend | undefined {
+  const device = descriptors.get('device')
+  descriptors.delete('device')
+  return device && adoptBackend(device)
+}
+
 function report({ findings }: Daemon, log: Logger): void {
   for (const { what, key, why } of findings) log('error', `lost: ${what} ${key}: ${why}`)
 }
 
 /** Stands by until this process is luod; undefined when it is not needed any more. */
-async function takeOver(line: Fd, common: Omit<RestoreOptions, 'descriptors' | 'mode'>) {
+async function takeOver(line: Fd, common: Common) {
   const { version, log } = common
   const end = () => process.exit(EXIT.OK)
   // While another one is luod, that one is told.
@@ -205,9 +240,11 @@ async function takeOver(line: Fd, common: Omit<RestoreOptions, 'descriptors' | '
   const { how, entries, pausedAt } = takeover
   const lock = entries.get('lock')
   entries.delete('lock')
+  const kernel = takeBackend(entries)
   try {
     if (!lock) throw new LuoError('LUO_RECORDS', 'take over: there is no descriptor of the lock')
-    const daemon = Daemon.restore({ ...common, descriptors: entries, mode: how === 'upgrade' ? 'strict' : 'recover' })
+    const mode = how === 'upgrade' ? 'strict' : 'recover'
+    const daemon = Daemon.restore({ ...common, kernel, descriptors: entries, mode })
     try {
       takeover.serve()
     } catch (error) {
@@ -219,6 +256,7 @@ async function takeOver(line: Fd, common: Omit<RestoreOptions, 'descriptors' | '
     return { daemon, lock, gone: takeover.gone() }
   } catch (error) {
     lock?.close()
+    kernel?.device.close()
     takeover.fail(asLuoError(error, 'EIO', 'take over'))
     throw error
   }
@@ -236,7 +274,7 @@ function descriptorNumber(name: 'ready-fd' | 'line-fd', options: Options): numbe
 function argumentsOfNext(options: Options, path: string): string[] {
   const { limit, metrics, plugin } = options
   return [
-    ...['--socket', path],
+    ...['--socket', path, '--backend', options.backend],
     ...limit.flatMap((text) => ['--limit', text]),
     ...plugin.flatMap((text) => ['--plugin', text]),
     ...(metrics === undefined ? [] : ['--metrics', metrics]),

@@ -1,7 +1,7 @@
 /** What an operator asks of luod: updates, and looking at what there is. */
 import { openSync } from 'node:fs'
 import { LuoError } from '../errors.js'
-import type { Protection, Takeover } from '../protocol/types.js'
+import type { Methods, Protection, Takeover } from '../protocol/types.js'
 import { countOpenFds, Fd } from '../sys/fd.js'
 import type { Answer, Call, Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
@@ -22,10 +22,13 @@ import { Update } from './update.js'
 import type { Followed, UpdateRequest, UpdateResult } from './update-types.js'
 import type { Usage } from './usage.js'
 
+type Status = Methods['Status']['output']
+
 export interface DaemonFacts {
   version: string
   connections(): number
   nofile: number
+  backend: Status['backend']
   /** A read-only descriptor of the records. */
   records(): Fd
   protection(): Protection
@@ -133,7 +136,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
           limits: { ...LIMITS, ...state.usage.limits },
           usage: usageFor(state.usage, peer.uid),
           protection: facts.protection(),
-          backend: 'userspace',
+          backend: facts.backend,
           ...(takeover ? { takeover } : {}),
         },
       }

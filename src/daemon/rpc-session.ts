@@ -88,14 +88,18 @@ export function sessionHandlers(state: State, answers: Answers): Pick<Handlers, 
 }
 
 /** Files that came with a request. What is preserved is taken out of `fds`: the orchestrator owns it. */
-export function preserve({ sessions }: State, holding: Holding, files: readonly FileIn[], fds: Fd[]): void {
-  const preserved = sessions.files.preserve(holding, filesToPreserve(files, fds))
+export function preserve(state: State, holding: Holding, files: readonly FileIn[], fds: Fd[]): void {
+  const preserved = state.sessions.files.preserve(holding, filesToPreserve(state, files, fds))
   const taken = new Set(preserved.map(({ file }) => file.fd))
   fds.splice(0, fds.length, ...fds.filter((fd) => !taken.has(fd)))
 }
 
-function filesToPreserve(files: readonly FileIn[], fds: readonly Fd[]): FileToPreserve<HeldFile, FileAbout>[] {
-  return files.map(({ token, fd, format }, index) => {
+function filesToPreserve(
+  state: State,
+  files: readonly FileIn[],
+  fds: readonly Fd[],
+): FileToPreserve<HeldFile, FileAbout>[] {
+  return files.map(({ token, fd, format, until }, index) => {
     const file = fds[fd]
     if (!file) {
       throw new LuoError('EBADF', `preserve token ${token}: file ${fd} of ${fds.length} that came with the request`, {
@@ -104,7 +108,16 @@ function filesToPreserve(files: readonly FileIn[], fds: readonly Fd[]): FileToPr
     }
     if (format !== undefined) checkText(`files[${index}].format`, format, LIMITS.format_bytes)
     const info = fileInfo(file)
-    return { token, file: { fd: file, info }, about: { kind: info.kind, format, bytes: info.size } }
+    const reason = until === undefined ? state.whyNotCross({ fd: file, info }) : undefined
+    if (reason !== undefined) {
+      throw new LuoError(
+        'ENOENT',
+        `preserve token ${token}: a file of kind ${info.kind} does not cross a kexec: ${reason}; if it need not, say that ` +
+          'it is for updates only (until: update)',
+        { params: { parameter: `files[${index}].fd` } },
+      )
+    }
+    return { token, file: { fd: file, info }, about: { kind: info.kind, format, bytes: info.size, until } }
   })
 }
 

@@ -8,6 +8,7 @@
 import type { MetaRecord, WorkloadRecord } from '../abi/record-shapes.js'
 import type { Change, Records } from '../abi/records.js'
 import { LuoError } from '../errors.js'
+import type { HeldFile } from '../handlers/held-file.js'
 import type * as wire from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { afterOf, stateOf } from './describe.js'
@@ -75,6 +76,8 @@ export interface StateOptions {
   journal: Journal
   turnstile?: Turnstile
   meta: MetaRecord
+  /** Why a file cannot cross a kexec; undefined when it can, or when there will be none. */
+  whyNotCross?: (file: HeldFile) => string | undefined
 }
 
 export class State {
@@ -85,6 +88,7 @@ export class State {
   readonly log: Logger
   readonly journal: Journal
   readonly turnstile: Turnstile
+  readonly whyNotCross: (file: HeldFile) => string | undefined
   readonly #orchestrator: LuodOrchestrator
   readonly #meta: MetaRecord
   /** uid, NUL, name. */
@@ -100,7 +104,8 @@ export class State {
   onEnded: () => void = () => {}
 
   constructor(orchestrator: LuodOrchestrator, records: Records, options: StateOptions) {
-    const { log, usage, journal, turnstile = new Turnstile(), meta } = options
+    const { log, usage, journal, turnstile = new Turnstile(), meta, whyNotCross = () => undefined } = options
+    this.whyNotCross = whyNotCross
     this.usage = usage
     this.journal = journal
     this.turnstile = turnstile

@@ -28,6 +28,7 @@ export type VaultKey =
   | 'listener'
   | 'lock'
   | 'records'
+  | 'device'
   | `file/${string}`
   | `lifetime/${string}`
   | `pidfd/${string}`

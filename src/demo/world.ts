@@ -93,7 +93,7 @@ export class World {
 
   /** `luod --standby`, and `luoctl run kv --restart -- node examples/kv/server-NAME.js`, until it answers. */
   async start(name: string): Promise<void> {
-    this.#spawn([LUOD, '--standby'], true)
+    this.#spawn([LUOD, '--backend', 'userspace', '--standby'], true)
     await this.protectedBy()
     const run = this.#spawn([LUOCTL, 'run', WORKLOAD, '--restart', '--', ...serverCommand(name)], true)
     this.#run = run

@@ -87,15 +87,22 @@ export function sync(): void {
 }
 
 /**
- * Makes every file system on a device read-only, the last mounted first. Answers those that cannot be, with the reason:
- * EBUSY while somebody writes to a file there.
+ * Makes every file system on a device read-only, the last mounted first. Answers where, and those that cannot be, with the
+ * reason: EBUSY while somebody writes to a file there.
  */
-export function remountReadOnly(): { path: string; code: ErrnoName }[] {
+export function remountReadOnly(): { readOnly: string[]; failed: { path: string; code: ErrnoName }[] } {
+  const readOnly: string[] = []
   const failed: { path: string; code: ErrnoName }[] = []
   for (const path of writableMounts(textOf('/proc/self/mounts') ?? '').reverse()) {
-    if (libc('mount', null, path, null, MS_REMOUNT | MS_RDONLY, null) === -1) failed.push({ path, code: errno() })
+    if (libc('mount', null, path, null, MS_REMOUNT | MS_RDONLY, null) !== -1) readOnly.push(path)
+    else failed.push({ path, code: errno() })
   }
-  return failed
+  return { readOnly, failed }
+}
+
+/** Undoes it, the first that were mounted first; what cannot be written to any more stays as it is. */
+export function remountWritable(paths: readonly string[]): void {
+  for (const path of [...paths].reverse()) libc('mount', null, path, null, MS_REMOUNT, null)
 }
 
 /** Of the text of /proc/mounts: where file systems on devices are mounted writable, each once. */

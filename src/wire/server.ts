@@ -119,8 +119,8 @@ export class Server {
   readonly #registration: Registration
   /** Given up for a moment when there is no other descriptor left to accept, and refuse, a connection with. */
   #spare: readonly Fd[] = socketPair()
-  /** While it is paused. */
-  #resumed: { promise: Promise<void> } | undefined
+  /** While it is paused; these methods are answered all the same. */
+  #resumed: { promise: Promise<void>; but: ReadonlySet<string> } | undefined
   readonly #onResume: (() => void)[] = []
 
   constructor(options: ServerOptions) {
@@ -133,11 +133,12 @@ export class Server {
     return this.#connections.size
   }
 
-  /** Takes no connection and no request: they wait. What is under way goes on. */
-  pause(): void {
+  /** Takes no request, but for these methods, and without them no connection: they wait. What is under way goes on. */
+  pause(but: readonly (keyof Methods)[] = []): void {
     if (this.#resumed) return
-    this.#registration.update({ read: false, write: false })
-    this.#resumed = { promise: new Promise((resolve) => this.#onResume.push(resolve)) }
+    if (but.length === 0) this.#registration.update({ read: false, write: false })
+    const promise = new Promise<void>((resolve) => this.#onResume.push(resolve))
+    this.#resumed = { promise, but: new Set(but.map((method) => `${INTERFACE_NAME}.${method}`)) }
   }
 
   resume(): void {
@@ -223,7 +224,7 @@ export class Server {
       for (let next = waiting.shift(); next; next = waiting.shift()) {
         changeWaiting(-next.fds.length)
         resume()
-        while (this.#resumed) await this.#resumed.promise
+        while (this.#resumed && !this.#resumed.but.has(next.request.method)) await this.#resumed.promise
         await this.#serve(connection, peer, next.request, next.fds)
         await this.#mayAnswer(connection, user)
       }
