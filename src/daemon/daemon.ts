@@ -219,7 +219,7 @@ export class Daemon implements MetricsSource {
         ...supervisorHandlers(this.#state, answers),
         ...operatorHandlers(this.#state, answers, facts),
         ...luodHandlers(replacement),
-        ...kexecHandlers(this.#kexecs, answers),
+        ...kexecHandlers(this.#kexecs, answers, kernel?.descriptor),
       },
       // What was closed before a request counts before it.
       onRequest: () => this.#state.sessions.holds.lifetimes.drain(),

@@ -1,7 +1,9 @@
 /** What root asks of a luod that has the kernel's device: kexecs, and the kernel's own sessions. */
 import { LuoError } from '../errors.js'
+import type { Fd } from '../sys/fd.js'
 import type { Call, Handlers, Peer } from '../wire/server.js'
 import type { Answers } from './answers.js'
+import { kernelSessions, openKernelSession, sessionOpener } from './kernel-sessions.js'
 import { Kexec, type KexecHost } from './kexec.js'
 import { checkNumber, checkText, DEFAULT_DEADLINE_MS, LIMITS } from './limits.js'
 
@@ -55,7 +57,9 @@ export class Kexecs {
   }
 }
 
-export function kexecHandlers(kexecs: Kexecs, answers: Answers): Pick<Handlers, KexecMethods> {
+/** `device`: the kernel's, if this luod has it; it stays the caller's. */
+export function kexecHandlers(kexecs: Kexecs, answers: Answers, device?: Fd): Pick<Handlers, KexecMethods> {
+  const opener = device && sessionOpener(device)
   return {
     Kexec: async (call) => {
       const { input, peer, more, reply } = call
@@ -79,13 +83,9 @@ export function kexecHandlers(kexecs: Kexecs, answers: Answers): Pick<Handlers, 
       return { output: { kexec: await kexecs.abort(call) } }
     },
 
-    KernelSessions: () => {
-      throw new LuoError('LUO_UNSUPPORTED', 'list the sessions of the kernel: this luod cannot')
-    },
+    KernelSessions: ({ peer }) => ({ output: kernelSessions(peer) }),
 
-    OpenKernelSession: () => {
-      throw new LuoError('LUO_UNSUPPORTED', 'open a session of the kernel: this luod cannot')
-    },
+    OpenKernelSession: (call) => openKernelSession(opener, answers, call),
   }
 }
 
