@@ -47,6 +47,9 @@ test('what is left out of a struct is zero, but for its size', () => {
 test('a name ends at its NUL, or with its field', () => {
   const bytes = Buffer.alloc(72, 'x')
   expect(decodeIoctl(IOCTLS.createSession, bytes).name).toBe('x'.repeat(64))
+  expect(encodeIoctl(IOCTLS.createSession, { name: 'x'.repeat(64) }).subarray(8)).toEqual(
+    Uint8Array.from(bytes.subarray(8)),
+  )
   bytes[10] = 0
   expect(decodeIoctl(IOCTLS.createSession, bytes).name).toBe('xx')
   bytes[8] = 0
@@ -54,7 +57,7 @@ test('a name ends at its NUL, or with its field', () => {
 })
 
 test.each([
-  ['a name of 64 bytes', 'createSession', { name: 'x'.repeat(64) }],
+  ['a name of 65 bytes', 'createSession', { name: 'x'.repeat(65) }],
   ['a NUL in a name', 'createSession', { name: 'a\0' }],
   ['a token of another writing', 'preserveFd', { token: '0x1' }],
   ['a number that is too large', 'preserveFd', { fd: 2 ** 31 }],

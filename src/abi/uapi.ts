@@ -14,7 +14,7 @@
  * numbers of files here are those of the calling process, not of this one.
  */
 import { LuoError } from '../errors.js'
-import { ByteReader, checkU32, decodeName, parseU64, putName, viewOf } from './bytes.js'
+import { ByteReader, checkU32, decodeName, encodeName, parseU64, putName, viewOf } from './bytes.js'
 import { SESSION_NAME_BYTES } from './luo.js'
 
 export type IoctlName = 'createSession' | 'retrieveSession' | 'preserveFd' | 'retrieveFd' | 'finish' | 'getName'
@@ -114,10 +114,18 @@ export function encodeIoctl(call: Ioctl, values: Partial<IoctlValues>): Uint8Arr
     fd: () => view.setInt32(FIELDS.fd[0], checkS32(fd, 'the fd'), true),
     reserved: () => view.setUint32(FIELDS.reserved[0], checkU32(reserved, 'the reserved field'), true),
     token: () => view.setBigUint64(FIELDS.token[0], parseU64(token, 'the token'), true),
-    name: () => putName(bytes, ...FIELDS.name, name),
+    name: () => putNameOrAll(bytes, name),
   }
   for (const field of call.fields) put[field]()
   return bytes
+}
+
+/** A name that fills its field has no NUL: no session has it, and what that means is the kernel's to say. */
+function putNameOrAll(bytes: Uint8Array, name: string): void {
+  const [at, length] = FIELDS.name
+  const encoded = encodeName(name)
+  if (encoded.length === length && !encoded.includes(0)) bytes.set(encoded, at)
+  else putName(bytes, at, length, name)
 }
 
 /** The values of the struct's fields; others are zero or empty. `bytes` may be longer. */

@@ -1,11 +1,13 @@
 /**
- * Runs the scripts of the conformance suite on the engine: a `Generation`, its device and its sessions, called as
- * objects. What a kernel does around them, descriptors that are copied, inherited and passed on, and closed with their
- * process, is counted here. The engine has no structs, pointers and paths, so some steps are not for it (`NOT_FOR_IT`).
+ * Runs the scripts of the conformance suite on a backend: its device and its sessions, called as objects. The engine, a
+ * `Generation`, is one, and the kernel's device is the other (test/vm). What a kernel does around them, descriptors that
+ * are copied, inherited and passed on, and closed with their process, is counted here. Backends have no structs, pointers
+ * and paths, so some steps are not for them (`NOT_FOR_IT`).
  */
 import { constants, fstatSync, openSync, rmSync, unlinkSync } from 'node:fs'
 import { decodeName } from '../../src/abi/bytes.js'
-import { type Device, type DeviceSession, Generation, type Handover } from '../../src/backends/generation.js'
+import type { LiveDevice, LiveSession } from '../../src/backends/contract.js'
+import { Generation, type Handover } from '../../src/backends/generation.js'
 import { LuoError } from '../../src/errors.js'
 import { kernelMemfdHandler } from '../../src/handlers/kernel-memfd.js'
 import { Fd } from '../../src/sys/fd.js'
@@ -82,8 +84,8 @@ const LOOKS_ONLY = new Set(['type', 'link', 'poll', 'mode', 'map', 'cloexec', 'c
 export type EngineAnswer = { answer: string } | { reason: string }
 
 type Thing =
-  | { kind: 'device'; device: Device }
-  | { kind: 'session'; session: DeviceSession }
+  | { kind: 'device'; device: LiveDevice }
+  | { kind: 'session'; session: LiveSession }
   | { kind: 'file'; fd: Fd }
   | { kind: 'flight'; held: Copy | undefined }
 
@@ -113,37 +115,20 @@ export function runOnEngine(script: Script, onDefect: (message: string) => void)
 /** Its message is the reason. */
 class NotForIt extends Error {}
 
-/** One script's engine, step by step. */
-export class Engine implements Disposable {
-  readonly #onDefect: (message: string) => void
+/** One script, step by step, on what `open` opens: up to a kexec, if that ends this process. */
+export class Calls implements Disposable {
+  readonly #open: () => LiveDevice
   #processes = new Map<string, Descriptors>([['', new Map()]])
-  #generation: Generation
 
-  constructor(onDefect: (message: string) => void) {
-    this.#onDefect = onDefect
-    this.#generation = this.#begin()
-  }
-
-  #begin(handover?: Handover): Generation {
-    return Generation.begin({
-      register: (context) => context.registry.register(kernelMemfdHandler(context)),
-      onDefect: (error, action) => this.#onDefect(`${action}: ${String(error)}`),
-      ...(handover ? { handover } : {}),
-    })
-  }
-
-  kexec(): void {
-    const next = this.#generation.kexec()
-    this.#endProcesses()
-    this.#generation = this.#begin(next)
+  constructor(open: () => LiveDevice) {
+    this.#open = open
   }
 
   [Symbol.dispose](): void {
-    this.#endProcesses()
-    this.#generation.close()
+    this.endProcesses()
   }
 
-  #endProcesses(): void {
+  endProcesses(): void {
     for (const process of this.#processes.keys()) this.#end(process, () => true)
     this.#processes = new Map([['', new Map()]])
   }
@@ -177,7 +162,7 @@ export class Engine implements Disposable {
       case 'open':
         if (b?.startsWith('/dev/shm')) return bind(a, { kind: 'file', fd: openShared(c ?? '') }, false)
         if (b !== undefined) throw new NotForIt(NO_PATHS)
-        return bind(a, { kind: 'device', device: this.#generation.open() }, false)
+        return bind(a, { kind: 'device', device: this.#open() }, false)
       case 'close':
         this.#close(own, a ?? '')
         return 'ok'
@@ -274,6 +259,37 @@ export class Engine implements Disposable {
   }
 }
 
+/** On the engine: a generation, and with each kexec the next one. */
+export class Engine extends Calls {
+  readonly #onDefect: (message: string) => void
+  #generation: Generation
+
+  constructor(onDefect: (message: string) => void) {
+    super(() => this.#generation.open())
+    this.#onDefect = onDefect
+    this.#generation = this.#begin()
+  }
+
+  #begin(handover?: Handover): Generation {
+    return Generation.begin({
+      register: (context) => context.registry.register(kernelMemfdHandler(context)),
+      onDefect: (error, action) => this.#onDefect(`${action}: ${String(error)}`),
+      ...(handover ? { handover } : {}),
+    })
+  }
+
+  kexec(): void {
+    const next = this.#generation.kexec()
+    this.endProcesses()
+    this.#generation = this.#begin(next)
+  }
+
+  override [Symbol.dispose](): void {
+    this.endProcesses()
+    this.#generation.close()
+  }
+}
+
 /** The answers that count: what the engine answers, and Linux's own where it is not asked. */
 export function compared(
   kernel: Answers,
@@ -316,13 +332,13 @@ function more(shared: Shared): Shared {
 const again = (copy: Copy | undefined) => more(descriptorOf(copy).shared)
 
 /** Calls on what is something else are answered by others. */
-function deviceOf(copy: Copy | undefined): Device {
+function deviceOf(copy: Copy | undefined): LiveDevice {
   const { thing } = descriptorOf(copy).shared
   if (thing.kind === 'device') return thing.device
   throw new NotForIt(NO_DESCRIPTORS)
 }
 
-function sessionOf(copy: Copy | undefined): DeviceSession {
+function sessionOf(copy: Copy | undefined): LiveSession {
   const { thing } = descriptorOf(copy).shared
   if (thing.kind === 'session') return thing.session
   throw new NotForIt(NO_DESCRIPTORS)

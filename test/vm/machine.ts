@@ -30,7 +30,8 @@ const QEMU = 'qemu-system-x86_64'
 /** Of util-linux: the emulator is to end with this process, however it ends. */
 const SETPRIV = 'setpriv'
 const INIT_C = fileURLToPath(new URL('./init.c', import.meta.url))
-const CMDLINE = 'console=ttyS0 liveupdate=on kho=on panic=-1 quiet'
+/** nokaslr: a kernel somewhere in the middle may leave no room for the scratch memory that KHO needs in one piece. */
+const CMDLINE = 'console=ttyS0 liveupdate=on kho=on nokaslr panic=-1 quiet'
 /** Three boots take half a minute on an idle machine, and ten times that beside much other work. */
 const DEFAULT_TIMEOUT_MS = 350_000
 /** For the test or hook that runs a machine: the machine gives up first, so nothing stays behind. */
