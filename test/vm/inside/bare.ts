@@ -2,25 +2,11 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
-import { setTimeout } from 'node:timers/promises'
 import { KernelDevice } from '../../../src/backends/kernel.js'
-import { isLuoError, LuoError } from '../../../src/errors.js'
-import { VarlinkClient } from '../../../src/wire/client.js'
-import { attempt, say } from './kit.js'
+import { LuoError } from '../../../src/errors.js'
+import { attempt, connect, say } from './kit.js'
 
 const [, , luod = ''] = process.argv
-const SOCKET = '/run/luod/liveupdate.sock'
-
-async function connect(): Promise<VarlinkClient> {
-  for (;;) {
-    try {
-      return await VarlinkClient.connect(SOCKET)
-    } catch (error) {
-      if (!isLuoError(error)) throw error
-      await setTimeout(50)
-    }
-  }
-}
 
 const daemon = spawn(process.execPath, [luod], { stdio: ['ignore', 'inherit', 'inherit'], env: {} })
 const client = await connect()

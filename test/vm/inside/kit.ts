@@ -1,11 +1,15 @@
 /** What scripts in a virtual machine share. They print one JSON object a line, which the test outside looks at. */
 import { readFileSync } from 'node:fs'
+import { setTimeout } from 'node:timers/promises'
 import { isLuoError } from '../../../src/errors.js'
 import { libc } from '../../../src/sys/ffi.js'
 import { openFile } from '../../../src/sys/file-reader.js'
 import { isKernelLoaded, loadKernel, rebootIntoLoaded } from '../../../src/sys/kexec.js'
+import { VarlinkClient } from '../../../src/wire/client.js'
 
 export const MACHINE_FOLDER = '/run/machine'
+const SOCKET = '/run/luod/liveupdate.sock'
+const RETRY_MS = 50
 const TCSBRK = 0x5409
 const STDOUT = 1
 
@@ -29,15 +33,34 @@ export function nextBootWord(): string {
   return `luo.boot=${Number(/.*\bluo\.boot=(\d+)/.exec(line)?.[1] ?? 0) + 1}`
 }
 
+/** Loads the next boot of this machine: the same kernel again. */
+export function load(): void {
+  const commandLine = `${readFileSync('/proc/cmdline', 'latin1').trim()} ${nextBootWord()}`
+  using kernel = openFile(`${MACHINE_FOLDER}/kernel`)
+  using initrd = openFile(`${MACHINE_FOLDER}/initrd`)
+  loadKernel({ kernel, initrd, commandLine })
+}
+
+/** What was printed has left the machine then: a kexec does not wait for that. */
+export function said(): void {
+  libc('ioctl', STDOUT, TCSBRK, 1)
+}
+
 /** The kexec into the next boot of this machine, with what is loaded, or the same kernel again. */
 export function kexec(): never {
-  if (!isKernelLoaded()) {
-    const commandLine = `${readFileSync('/proc/cmdline', 'latin1').trim()} ${nextBootWord()}`
-    using kernel = openFile(`${MACHINE_FOLDER}/kernel`)
-    using initrd = openFile(`${MACHINE_FOLDER}/initrd`)
-    loadKernel({ kernel, initrd, commandLine })
-  }
-  // What was printed has left the machine then: a kexec does not wait for that.
-  libc('ioctl', STDOUT, TCSBRK, 1)
+  if (!isKernelLoaded()) load()
+  said()
   rebootIntoLoaded()
+}
+
+/** Connects to luod, once it listens. */
+export async function connect(): Promise<VarlinkClient> {
+  for (;;) {
+    try {
+      return await VarlinkClient.connect(SOCKET)
+    } catch (error) {
+      if (!isLuoError(error)) throw error
+      await setTimeout(RETRY_MS)
+    }
+  }
 }

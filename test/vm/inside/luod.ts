@@ -1,0 +1,116 @@
+/**
+ * luod with the kernel's device, over two kexecs that it does itself: one session of its own, and one that a program has of
+ * the kernel's. Prints what luod answered.
+ */
+import { spawn } from 'node:child_process'
+import { KernelSession } from '../../../src/backends/kernel.js'
+import { isLuoError } from '../../../src/errors.js'
+import type { Fd } from '../../../src/sys/fd.js'
+import { createMemfd, readAt, writeAt } from '../../../src/sys/memfd.js'
+import type { VarlinkClient } from '../../../src/wire/client.js'
+import { connect, load, said, say } from './kit.js'
+
+const NOBODY = 65_534
+const KEEP_MS = 600_000
+const [, , luod = '', stage = ''] = process.argv
+
+let asked = 0
+const id = () => `${stage} ${asked++}`
+
+async function codeOf(action: () => Promise<unknown>): Promise<string> {
+  try {
+    await action()
+    return 'ok'
+  } catch (error) {
+    if (!isLuoError(error)) throw error
+    return error.code
+  }
+}
+
+const text = (fd: Fd | undefined) => {
+  const bytes = new Uint8Array(16)
+  return fd
+    ? Buffer.from(bytes.subarray(0, readAt(fd, bytes, 0)))
+        .toString()
+        .replace(/\0.*/s, '')
+    : undefined
+}
+
+function memory(contents: string): Fd {
+  const fd = createMemfd('luod', { size: 4096, overKexec: true })
+  writeAt(fd, Buffer.from(contents), 0)
+  return fd
+}
+
+async function openKernelSession(client: VarlinkClient, direction: 'outgoing' | 'incoming') {
+  const { fds } = await client.call('OpenKernelSession', { id: id(), name: 'guest', direction })
+  return KernelSession.adopt(fds[0] as Fd)
+}
+
+/** Asks as another user. */
+async function asNobody(client: () => Promise<VarlinkClient>): Promise<VarlinkClient> {
+  process.seteuid?.(NOBODY)
+  try {
+    return await client()
+  } finally {
+    process.seteuid?.(0)
+  }
+}
+
+async function kexec(client: VarlinkClient, dryRun: boolean): Promise<void> {
+  const steps: string[] = []
+  const input = { id: id(), ...(dryRun && { dry_run: true }) }
+  for await (const { parameters } of client.stream('Kexec', input)) {
+    if (parameters.step === undefined || steps.at(-1) === parameters.step) continue
+    steps.push(parameters.step)
+    if (parameters.step === 'stopping') said()
+  }
+  say({ kexec: steps })
+}
+
+async function refusals(client: VarlinkClient): Promise<void> {
+  const stranger = await asNobody(connect)
+  say({
+    nothingLoaded: await codeOf(() => kexec(client, false)),
+    stranger: await codeOf(() => kexec(stranger, false)),
+    strangerLists: await codeOf(() => stranger.call('KernelSessions', {})),
+    own: await codeOf(() => client.call('OpenKernelSession', { id: id(), name: 'luod-x', direction: 'outgoing' })),
+  })
+  stranger.close()
+}
+
+/** In the care of luod, and of the kernel. */
+async function preserve(client: VarlinkClient, contents: string): Promise<void> {
+  const guest = await openKernelSession(client, 'outgoing')
+  guest.preserve('1', memory(`guest ${contents}`))
+  const { sessions } = (await client.call('KernelSessions', {})).parameters
+  say({ listed: sessions.map(({ pid, ...session }) => ({ ...session, mine: pid === process.pid })) })
+}
+
+async function claim(client: VarlinkClient): Promise<void> {
+  const { session } = (await client.call('AdoptSession', { id: id(), name: 'kept' })).parameters
+  const { fds } = await client.call('Retrieve', { session: session.session, tokens: ['1'] })
+  const guest = await openKernelSession(client, 'incoming')
+  say({ claimed: text(fds[0]), guest: text(guest.retrieve('1')) })
+  guest.finish()
+  guest.close()
+  fds[0]?.close()
+}
+
+spawn(process.execPath, [luod, '--backend', 'kernel'], { stdio: ['ignore', 'inherit', 'inherit'], detached: true })
+const client = await connect()
+const { backend, takeover } = (await client.call('Status', {})).parameters
+say({ backend, how: takeover?.how ?? 'new' })
+if (stage === 'first') {
+  await refusals(client)
+  const { session } = (await client.call('CreateSession', { id: id(), name: 'kept', keep_ms: KEEP_MS })).parameters
+  using kept = memory('kept')
+  await client.call('Preserve', { id: id(), session: session.session, files: [{ token: '1', fd: 0 }], fds: 1 }, [kept])
+} else {
+  await claim(client)
+}
+if (stage === 'third') process.exit(0)
+load()
+await kexec(client, true)
+await preserve(client, stage)
+await kexec(client, false)

@@ -1,0 +1,46 @@
+/** luod as the agent of a real kernel's device, in a virtual machine, over kexecs that it does itself. */
+import { fileURLToPath } from 'node:url'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { MACHINE_LIMIT_MS, possible, runMachine } from './machine.js'
+
+const LUOD = fileURLToPath(new URL('../../dist/daemon/main.js', import.meta.url))
+const STAGES = ['first', 'second', 'third']
+
+describe.runIf(possible)('luod over two kexecs', () => {
+  let boots: Record<string, unknown>[][]
+
+  beforeAll(async () => {
+    const ran = await runMachine({ boots: STAGES.map((stage) => ({ script: 'luod', args: [LUOD, stage] })) })
+    boots = ran.map(([command]) => command?.json ?? [])
+  }, MACHINE_LIMIT_MS)
+
+  test('it has the device, and says that it came over a kexec', () => {
+    const [first, second, third] = boots.map(([status]) => status)
+    expect(first).toEqual({ backend: 'kernel', how: 'new' })
+    expect(second).toEqual({ backend: 'kernel', how: 'kexec' })
+    expect(third).toEqual({ backend: 'kernel', how: 'kexec' })
+  })
+
+  test('a kexec without a kernel, and what is for root or luod alone, is refused', () => {
+    expect(boots[0]).toContainEqual({
+      nothingLoaded: 'LUO_NOT_FOUND',
+      stranger: 'EPERM',
+      strangerLists: 'EPERM',
+      own: 'EPERM',
+    })
+  })
+
+  test('a dry run undoes what it has done', () => {
+    for (const boot of boots.slice(0, 2)) expect(boot.find(({ kexec }) => kexec)?.kexec).toContain('undone')
+  })
+
+  test("a program's own session of the kernel is listed, and luod's are not", () => {
+    const listed = [{ name: 'guest', direction: 'outgoing', command: 'node', mine: true }]
+    for (const boot of boots.slice(0, 2)) expect(boot).toContainEqual({ listed })
+  })
+
+  test('both sessions come back with their memory, after each of two kexecs', () => {
+    expect(boots[1]).toContainEqual({ claimed: 'kept', guest: 'guest first' })
+    expect(boots[2]).toContainEqual({ claimed: 'kept', guest: 'guest second' })
+  })
+})
