@@ -136,6 +136,7 @@ function filesSection(run, plots) {
   if (run.freeze_10k_files_ms) rows.push(['freeze 10,000 files', spread(run.freeze_10k_files_ms, ' ms')])
   if (run.luod_start_ms) {
     rows.push(['luod: from its start to the first client', spread(run.luod_start_ms, ' ms')])
+    if (run.luod_start_ratio) rows.push(['the same over an empty script of Node', spread(run.luod_start_ratio, '')])
     rows.push(['luod: resident memory, idle', spread(run.luod_idle_rss_mb, ' MiB')])
   }
   if (rows.length === 0) return []

@@ -5,7 +5,7 @@
  *
  * Only `GET /metrics` is answered. Clients have limits on headers, connections and time.
  */
-import { createServer, type Server } from 'node:http'
+import type { Server } from 'node:http'
 import { isIPv4 } from 'node:net'
 import { asLuoError, LuoError } from '../errors.js'
 import { listenOn } from '../sys/node.js'
@@ -48,6 +48,8 @@ export async function serveMetrics(
   content: Content,
   onDefect: (error: unknown) => void,
 ): Promise<Server> {
+  // A luod without metrics starts sooner when this is not loaded.
+  const { createServer } = await import('node:http')
   const server = createServer(
     {
       maxHeaderSize: MAX_HEADER_BYTES,
