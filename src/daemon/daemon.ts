@@ -35,7 +35,7 @@ import { Kexecs, kexecHandlers } from './rpc-kexec.js'
 import { luodHandlers, type Replacement } from './rpc-luod.js'
 import { machineHandlers } from './rpc-machine.js'
 import { memberHandlers } from './rpc-member.js'
-import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
+import { operatorHandlers, sealedCopy } from './rpc-operator.js'
 import { sessionHandlers } from './rpc-session.js'
 import { supervisorHandlers } from './rpc-supervisor.js'
 import { State } from './state.js'
@@ -203,7 +203,7 @@ export class Daemon implements MetricsSource {
       nofile,
       backend: kernel ? ('kernel' as const) : ('userspace' as const),
       connections: () => this.#server.connections,
-      records: () => reopenReadOnly(this.#records),
+      records: () => sealedCopy(this.#records, 'luod-records-copy'),
       protection: () => replacement.protection,
       takeover: () => this.#takeover,
     }
