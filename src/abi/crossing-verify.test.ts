@@ -10,6 +10,7 @@ const entries = new Map<RecordType, Map<string, Json>>([
     new Map([
       ['1', { session: '1', token: '7' }],
       ['2', { session: '1', token: '8' }],
+      ['4', { session: '1', token: '9', until: 'update' }],
     ]),
   ],
 ])

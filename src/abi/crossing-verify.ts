@@ -25,8 +25,8 @@ export function checkCrossed({ sessions }: Crossing, entries: RecordEntries): Fi
       }
     }
   }
-  for (const key of files.keys()) {
-    if (!crossed.has(key)) findings.push({ what: 'file', key, why: 'it is recorded, and does not cross' })
+  for (const [key, { until }] of files) {
+    if (!crossed.has(key) && until === undefined) findings.push({ what: 'file', key, why: 'it is recorded, and does not cross' })
   }
   return findings
 }
