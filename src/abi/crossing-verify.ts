@@ -26,7 +26,8 @@ export function checkCrossed({ sessions }: Crossing, entries: RecordEntries): Fi
     }
   }
   for (const [key, { until }] of files) {
-    if (!crossed.has(key) && until === undefined) findings.push({ what: 'file', key, why: 'it is recorded, and does not cross' })
+    if (!crossed.has(key) && until === undefined)
+      findings.push({ what: 'file', key, why: 'it is recorded, and does not cross' })
   }
   return findings
 }

@@ -4,7 +4,7 @@ import type { Methods, Protection, Takeover } from '../protocol/types.js'
 import { countOpenFds, type Fd } from '../sys/fd.js'
 import { addSeals, createMemfd, fileSize, readAt, writeAt } from '../sys/memfd.js'
 import type { Answer, Call, Handlers } from '../wire/server.js'
-import type { Answers } from './answers.js'
+import { type Answers, updateBytes } from './answers.js'
 import { describeSession, describeWorkload } from './describe.js'
 import type { Actor } from './events.js'
 import { type FollowedGroup, GroupUpdate } from './group-update.js'
@@ -44,6 +44,8 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       // Asked again after a lost connection, it follows the update that it started.
       const update = await answers.once<Followed>(peer.uid, 'Update', input, () => startUpdate(state, call), {
         record: ({ key }) => ({ updates: [key] }),
+        // Its command is kept with it.
+        bytes: (_, request) => request + updateBytes(1),
         onForgotten: (forgotten) => forgotten.forget(),
       })
       return follow(update, call)
@@ -53,6 +55,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       const { input, peer } = call
       const group = await answers.once<FollowedGroup>(peer.uid, 'UpdateGroup', input, () => startGroup(state, call), {
         record: ({ group: id, updates }) => ({ group: id, updates: updates.map(({ key }) => key) }),
+        bytes: ({ updates }) => updateBytes(updates.length),
         onForgotten: ({ updates }) => {
           for (const forgotten of updates) forgotten.forget()
         },
