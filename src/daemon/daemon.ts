@@ -41,7 +41,7 @@ import { supervisorHandlers } from './rpc-supervisor.js'
 import { State } from './state.js'
 import { Turnstile } from './turnstile.js'
 import { Usage } from './usage.js'
-import { filesUnderWay, type UserLimits } from './user-limits.js'
+import { type UserLimits, underWay } from './user-limits.js'
 import { Vault } from './vault.js'
 
 /** Between the end of one client and the coming of the next, such as the steps of a script. */
@@ -211,7 +211,7 @@ export class Daemon implements MetricsSource {
       listener,
       version,
       maxConnections: limits.connections,
-      maxFilesUnderWay: filesUnderWay(nofile),
+      maxUnderWay: underWay(nofile),
       handlers: {
         ...memberHandlers(this.#state, answers),
         ...sessionHandlers(this.#state, answers),
