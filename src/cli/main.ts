@@ -6,6 +6,7 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { LuoError } from '../errors.js'
+import { argumentsAreText } from '../sys/surroundings.js'
 import { CHECK_MODES, type CheckMode, splitArguments } from './arguments.js'
 import { type Context, createContext, EXIT, reportError } from './context.js'
 import { parseDuration } from './durations.js'
@@ -327,6 +328,7 @@ export async function main(args: readonly string[]): Promise<number> {
   const json = own.includes('--json')
   const chosen: Action[] = []
   try {
+    if (!argumentsAreText()) throw usageError('an argument is not UTF-8, and Node.js would make another one of it')
     const program = buildProgram(command, (action) => chosen.push(action))
     program.parse(own, { from: 'user' })
     const { reconnect, ...options } = program.opts<{ socket?: string; json?: boolean; reconnect?: string }>()
