@@ -140,7 +140,7 @@ const hex = fc.constantFrom('0x0', '0x1021994', '0xef53', '0x9fa0')
 const whole = {
   version: fc.constant(1),
   path: fc.constantFrom(...PATHS.filter((path) => path.startsWith('/'))),
-  access: fc.constantFrom('read', 'write', 'both'),
+  access: fc.constantFrom('read', 'write', 'read-write'),
   flags: fc.constant([]),
   boot: fc.constant('0'.repeat(36)),
   identity: fc.record({ dev: digits, ino: digits, fsType: hex, fsId: hex, handle: fc.constant(''), born: digits }),
