@@ -16,6 +16,8 @@ export const EXIT = {
   /** The update ended and the old version is what is there: rolledBack, or orphaned. */
   NOT_UPDATED: 3,
   NO_DAEMON: 4,
+  /** `inspect --verify`: what it looked at is damaged. */
+  DAMAGED: 5,
   /** As in shells: the command was found and could not be executed, or was not found. */
   CANNOT_EXECUTE: 126,
   NOT_FOUND: 127,

@@ -1,23 +1,17 @@
 /**
  * `luoctl inspect [FILE]`: what is in luod's durable records, of the running luod or from a file, and in the other
- * formats of docs/formats.md: the image of an emulated kexec, a KHO tree and a bare luo_ser, by how the file begins. It
- * only reads; what is damaged or of a newer version ends with LUO_RECORDS or LUO_RECORDS_VERSION and prints nothing.
+ * formats of docs/formats.md: what luod hands over at a kexec, the image of an emulated one, a KHO tree and a bare
+ * luo_ser, by how the file begins. It only reads; what is damaged or of a newer version ends with LUO_RECORDS or
+ * LUO_RECORDS_VERSION and prints nothing. What of it is sound is `inspect-verify.ts`'s to say.
  */
-import { FDT_MAGIC } from '../abi/fdt.js'
+import { CROSSING_VERSION, decodeCrossing } from '../abi/crossing.js'
 import { decodeKho, IMAGE_MAGIC, IMAGE_VERSION, KHO_COMPATIBLE, readImage } from '../abi/kho.js'
 import { decodeLuo, decodeLuoSer, LUO_COMPATIBLE } from '../abi/luo.js'
-import { decodeRecords, RECORDS_MAGIC } from '../abi/records.js'
-import { LuoError } from '../errors.js'
+import { decodeRecords } from '../abi/records.js'
 import { FileReader } from '../sys/file-reader.js'
-import { fileSize, readAt } from '../sys/memfd.js'
 import { type Context, EXIT, withClient } from './context.js'
 import { clean, formatBytes, table } from './format.js'
-
-/** No luod writes more; a larger file is something else. An image is not read as a whole. */
-const MAX_RECORDS_BYTES = 256 * 2 ** 20
-/** Of a file that does not say its size, as in debugfs. */
-const UNSIZED_BYTES = 2 * 2 ** 20
-const LONGEST_MAGIC = 8
+import { type FormatName, formatOf, recordsFile, recordsOf, wholeFile } from './inspect-formats.js'
 
 /** One value for --json, and lines for people; the first follows the file's name. */
 interface Findings {
@@ -25,15 +19,16 @@ interface Findings {
   lines: string[]
 }
 
-const FORMATS: readonly { magic: Uint8Array; inspect(reader: FileReader): Findings }[] = [
-  { magic: Buffer.from(RECORDS_MAGIC), inspect: (reader) => recordsFindings(wholeFile(reader)) },
-  { magic: Buffer.from(IMAGE_MAGIC), inspect: imageFindings },
-  { magic: bigEndian(FDT_MAGIC), inspect: (reader) => khoFindings(wholeFile(reader)) },
-  { magic: Buffer.from('luo-v'), inspect: (reader) => luoSerFindings(wholeFile(reader)) },
-]
+const FORMATS: Readonly<Record<FormatName, (reader: FileReader) => Findings>> = {
+  records: (reader) => recordsFindings(recordsFile(reader)),
+  crossing: (reader) => crossingFindings(wholeFile(reader)),
+  image: imageFindings,
+  tree: (reader) => khoFindings(wholeFile(reader)),
+  luo: (reader) => luoSerFindings(wholeFile(reader)),
+}
 
 export async function inspectCommand(context: Context, file: string | undefined): Promise<number> {
-  const { json, lines } = file === undefined ? recordsFindings(await fromDaemon(context)) : fromFile(file)
+  const { json, lines } = file === undefined ? recordsFindings(await withClient(context, recordsOf)) : fromFile(file)
   if (context.json) {
     context.out(JSON.stringify(json))
     return EXIT.OK
@@ -57,6 +52,33 @@ function recordsFindings(bytes: Uint8Array): Findings {
     for (const { key, value } of records) lines.push(`  ${key}  ${clean(JSON.stringify(value))}`)
   }
   return { json: { format: 'luod-records', version, types }, lines }
+}
+
+function crossingFindings(bytes: Uint8Array): Findings {
+  const { crossing, records } = decodeCrossing(bytes)
+  const { luod, times, sessions } = crossing
+  const content = recordsFindings(records)
+  const lines = [`what luod ${clean(luod)} hands over, version ${CROSSING_VERSION}, ${bytes.length} bytes`]
+  for (const [name, time] of Object.entries(times)) lines.push(`  ${clean(name)}  ${timeText(time)}`)
+  for (const { session, name, files } of sessions) {
+    lines.push('', `  session ${clean(session)}: ${files.length} files${name === undefined ? '' : `, ${clean(name)}`}`)
+    const rows = files.map(({ key, token, description }) => {
+      return [
+        clean(key),
+        clean(token),
+        description === undefined ? 'by the kernel' : clean(JSON.stringify(description)),
+      ]
+    })
+    if (rows.length > 0) lines.push(...indented(table(['KEY', 'TOKEN', 'CROSSES'], rows)))
+  }
+  lines.push('', ...content.lines)
+  return { json: { format: 'luod-crossing', version: CROSSING_VERSION, ...crossing, records: content.json }, lines }
+}
+
+/** Any number may be there. */
+function timeText(ms: number): string {
+  const date = new Date(ms)
+  return Number.isNaN(date.getTime()) ? String(ms) : date.toISOString()
 }
 
 function imageFindings(reader: FileReader): Findings {
@@ -130,47 +152,11 @@ function luoSerFindings(bytes: Uint8Array): Findings {
   }
 }
 
-function fromDaemon(context: Context): Promise<Uint8Array> {
-  return withClient(context, async (client) => {
-    const { fds } = await client.call('Inspect', {})
-    try {
-      const [records] = fds
-      if (!records) throw new LuoError('LUO_PROTOCOL', 'inspect luod: it sent no file with its records')
-      const size = checkSize(Number(fileSize(records)), 'the records of luod')
-      const bytes = new Uint8Array(size)
-      return bytes.subarray(0, readAt(records, bytes, 0))
-    } finally {
-      for (const fd of fds) fd.close()
-    }
-  })
-}
-
 function fromFile(path: string): Findings {
   using reader = FileReader.open(path)
-  const begin = reader.read(0, LONGEST_MAGIC)
-  const format = FORMATS.find(({ magic }) => Buffer.compare(begin.subarray(0, magic.length), magic) === 0)
-  if (format) return format.inspect(reader)
-  throw new LuoError(
-    'LUO_RECORDS',
-    `inspect ${path}: it is neither luod's records nor an image of a kexec, a KHO tree or a luo_ser`,
-  )
-}
-
-function wholeFile(reader: FileReader): Uint8Array {
-  return reader.read(0, checkSize(reader.size, 'the file') || UNSIZED_BYTES)
-}
-
-function checkSize(size: number, what: string): number {
-  if (size <= MAX_RECORDS_BYTES) return size
-  throw new LuoError('LUO_RECORDS', `${what} has ${size} bytes, and records have ${MAX_RECORDS_BYTES} at most`)
+  return FORMATS[formatOf(reader, path)](reader)
 }
 
 function indented(lines: readonly string[]): string[] {
   return lines.map((line) => `    ${line}`)
-}
-
-function bigEndian(word: number): Uint8Array {
-  const bytes = Buffer.alloc(4)
-  bytes.writeUInt32BE(word)
-  return bytes
 }

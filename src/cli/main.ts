@@ -6,6 +6,7 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { LuoError } from '../errors.js'
+import { argumentsAreText } from '../sys/surroundings.js'
 import { CHECK_MODES, type CheckMode, splitArguments } from './arguments.js'
 import { type Context, createContext, EXIT, reportError } from './context.js'
 import { parseDuration } from './durations.js'
@@ -29,6 +30,7 @@ else $XDG_RUNTIME_DIR/luod/liveupdate.sock, else /tmp/luod-$UID/liveupdate.sock.
 Exit codes:
   0  done     1  failed     2  wrong usage     4  luod cannot be reached
   3  the update did not commit: rolled back (the old version goes on), or orphaned
+  5  inspect --verify: damaged
   run: the code of the command, or 128 + the signal that ended it; 126 and 127 when it cannot be started`
 
 const RUN_HELP = `
@@ -76,6 +78,17 @@ Examples:
   luoctl upgrade --json | tail -1                  {"old_pid":…,"new_pid":…,"old_version":…,"new_version":…,"pause_ms":…}
 
 Exit codes: 0 the other one serves, 1 luod goes on as it was, 4 no luod, 2 wrong usage`
+
+const INSPECT_HELP = `
+--verify reads everything and changes nothing: checksums, each record and its fields, what records name, names that are
+there twice; of a running luod also whether it counts what is recorded. The descriptors that luod holds are not seen.
+
+Examples:
+  luoctl inspect --verify                          of the luod that runs
+  luoctl inspect --verify /proc/PID/fd/N           of any luod, or of a copy
+  luoctl inspect --verify --json                   {"format":…,"sound":true,"findings":[],"kept":{…},…}
+
+Exit codes: 0 sound, 5 damaged, 1 it cannot be read or is of another version, 4 no luod, 2 wrong usage`
 
 const DEFAULT_MACHINE = 'default'
 
@@ -280,14 +293,17 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
     .description("luod's durable records, or a file in one of the formats of docs/formats.md")
     .argument('[file]')
     .option('--kernel', 'what the running kernel hands over, and what was handed to it')
-    .action((file: string | undefined, options: { kernel?: boolean }) => {
+    .option('--verify', 'whether all of it is sound, and what a recovery would keep')
+    .addHelpText('after', INSPECT_HELP)
+    .action((file: string | undefined, options: { kernel?: boolean; verify?: boolean }) => {
       noCommand()
-      if (options.kernel && file !== undefined) throw usageError('inspect: name a file, or --kernel')
-      choose(async (context) =>
-        options.kernel
-          ? (await import('./inspect-kernel.js')).inspectKernelCommand(context)
-          : (await import('./inspect.js')).inspectCommand(context, file),
-      )
+      const { kernel, verify } = options
+      if (kernel && (verify || file !== undefined)) throw usageError('inspect: --kernel takes no file and no --verify')
+      choose(async (context) => {
+        if (kernel) return (await import('./inspect-kernel.js')).inspectKernelCommand(context)
+        if (verify) return (await import('./inspect-verify.js')).verifyCommand(context, file)
+        return (await import('./inspect.js')).inspectCommand(context, file)
+      })
     })
   look('kinds', 'which kinds of files are kept, and what of them crosses what', undefined, async (context) =>
     (await import('./kinds.js')).kindsCommand(context),
@@ -312,6 +328,7 @@ export async function main(args: readonly string[]): Promise<number> {
   const json = own.includes('--json')
   const chosen: Action[] = []
   try {
+    if (!argumentsAreText()) throw usageError('an argument is not UTF-8, and Node.js would make another one of it')
     const program = buildProgram(command, (action) => chosen.push(action))
     program.parse(own, { from: 'user' })
     const { reconnect, ...options } = program.opts<{ socket?: string; json?: boolean; reconnect?: string }>()

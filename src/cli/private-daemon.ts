@@ -23,10 +23,10 @@ export function builtFile(path: string): string {
   return existsSync(beside) ? beside : fileURLToPath(new URL(`../../dist/${path}`, import.meta.url))
 }
 
-/** The environment of a process that is luod: nothing of the service manager or of a workload reaches it. */
+/** The environment of a process that is luod: nothing of the service manager, of a workload or for its Node reaches it. */
 function daemonEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  const { NOTIFY_SOCKET, WATCHDOG_PID, WATCHDOG_USEC, LUO_TICKET, LUO_WORKLOAD, NODE_OPTIONS, ...rest } = env
-  return rest
+  const { NOTIFY_SOCKET, WATCHDOG_PID, WATCHDOG_USEC, LUO_TICKET, LUO_WORKLOAD, ...rest } = env
+  return Object.fromEntries(Object.entries(rest).filter(([name]) => !name.startsWith('NODE_')))
 }
 
 /** `quiet`: its messages go nowhere; whoever reads ours must not wait for its end, when it may outlive us. */

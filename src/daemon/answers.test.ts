@@ -1,4 +1,6 @@
 import { expect, test } from 'vitest'
+import { codeOf } from '../../test/code-of.js'
+import type { Change } from '../abi/records.js'
 import { isLuoError, LuoError } from '../errors.js'
 import { Answers } from './answers.js'
 import { LIMITS } from './limits.js'
@@ -43,6 +45,64 @@ test('the oldest answers are forgotten first', async () => {
   expect(await ask('first')).toBe(1)
   await ask('one too many')
   expect(await ask('first')).toBe(LIMITS.answers + 2)
+})
+
+test('the oldest are forgotten when all together take too much, and the last one never is', async () => {
+  const answers = new Answers()
+  let count = 0
+  const ask = (id: string, bytes: number) => answers.once(1, 'Do', { id }, () => ({ n: ++count, x: 'x'.repeat(bytes) }))
+  const quarter = LIMITS.answers_bytes / 4
+  for (const id of ['a', 'b', 'c']) await ask(id, quarter)
+  expect((await ask('a', 0)).n).toBe(1)
+  await ask('d', quarter)
+  expect((await ask('b', 0)).n).toBe(2)
+  expect((await ask('a', 0)).n).toBe(5)
+  await ask('huge', 2 * LIMITS.answers_bytes)
+  expect((await ask('huge', 0)).n).toBe(6)
+  expect((await ask('d', 0)).n).toBe(7)
+})
+
+test('what one user asks for makes nobody else forget', async () => {
+  const answers = new Answers()
+  await answers.once(1, 'Do', { id: 'mine' }, () => 'mine')
+  for (let n = 0; n < 10; n++) {
+    await answers.once(2, 'Do', { id: `large ${n}` }, () => 'x'.repeat(LIMITS.answers_bytes / 8))
+  }
+  for (let n = 0; n <= LIMITS.answers; n++) await answers.once(2, 'Do', { id: `${n}` }, () => n)
+  expect(await answers.once(1, 'Do', { id: 'mine' }, () => 'again')).toBe('mine')
+})
+
+test('what is under way is not forgotten; when too much is, the next one is refused, of this user only', async () => {
+  const answers = new Answers()
+  const ends: ((value: string) => void)[] = []
+  const pending = (id: string) => answers.once(1, 'Wait', { id }, () => new Promise<string>((end) => ends.push(end)))
+  const all = Array.from({ length: LIMITS.answers }, (_, n) => pending(`n${n}`))
+  expect(codeOf(() => pending('one too many'))).toBe('LUO_LIMIT')
+  const first = pending('n0')
+  expect(ends).toHaveLength(LIMITS.answers)
+  expect(await answers.once(2, 'Do', { id: 'n0' }, () => 'other')).toBe('other')
+  for (const end of ends) end('done')
+  expect(await Promise.all([...all, first])).toEqual(Array(LIMITS.answers + 1).fill('done'))
+  expect(await answers.once(1, 'Do', { id: 'next' }, () => 'next')).toBe('next')
+})
+
+test('each record of an answer is taken away when it is forgotten, restored ones too', async () => {
+  const records = new Set<string>()
+  const take = (changes: readonly Change[]) => {
+    for (const { key, value } of changes) {
+      if (value) records.add(key)
+      else records.delete(key)
+    }
+  }
+  const answers = new Answers({ add: take, commit: (changes = []) => take(changes) })
+  const forgotten: string[] = []
+  const record = { uid: 1, id: 'old', digest: 'd', method: 'Update', updates: ['1'] }
+  records.add('7')
+  answers.restore('7', record, {}, () => forgotten.push('old'))
+  for (let n = 0; n < 2 * LIMITS.answers; n++) await answers.once(1, 'Do', { id: `${n}` }, () => n)
+  expect(forgotten).toEqual(['old'])
+  expect(records.size).toBe(LIMITS.answers)
+  expect(records.has('7')).toBe(false)
 })
 
 test.each(['', 'x'.repeat(LIMITS.id_bytes + 1), 'a\0b'])(

@@ -3,6 +3,10 @@
  * and does nothing twice, also while the first is still under way. A request that failed has done nothing, so it is
  * not remembered. The same id with another content is LUO_REPEATED.
  *
+ * The answers of one user are limited in number and in bytes; the oldest are forgotten. A request that is under way is not:
+ * when as many are, the next one is LUO_LIMIT. What is repeated when it is forgotten is a new request, and mostly refused,
+ * since what it asks for is done.
+ *
  * What a request has changed is committed with its answer, in one transaction: a luod after this one has done the
  * request and knows the answer, or neither.
  */
@@ -17,10 +21,24 @@ interface Known {
   /** Not the request itself: one with 253 files has 12 KB. */
   request: string
   answer: Promise<unknown>
+  /** What it takes; undefined while it is under way. */
+  bytes: number | undefined
   /** Key of its record. */
   key: string | undefined
   onForgotten: (() => void) | undefined
 }
+
+interface User {
+  /** By id, oldest first. */
+  readonly answers: Map<string, Known>
+  bytes: number
+  underWay: number
+}
+
+/** Of each answer: its id, its digest, and what a map takes. */
+const ANSWER_BYTES = 512
+/** Of an update that an answer follows: its timeline, with a reason or two. */
+const UPDATE_BYTES = 4_096
 
 export interface AnswerOptions<T> {
   /**
@@ -28,14 +46,15 @@ export interface AnswerOptions<T> {
    * the request anew.
    */
   record?: (answer: T) => Pick<AnswerRecord, 'output' | 'updates' | 'group'> | undefined
+  /** What is kept for it, when that is not the answer as JSON. `request`: bytes of that as JSON. */
+  bytes?: (answer: T, request: number) => number
   /** It will not be asked for any more. */
   onForgotten?: (answer: T) => void
 }
 
 export class Answers {
   readonly #journal: Pick<Journal, 'commit' | 'add'>
-  /** By user, then by id, oldest first. */
-  readonly #users = new Map<number, Map<string, Known>>()
+  readonly #users = new Map<number, User>()
   #nextKey = 1n
 
   constructor(journal: Pick<Journal, 'commit' | 'add'> = { commit: () => {}, add: () => {} }) {
@@ -50,26 +69,43 @@ export class Answers {
     options: AnswerOptions<T> = {},
   ): Promise<T> {
     const id = checkText('id', input.id, LIMITS.id_bytes)
-    const request = digest(`${method} ${JSON.stringify(input)}`)
-    const answers = this.#of(uid)
-    const before = answers.get(id)
+    const text = `${method} ${JSON.stringify(input)}`
+    const request = digest(text)
+    const user = this.#of(uid)
+    const before = user.answers.get(id)
     if (before) {
       if (before.request === request) return before.answer as Promise<T>
       throw new LuoError('LUO_REPEATED', `${method}: the id ${id} was used for another request`)
     }
-    const known: Known = { request, answer: Promise.resolve(), key: undefined, onForgotten: undefined }
-    answers.set(id, known)
-    const answer = this.#answer(known, { uid, id, method }, run, options)
+    if (user.underWay >= LIMITS.answers) {
+      throw new LuoError('LUO_LIMIT', `${method}: ${user.underWay} requests of uid ${uid} are under way: wait for some`)
+    }
+    const known: Known = {
+      request,
+      answer: Promise.resolve(),
+      bytes: undefined,
+      key: undefined,
+      onForgotten: undefined,
+    }
+    user.answers.set(id, known)
+    const about = { uid, id, method, requestBytes: Buffer.byteLength(text) }
+    const answer = this.#answer(user, known, about, run, options)
     known.answer = answer
-    answer.catch(() => answers.delete(id))
-    this.#forgetOldest(answers)
+    answer.catch(() => {
+      user.answers.delete(id)
+      user.bytes -= known.bytes ?? 0
+    })
     return answer
   }
 
   /** What was answered before, by a luod before this one. In the order of the keys. */
-  restore(key: string, { uid, id, digest: request }: AnswerRecord, answer: unknown, onForgotten?: () => void): void {
+  restore(key: string, record: AnswerRecord, answer: unknown, onForgotten?: () => void): void {
+    const { uid, id, digest: request, updates, output } = record
     this.startKeysAt(BigInt(key) + 1n)
-    this.#of(uid).set(id, { request, answer: Promise.resolve(answer), key, onForgotten })
+    const bytes = ANSWER_BYTES + (updates ? updateBytes(updates.length) : jsonBytes(output))
+    const user = this.#of(uid)
+    user.answers.set(id, { request, answer: Promise.resolve(answer), bytes, key, onForgotten })
+    user.bytes += bytes
   }
 
   /** Keys from this one on are free. */
@@ -78,44 +114,64 @@ export class Answers {
   }
 
   async #answer<T>(
+    user: User,
     known: Known,
-    about: { uid: number; id: string; method: string },
+    { uid, id, method, requestBytes }: { uid: number; id: string; method: string; requestBytes: number },
     run: () => T | Promise<T>,
-    { record = (output) => ({ output }), onForgotten }: AnswerOptions<T>,
+    { record = (output) => ({ output }), bytes = jsonBytes, onForgotten }: AnswerOptions<T>,
   ): Promise<T> {
-    const running = run()
-    // What is answered at once is committed at once, before anything else happens.
-    const answer = running instanceof Promise ? await running : running
-    if (onForgotten) known.onForgotten = () => onForgotten(answer)
-    const value = record(answer)
-    const change: Change[] = []
-    if (value && this.#users.get(about.uid)?.get(about.id) === known) {
-      known.key = String(this.#nextKey++)
-      const { uid, id, method } = about
-      const answered: AnswerRecord = { uid, id, method, digest: known.request, ...value }
-      change.push({ type: 'answer', key: known.key, value: answered })
-    }
-    this.#journal.commit(change)
-    return answer
-  }
-
-  #forgetOldest(answers: Map<string, Known>): void {
-    for (const [id, { key, onForgotten }] of answers) {
-      if (answers.size <= LIMITS.answers) break
-      answers.delete(id)
-      if (key !== undefined) this.#journal.add([{ type: 'answer', key, value: undefined }])
-      onForgotten?.()
+    user.underWay += 1
+    try {
+      const running = run()
+      // What is answered at once is committed at once, before anything else happens.
+      const answer = running instanceof Promise ? await running : running
+      if (onForgotten) known.onForgotten = () => onForgotten(answer)
+      const value = record(answer)
+      const change: Change[] = []
+      if (value) {
+        known.key = String(this.#nextKey++)
+        const answered: AnswerRecord = { uid, id, method, digest: known.request, ...value }
+        change.push({ type: 'answer', key: known.key, value: answered })
+      }
+      known.bytes = ANSWER_BYTES + bytes(answer, requestBytes)
+      user.bytes += known.bytes
+      this.#forgetOldest(user, known)
+      this.#journal.commit(change)
+      return answer
+    } finally {
+      user.underWay -= 1
     }
   }
 
-  #of(uid: number): Map<string, Known> {
-    let answers = this.#users.get(uid)
-    if (!answers) {
-      answers = new Map()
-      this.#users.set(uid, answers)
+  /** Until there is room for this one. */
+  #forgetOldest(user: User, newest: Known): void {
+    for (const [id, known] of user.answers) {
+      if (user.answers.size <= LIMITS.answers && user.bytes <= LIMITS.answers_bytes) break
+      if (known.bytes === undefined || known === newest) continue
+      user.answers.delete(id)
+      user.bytes -= known.bytes
+      if (known.key !== undefined) this.#journal.add([{ type: 'answer', key: known.key, value: undefined }])
+      known.onForgotten?.()
     }
-    return answers
   }
+
+  #of(uid: number): User {
+    let user = this.#users.get(uid)
+    if (!user) {
+      user = { answers: new Map(), bytes: 0, underWay: 0 }
+      this.#users.set(uid, user)
+    }
+    return user
+  }
+}
+
+/** Of an answer that follows so many updates, until they are forgotten with it. */
+export function updateBytes(updates: number): number {
+  return updates * UPDATE_BYTES
+}
+
+function jsonBytes(value: unknown): number {
+  return Buffer.byteLength(JSON.stringify(value) ?? '')
 }
 
 function digest(request: string): string {

@@ -35,13 +35,13 @@ import { Kexecs, kexecHandlers } from './rpc-kexec.js'
 import { luodHandlers, type Replacement } from './rpc-luod.js'
 import { machineHandlers } from './rpc-machine.js'
 import { memberHandlers } from './rpc-member.js'
-import { operatorHandlers, reopenReadOnly } from './rpc-operator.js'
+import { operatorHandlers, sealedCopy } from './rpc-operator.js'
 import { sessionHandlers } from './rpc-session.js'
 import { supervisorHandlers } from './rpc-supervisor.js'
 import { State } from './state.js'
 import { Turnstile } from './turnstile.js'
 import { Usage } from './usage.js'
-import { filesUnderWay, type UserLimits } from './user-limits.js'
+import { type UserLimits, underWay } from './user-limits.js'
 import { Vault } from './vault.js'
 
 /** Between the end of one client and the coming of the next, such as the steps of a script. */
@@ -203,7 +203,7 @@ export class Daemon implements MetricsSource {
       nofile,
       backend: kernel ? ('kernel' as const) : ('userspace' as const),
       connections: () => this.#server.connections,
-      records: () => reopenReadOnly(this.#records),
+      records: () => sealedCopy(this.#records, 'luod-records-copy'),
       protection: () => replacement.protection,
       takeover: () => this.#takeover,
     }
@@ -211,7 +211,7 @@ export class Daemon implements MetricsSource {
       listener,
       version,
       maxConnections: limits.connections,
-      maxFilesUnderWay: filesUnderWay(nofile),
+      maxUnderWay: underWay(nofile),
       handlers: {
         ...memberHandlers(this.#state, answers),
         ...sessionHandlers(this.#state, answers),

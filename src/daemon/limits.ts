@@ -23,8 +23,9 @@ export const LIMITS = {
   command_bytes: 64 * 1024,
   keep_ms: 7 * 24 * 3_600_000,
   deadline_ms: 3_600_000,
-  /** Answers kept for repeated requests, of one user. */
+  /** Answers kept for repeated requests, of one user: how many, and what they take. The largest has some 150 KB. */
   answers: 1_024,
+  answers_bytes: 4 * 1024 * 1024,
   /** Users that one answer of `Status` tells of. */
   status_users: 1_024,
   /** Events kept of one workload, and of all of one user's together. */

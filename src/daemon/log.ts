@@ -2,7 +2,7 @@
  * The daemon's one logger: lines on standard error, with the priority that a service manager reads (`<4>`) when it is
  * one that reads them. What users want to see is an event of the protocol; here is what only an operator of luod needs.
  */
-import { writeSync } from 'node:fs'
+import { writeLog } from '../sys/surroundings.js'
 
 const PRIORITIES = { error: 3, warning: 4, info: 6 } as const
 export type Level = keyof typeof PRIORITIES
@@ -16,10 +16,6 @@ export function logger(verbose: boolean, env: NodeJS.ProcessEnv = process.env): 
     // A client chose some of the words: no line of a log may be made up by it.
     // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is taken out
     const line = message.replace(/[\u0000-\u001f\u007f]/g, ' ')
-    try {
-      writeSync(2, journal ? `<${PRIORITIES[level]}>${line}\n` : `luod: ${level}: ${line}\n`)
-    } catch {
-      // Nobody reads the log; that is no reason to stop.
-    }
+    writeLog(journal ? `<${PRIORITIES[level]}>${line}` : `luod: ${level}: ${line}`)
   }
 }

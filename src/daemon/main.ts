@@ -15,6 +15,7 @@ import { asLuoError, LuoError } from '../errors.js'
 import { closeAll, type Fd, inheritedFd } from '../sys/fd.js'
 import { raiseNofile } from '../sys/limits.js'
 import { inheritedFiles } from '../sys/listen-fds.js'
+import { requireProc } from '../sys/surroundings.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
 import { type Arrival, adoptBackend, arrivalOf, type BackendChoice, backendChoice, openBackend } from './backend.js'
 import { Daemon, type KernelBackend, type RestoreOptions } from './daemon.js'
@@ -115,6 +116,7 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
   // Files of clients are ours from the moment they arrive: nobody else may read them, whatever our umask was.
   process.umask(0o077)
   const path = socketPath(options.socket)
+  requireProc()
   const { soft: nofile } = raiseNofile()
   const machine = { nofile, shared: process.getuid?.() === 0, memory: totalmem() }
   const limits = userLimits(parseLimits(options.limit), machine)

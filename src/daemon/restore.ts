@@ -71,6 +71,8 @@ class Restoring {
   readonly #workloads = new Map<string, Workload>()
   readonly #members = new Map<string, Member>()
   readonly #holdings = new Map<string, Holding>()
+  /** Their records name what is not there any more. */
+  readonly #withoutOthers = new Set<Holding>()
   /** Descriptors that were looked at. */
   readonly #infos = new Map<string, FileInfo>()
   /** Records that something is wrong with. */
@@ -249,12 +251,14 @@ class Restoring {
       const workload = this.#workloads.get(id)
       if (workload && member !== undefined) workload.member = this.#members.get(member)
     }
-    for (const [id, { made_by, heir, keeper }] of this.#good('session')) {
+    for (const [id, { workload, made_by, heir, keeper }] of this.#good('session')) {
       const holding = this.#holdings.get(id)
       if (!holding) continue
       holding.madeBy = this.#member(made_by)
       holding.heir = this.#member(heir)
       holding.keeper = this.#member(keeper)
+      const gone = [made_by, heir, keeper].some((key) => key !== undefined && !this.#members.has(key))
+      if (gone || (workload !== undefined && !holding.workload)) this.#withoutOthers.add(holding)
     }
   }
 
@@ -289,7 +293,10 @@ class Restoring {
     const holding = this.#holdings.get(record.session)
     // A member's own is restored with it; what is of no session any more was just about to be closed.
     const end = holding && this.#take(`lifetime/${key}`)
-    if (end) this.#target.state.sessions.restoreHold(holding, key, record, end, this.#member(record.member))
+    if (!end) return
+    const { member: name, ...others } = record
+    const member = this.#member(name)
+    this.#target.state.sessions.restoreHold(holding, key, member ? record : others, end, member)
   }
 
   // --- updates and answers ------------------------------------------------------------------------------------------
@@ -355,6 +362,7 @@ class Restoring {
         changes.push({ type, key, value: undefined })
       }
     }
+    for (const holding of this.#withoutOthers) changes.push(state.sessions.change(holding))
     state.journal.add(changes)
   }
 

@@ -1,10 +1,10 @@
 /** What an operator asks of luod: updates, and looking at what there is. */
-import { openSync } from 'node:fs'
 import { LuoError } from '../errors.js'
 import type { Methods, Protection, Takeover } from '../protocol/types.js'
-import { countOpenFds, Fd } from '../sys/fd.js'
+import { countOpenFds, type Fd } from '../sys/fd.js'
+import { addSeals, createMemfd, fileSize, readAt, writeAt } from '../sys/memfd.js'
 import type { Answer, Call, Handlers } from '../wire/server.js'
-import type { Answers } from './answers.js'
+import { type Answers, updateBytes } from './answers.js'
 import { describeSession, describeWorkload } from './describe.js'
 import type { Actor } from './events.js'
 import { type FollowedGroup, GroupUpdate } from './group-update.js'
@@ -29,7 +29,7 @@ export interface DaemonFacts {
   connections(): number
   nofile: number
   backend: Status['backend']
-  /** A read-only descriptor of the records. */
+  /** A copy of the records, as they are. */
   records(): Fd
   protection(): Protection
   takeover(): Takeover | undefined
@@ -44,6 +44,8 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       // Asked again after a lost connection, it follows the update that it started.
       const update = await answers.once<Followed>(peer.uid, 'Update', input, () => startUpdate(state, call), {
         record: ({ key }) => ({ updates: [key] }),
+        // Its command is kept with it.
+        bytes: (_, request) => request + updateBytes(1),
         onForgotten: (forgotten) => forgotten.forget(),
       })
       return follow(update, call)
@@ -53,6 +55,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       const { input, peer } = call
       const group = await answers.once<FollowedGroup>(peer.uid, 'UpdateGroup', input, () => startGroup(state, call), {
         record: ({ group: id, updates }) => ({ group: id, updates: updates.map(({ key }) => key) }),
+        bytes: ({ updates }) => updateBytes(updates.length),
         onForgotten: ({ updates }) => {
           for (const forgotten of updates) forgotten.forget()
         },
@@ -116,6 +119,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
         throw new LuoError('EPERM', `inspect: uid ${peer.uid} may not see the records, which are about all users`)
       }
       state.history.flush()
+      state.commit()
       return { output: { fds: 1, records_fd: 0 }, fds: [facts.records()] }
     },
 
@@ -239,7 +243,16 @@ function describeResult({ outcome, blackoutMs, timeline }: UpdateResult) {
   return { outcome, ...(blackoutMs === undefined ? {} : { blackout_ms: blackoutMs }), timeline: [...timeline] }
 }
 
-/** The same file, opened again for reading only. */
-export function reopenReadOnly(fd: Fd): Fd {
-  return Fd.adopt(openSync(`/proc/self/fd/${fd.number}`, 'r'))
+/** A copy that nobody can write to: luod goes on with the file itself. */
+export function sealedCopy(fd: Fd, name: string): Fd {
+  const bytes = new Uint8Array(fileSize(fd))
+  const copy = createMemfd(name)
+  try {
+    writeAt(copy, bytes.subarray(0, readAt(fd, bytes, 0)), 0)
+    addSeals(copy, ['seal', 'shrink', 'grow', 'write'])
+    return copy
+  } catch (error) {
+    copy.close()
+    throw error
+  }
 }

@@ -64,7 +64,9 @@ export function updateChange(
   const { deadlineMs, check, command, by } = request
   const value: UpdateRecord = {
     ...{ id, workload: workload.id, name: workload.name, group, phase: facts.phase, outcome },
-    ...{ deadline_ms: deadlineMs, check, command: command && [...command], by: { uid: by.uid, pid: by.pid } },
+    ...{ deadline_ms: deadlineMs, check, by: { uid: by.uid, pid: by.pid } },
+    // Nobody is started any more by one that is over.
+    command: outcome === undefined ? command && [...command] : undefined,
     ...(outcome === undefined ? { old: old?.key, successor: successor?.key } : {}),
     ...{ old_pid: old?.pid, new_pid: successor?.pid, ticket, targets },
     ...{ asked: facts.asked, released: facts.released, checked: facts.checked, failure: facts.failure },

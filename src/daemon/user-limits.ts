@@ -36,6 +36,11 @@ const CONNECTIONS_SHARE = 1 / 32
 /** Files on their way: as many as a few full messages have, and of a small limit this part, for each direction. */
 const UNDER_WAY_FILES = 1_024
 const UNDER_WAY_SHARE = 1 / 32
+/**
+ * Bytes on their way, for each direction: sixteen of the longest messages. Requests that wait are objects by then, which
+ * take twenty times as much when they are made for that.
+ */
+const UNDER_WAY_BYTES = 16 * 2 ** 20
 /** Of everything but bytes; more is a slip of the pen. */
 const MAX_COUNT = 1_000_000_000
 const UNITS: Readonly<Record<string, number>> = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
@@ -79,9 +84,10 @@ export function userLimits(given: Partial<UserLimits>, { nofile, shared, memory 
   return { ...DEFAULTS, bytes: memory, sessions, connections, files, ...given }
 }
 
-/** How many files of one user may be on their way, to luod and from it each, before that user's connections wait. */
-export function filesUnderWay(nofile: number): number {
-  return Math.max(1, Math.min(UNDER_WAY_FILES, Math.floor(nofile * UNDER_WAY_SHARE)))
+/** What of one user may be on its way, to luod and from it each, before that user's connections wait. */
+export function underWay(nofile: number): { files: number; bytes: number } {
+  const files = Math.max(1, Math.min(UNDER_WAY_FILES, Math.floor(nofile * UNDER_WAY_SHARE)))
+  return { files, bytes: UNDER_WAY_BYTES }
 }
 
 function invalid(message: string): LuoError {

@@ -275,7 +275,7 @@ method KernelSessions() -> (sessions: []KernelSession, complete: bool)
 # is released with the last one. For root. Names that begin with luod are luod's own.
 method OpenKernelSession(id: string, name: string, direction: (outgoing, incoming)) -> (fds: int, session_fd: int)
 
-# luod's durable records, as one read-only file.
+# luod's durable records as they are now: a copy, as one read-only file.
 method Inspect() -> (fds: int, records_fd: int)
 
 # How this luod took the place of the one before: told to, because that one had ended (crash), or over a kexec. pause_ms:

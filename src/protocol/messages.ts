@@ -34,8 +34,13 @@ export function encodeMessage(message: object): Uint8Array {
   return bytes
 }
 
+/** Room for a message that comes in pieces; it grows as it has to. */
+const FIRST_ROOM_BYTES = 64 * 1024
+const NO_ROOM = new Uint8Array(0)
+
 export class Decoder {
-  #chunks: Uint8Array[] = []
+  /** One piece of memory, also for a message that comes byte by byte. */
+  #room = NO_ROOM
   #length = 0
 
   /** Bytes of a message that is not whole yet. */
@@ -43,12 +48,12 @@ export class Decoder {
     return this.#length
   }
 
-  push(chunk: Uint8Array): Json[] {
+  /** `sizes` gets the bytes of each message. */
+  push(chunk: Uint8Array, sizes: number[] = []): Json[] {
     const messages: Json[] = []
     let start = 0
     for (let end = chunk.indexOf(0); end >= 0; end = chunk.indexOf(0, start)) {
-      this.#add(chunk.subarray(start, end))
-      messages.push(this.#take())
+      messages.push(this.#take(chunk.subarray(start, end), sizes))
       start = end + 1
     }
     if (start < chunk.length) this.#add(chunk.subarray(start))
@@ -56,15 +61,28 @@ export class Decoder {
   }
 
   #add(part: Uint8Array): void {
-    this.#length += part.length
-    if (this.#length > MAX_MESSAGE_BYTES) throw tooLong(this.#length)
-    this.#chunks.push(part)
+    const length = this.#length + part.length
+    if (length > MAX_MESSAGE_BYTES) throw tooLong(length)
+    if (length > this.#room.length) {
+      const doubled = Math.min(Math.max(2 * this.#room.length, FIRST_ROOM_BYTES), MAX_MESSAGE_BYTES)
+      const room = new Uint8Array(Math.max(doubled, length))
+      room.set(this.#room.subarray(0, this.#length))
+      this.#room = room
+    }
+    this.#room.set(part, this.#length)
+    this.#length = length
   }
 
-  #take(): Json {
-    const text = Buffer.concat(this.#chunks).toString()
-    this.#chunks = []
-    this.#length = 0
+  #take(last: Uint8Array, sizes: number[]): Json {
+    let whole = last
+    if (this.#length > 0) {
+      this.#add(last)
+      whole = this.#room.subarray(0, this.#length)
+      this.#room = NO_ROOM
+      this.#length = 0
+    } else if (last.length > MAX_MESSAGE_BYTES) throw tooLong(last.length)
+    sizes.push(whole.length)
+    const text = Buffer.from(whole.buffer, whole.byteOffset, whole.length).toString()
     let message: unknown
     try {
       message = JSON.parse(text)

@@ -54,6 +54,15 @@ afterEach(async () => {
   expect(countOpenFds()).toBe(openBefore)
 })
 
+test('a luod that says of its one answer that more follow breaks the rules, and none of their files stays', async () => {
+  const answer = rejectionOf(client.call('Inspect', {}))
+  const file = createMemfd('file')
+  const message = { parameters: { fds: 1, records_fd: 0 }, continues: true }
+  for (let count = 0; count < 3; count++) luod.send(message, [file])
+  file.close()
+  expect(await answer).toBe('LUO_PROTOCOL')
+})
+
 describe('connecting', () => {
   test('is ENOENT where nothing is, and ECONNREFUSED where nobody listens any more', async () => {
     expect(await rejectionOf(VarlinkClient.connect(join(directory, 'other.sock')))).toBe('ENOENT')

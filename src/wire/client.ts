@@ -62,7 +62,11 @@ export class VarlinkClient {
     return new Promise((resolve, reject) => {
       this.#request(method, input, fds, false, {
         method,
-        reply: (parameters, received) => resolve({ parameters: parameters as Reply<M>['parameters'], fds: received }),
+        reply: (parameters, received, continues) => {
+          if (!continues) return resolve({ parameters: parameters as Reply<M>['parameters'], fds: received })
+          closeAll(received)
+          throw new LuoError('LUO_PROTOCOL', `${method}: luod says that more answers follow, and one was asked for`)
+        },
         fail: reject,
       })
     })

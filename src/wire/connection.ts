@@ -21,17 +21,29 @@ const MAX_READS = 16
 const RETRY_MS = 20
 
 export interface ConnectionOptions {
-  /** The files belong to whoever gets the message. Must not throw, but for LuoError, which ends the connection. */
-  onMessage(message: Record<string, unknown>, fds: Fd[]): void
+  /**
+   * The files belong to whoever gets the message, which had so many bytes. Must not throw, but for LuoError, which ends the
+   * connection.
+   */
+  onMessage(message: Record<string, unknown>, fds: Fd[], bytes: number): void
   /** Once. `error` is undefined when the peer closed it in order. */
   onClose(error: LuoError | undefined): void
   /** What the peer is told before the connection is ended because of `error`. */
   lastWords?(error: LuoError): object
   maxQueueBytes?: number
-  /** Asked before a message is begun; when not, this is paused until somebody resumes it. */
-  mayReceive?(): boolean
-  /** So many files more, or fewer, were received and wait for the rest of their message, or wait for the peer to read. */
-  onFiles?(by: { received: number; queued: number }): void
+  /**
+   * Asked before each part of a message is read. `wait`: this is paused until somebody resumes it. `later`: it is asked
+   * again in the next turn of the loop.
+   */
+  mayReceive?(begun: boolean): 'now' | 'later' | 'wait'
+  /** So much more, or less, was received and waits for the rest of its message, or waits for the peer to read. */
+  onUnderWay?(direction: 'received' | 'queued', by: Amount): void
+}
+
+/** Of what is under way. */
+export interface Amount {
+  files: number
+  bytes: number
 }
 
 interface Outgoing {
@@ -44,6 +56,8 @@ export class Connection {
   readonly #options: ConnectionOptions
   readonly #registration: Registration
   readonly #decoder = new Decoder()
+  /** Bytes of a message that is not whole yet, as they were told last. */
+  #partial = 0
   readonly #received: Fd[] = []
   readonly #queue: Outgoing[] = []
   #queuedBytes = 0
@@ -102,8 +116,7 @@ export class Connection {
     }
     const copies = sent > 0 ? [] : dupAll(fds)
     this.#queue.push({ bytes: bytes.subarray(sent), fds: copies })
-    this.#queuedBytes += bytes.length - sent
-    this.#changeQueued(copies.length)
+    this.#changeQueued(copies.length, bytes.length - sent)
     if (this.#queue.length === 1) this.#watch()
   }
 
@@ -132,15 +145,18 @@ export class Connection {
     else Poller.shared().unref()
   }
 
-  #changeQueued(by: number): void {
-    if (by === 0) return
-    this.#queuedFiles += by
-    this.#options.onFiles?.({ received: 0, queued: by })
+  #changeQueued(files: number, bytes: number): void {
+    if (files === 0 && bytes === 0) return
+    this.#queuedFiles += files
+    this.#queuedBytes += bytes
+    this.#options.onUnderWay?.('queued', { files, bytes })
     if (this.#queuedFiles === 0) for (const resolve of this.#drained.splice(0)) resolve()
   }
 
-  #changeReceived(by: number): void {
-    if (by !== 0) this.#options.onFiles?.({ received: by, queued: 0 })
+  #changeReceived(files: number, partial = this.#partial): void {
+    const bytes = partial - this.#partial
+    this.#partial = partial
+    if (files !== 0 || bytes !== 0) this.#options.onUnderWay?.('received', { files, bytes })
   }
 
   #watch(): void {
@@ -151,7 +167,9 @@ export class Connection {
     try {
       for (let reads = 0; reads < MAX_READS && !this.#closed && !this.#paused; reads++) {
         const begun = this.#decoder.pending > 0 || this.#received.length > 0
-        if (!begun && this.#options.mayReceive?.() === false) return this.pause()
+        const may = this.#options.mayReceive?.(begun)
+        if (may === 'wait') return this.pause()
+        if (may === 'later') return
         const got = receive(this.#fd)
         if (!got) return
         this.#received.push(...got.fds)
@@ -160,7 +178,12 @@ export class Connection {
           throw new LuoError('LUO_PROTOCOL', 'receive a message: its files were cut off, on the way or by our limit')
         }
         if (got.bytes.length === 0) return this.#end(undefined)
-        for (const message of this.#decoder.push(got.bytes)) this.#deliver(message)
+        const sizes: number[] = []
+        const messages = this.#decoder.push(got.bytes, sizes)
+        this.#changeReceived(0, this.#decoder.pending)
+        messages.forEach((message, index) => {
+          this.#deliver(message, sizes[index] ?? 0)
+        })
         const allowed = this.#decoder.pending > 0 ? MAX_FDS : 0
         if (!this.#closed && this.#received.length > allowed) {
           throw new LuoError('LUO_PROTOCOL', `receive a message: ${this.#received.length} files more than it declares`)
@@ -173,7 +196,7 @@ export class Connection {
     }
   }
 
-  #deliver(message: Record<string, unknown>): void {
+  #deliver(message: Record<string, unknown>, bytes: number): void {
     if (this.#closed) return
     const { parameters } = message
     const count = declaredFds((parameters ?? {}) as Record<string, unknown>, MAX_FDS)
@@ -182,7 +205,7 @@ export class Connection {
     }
     const fds = this.#received.splice(0, count)
     this.#changeReceived(-count)
-    this.#options.onMessage(message, fds)
+    this.#options.onMessage(message, fds, bytes)
   }
 
   #write(): void {
@@ -190,10 +213,9 @@ export class Connection {
       for (let first = this.#queue[0]; first && !this.#closed; first = this.#queue[0]) {
         const sent = this.#trySend(first.bytes, first.fds)
         if (sent === 0) return this.#retryLater()
-        this.#queuedBytes -= sent
-        this.#closeQueued(first)
-        if (sent < first.bytes.length) first.bytes = first.bytes.subarray(sent)
-        else this.#queue.shift()
+        first.bytes = first.bytes.subarray(sent)
+        if (first.bytes.length === 0) this.#queue.shift()
+        this.#closeQueued(first, sent)
       }
       if (!this.#closed) this.#watch()
     } catch (error) {
@@ -210,10 +232,11 @@ export class Connection {
     this.#watch()
   }
 
-  #closeQueued({ fds }: Outgoing): void {
+  /** So many of its bytes are not in the queue any more, nor are its files. */
+  #closeQueued({ fds }: Outgoing, bytes: number): void {
     const copies = fds.splice(0)
     closeAll(copies)
-    this.#changeQueued(-copies.length)
+    this.#changeQueued(-copies.length, -bytes)
   }
 
   /** As much as goes; 0 for nothing. The peer's end is no error here: reading tells it. */
@@ -256,8 +279,8 @@ export class Connection {
     this.#fd.close()
     const received = this.#received.splice(0)
     closeAll(received)
-    this.#changeReceived(-received.length)
-    for (const outgoing of this.#queue.splice(0)) this.#closeQueued(outgoing)
+    this.#changeReceived(-received.length, 0)
+    for (const outgoing of this.#queue.splice(0)) this.#closeQueued(outgoing, outgoing.bytes.length)
     this.#options.onClose(error)
   }
 }

@@ -39,13 +39,15 @@ function handlersFor(some: Partial<Handlers>): Handlers {
   return { ...(Object.fromEntries(names.map((name) => [name, refuse(name)])) as unknown as Handlers), ...some }
 }
 
-function start(some: Partial<Handlers> = {}, maxConnections = 100): Server {
+const UNDER_WAY = { files: 1_000, bytes: 16 * 2 ** 20 }
+
+function start(some: Partial<Handlers> = {}, maxConnections = 100, maxUnderWay = UNDER_WAY): Server {
   const server = new Server({
     listener: listenUnix(path),
     handlers: handlersFor({ Abort: ({ input }) => ({ output: { update: input.workload } }), ...some }),
     version: '1.2.3',
     maxConnections,
-    maxFilesUnderWay: 1_000,
+    maxUnderWay,
     onDefect: (error, method) => defects.push({ error, method }),
     onRefused: ({ code }, peer) => refused.push({ code, peer }),
     onConnections: (count) => counts.push(count),
@@ -845,6 +847,24 @@ describe('a peer that never reads', () => {
     await expectWorking(other)
     expect(server.connections).toBe(1)
   })
+
+  test.each([
+    ['requests behind a stream', 10, `{"method":"${INTERFACE_NAME}.Abort","parameters":{"id":"${detail}"}}\0`],
+    ['a message that does not end', 1, ' '.repeat(600_000)],
+  ])(
+    'and sends %s, ends when it is more than its user may have, and holds up nobody for long',
+    async (_, times, text) => {
+      start({ Watch: () => new Promise(() => {}) }, 100, { files: 1_000, bytes: 400_000 })
+      const other = await connect()
+      const raw = new RawPeer()
+      await raw.request(`${INTERFACE_NAME}.Watch`, {}, [], { more: true })
+      for (let count = 0; count < times && refused.length === 0; count++) await raw.write(Buffer.from(text))
+      await until(() => refused.length > 0, 'the end of the greedy one')
+      expect(refused).toEqual([{ code: 'LUO_LIMIT', peer: ME }])
+      await expectWorking(other)
+      expect(defects).toEqual([])
+    },
+  )
 
   test('leaks no file that was on its way to it', async () => {
     start({

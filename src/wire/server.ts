@@ -2,8 +2,9 @@
  * The answering side of the wire: accepts connections, knows from the kernel who connected, validates each request
  * against the interface, and calls a handler. Requests of one connection are answered one after the other, in order; a
  * few more may wait here, then the connection is not read any more until they are done. Files that have come and wait, and
- * files in answers that nobody reads, are descriptors of ours: what one user may have of them is limited. Beyond it that
- * user's connections wait, and if that does not pass those that have most of them end with LUO_LIMIT.
+ * files in answers that nobody reads, are descriptors of ours, and what they come with is memory of ours: what one user
+ * may have of both is limited. Beyond it that user's connections wait, and if that does not pass those that have most of
+ * it end with LUO_LIMIT.
  *
  * Handlers throw LuoError for what they refuse. Anything else that they throw is a defect: it is reported to
  * `onDefect`, answered with EIO, and ends nothing else.
@@ -16,12 +17,14 @@ import type { Methods } from '../protocol/types.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { acceptUnix, type Credentials, peerCredentials, peerPidfd, socketPair } from '../sys/unix.js'
-import { Connection } from './connection.js'
+import { type Amount, Connection } from './connection.js'
 
 /** Accepted in one turn; the others wait for the next. */
 const MAX_ACCEPTS = 64
-/** How long the connections of one user may be held up by files that some of them have under way. */
+/** How long the connections of one user may be held up by what some of them have under way. */
 const HELD_UP_MS = 1_000
+/** What one user gets of one turn of the loop; then others have theirs. The longest requests take some milliseconds. */
+export const MAX_TURN_MS = 10
 /** Requests of one connection that wait for the one before. */
 const MAX_WAITING = 32
 const SERVICE_TEXT = `interface org.varlink.service
@@ -80,8 +83,8 @@ export interface ServerOptions {
   version: string
   /** Connections of one user. */
   maxConnections: number
-  /** Files on their way that one user may have, to us and from us each, before its connections wait. */
-  maxFilesUnderWay: number
+  /** What one user may have on its way, to us and from us each, before its connections wait. */
+  maxUnderWay: Amount
   /** The end of a connection is acted upon in here; at once by default. */
   turn?(run: () => void): void
   /** Before each request is handled. */
@@ -100,15 +103,19 @@ export interface ServerOptions {
 /** What is under way of one user. */
 interface User {
   connections: number
-  /** Received, and of a request that is not handled yet. */
-  received: number
-  /** In answers that nobody has read. */
-  queued: number
+  /** Of requests that are not handled yet. */
+  readonly received: Amount
+  /** Of answers that nobody has read. */
+  readonly queued: Amount
   /** Both, of those that have any. */
-  readonly files: Map<Connection, number>
+  readonly underWay: Map<Connection, Amount>
   /** Called when there is room again. */
   readonly waiting: Set<() => void>
   heldUp: NodeJS.Timeout | undefined
+  /** When its first request in this turn of the loop came; undefined before that. */
+  turnBegan: number | undefined
+  /** Called in the next turn. */
+  readonly onTurn: (() => void)[]
 }
 
 export class Server {
@@ -191,39 +198,43 @@ export class Server {
     const credentials = peerCredentials(fd)
     const { uid } = credentials
     const user = this.#userOf(uid)
-    const { maxFilesUnderWay } = this.#options
     const disconnects: (() => void)[] = []
-    const waiting: { request: Request; fds: Fd[] }[] = []
+    const waiting: { request: Request; fds: Fd[]; bytes: number }[] = []
     let waitingFiles = 0
+    let waitingBytes = 0
     let busy = false
     let requests = 0
-    const change = ({ received, queued }: { received: number; queued: number }) => {
-      user.received += received
-      user.queued += queued
-      const files = (user.files.get(connection) ?? 0) + received + queued
-      if (files > 0) user.files.set(connection, files)
-      else user.files.delete(connection)
-      if (received < 0 || queued < 0) for (const run of [...user.waiting]) run()
+    const change = (direction: 'received' | 'queued', by: Amount) => {
+      add(user[direction], by)
+      const all = add(user.underWay.get(connection) ?? { files: 0, bytes: 0 }, by)
+      if (all.files > 0 || all.bytes > 0) user.underWay.set(connection, all)
+      else user.underWay.delete(connection)
+      if (by.files < 0 || by.bytes < 0) for (const run of [...user.waiting]) run()
+      else if (direction === 'queued' && this.#isFull(user.queued)) this.#watchHeldUp(user)
     }
-    const changeWaiting = (by: number) => {
-      waitingFiles += by
-      if (by !== 0) change({ received: by, queued: 0 })
+    const changeWaiting = (files: number, bytes: number) => {
+      waitingFiles += files
+      waitingBytes += bytes
+      if (files !== 0 || bytes !== 0) change('received', { files, bytes })
     }
-    const mayReceive = () => {
-      const may = waiting.length < MAX_WAITING && waitingFiles < MAX_FDS && user.received < maxFilesUnderWay
-      if (!may) user.waiting.add(resume)
-      if (user.received >= maxFilesUnderWay) this.#watchHeldUp(user)
-      return may
+    const mayReceive = (begun = false) => {
+      const room = !this.#isFull(user.received)
+      const may = room && (begun || (waiting.length < MAX_WAITING && waitingFiles < MAX_FDS))
+      if (!room) this.#watchHeldUp(user)
+      if (may) return this.#hasHadTurn(user) ? 'later' : 'now'
+      user.waiting.add(resume)
+      return 'wait'
     }
     const resume = () => {
       user.waiting.delete(resume)
-      if (mayReceive()) connection.resume()
+      if (mayReceive() !== 'wait') connection.resume()
     }
     const work = async () => {
       busy = true
       for (let next = waiting.shift(); next; next = waiting.shift()) {
-        changeWaiting(-next.fds.length)
+        changeWaiting(-next.fds.length, -next.bytes)
         resume()
+        while (this.#hasHadTurn(user)) await new Promise<void>((resolve) => user.onTurn.push(resolve))
         while (this.#resumed && !this.#resumed.but.has(next.request.method)) await this.#resumed.promise
         await this.#serve(connection, peer, next.request, next.fds)
         await this.#mayAnswer(connection, user)
@@ -246,15 +257,15 @@ export class Server {
       disconnect: () => connection.close(),
     }
     const connection: Connection = new Connection(fd, {
-      onMessage: (message, fds) => {
+      onMessage: (message, fds, bytes) => {
         requests += 1
-        waiting.push({ request: readRequest(message, fds), fds })
-        changeWaiting(fds.length)
+        waiting.push({ request: readRequest(message, fds), fds, bytes })
+        changeWaiting(fds.length, bytes)
         if (!busy) void work()
-        if (!mayReceive()) connection.pause()
+        if (mayReceive() === 'wait') connection.pause()
       },
       mayReceive,
-      onFiles: change,
+      onUnderWay: change,
       onClose: (error) => {
         this.#connections.delete(connection)
         user.connections -= 1
@@ -264,7 +275,7 @@ export class Server {
         }
         pidfd?.close()
         for (const { fds } of waiting.splice(0)) closeAll(fds)
-        changeWaiting(-waitingFiles)
+        changeWaiting(-waitingFiles, -waitingBytes)
         user.waiting.delete(resume)
         if (error) this.#options.onRefused(error, credentials)
         const turn = this.#options.turn ?? ((run) => run())
@@ -293,29 +304,60 @@ export class Server {
   #userOf(uid: number): User {
     const known = this.#users.get(uid)
     if (known) return known
-    const none = { connections: 0, received: 0, queued: 0, heldUp: undefined }
-    const user: User = { ...none, files: new Map(), waiting: new Set() }
+    const amounts = { received: { files: 0, bytes: 0 }, queued: { files: 0, bytes: 0 }, underWay: new Map() }
+    const user: User = {
+      connections: 0,
+      ...amounts,
+      waiting: new Set(),
+      heldUp: undefined,
+      ...{ turnBegan: undefined, onTurn: [] },
+    }
     this.#users.set(uid, user)
     return user
   }
 
-  /** A connection whose files wait behind a request that lasts, or that reads no answer, holds up others no longer. */
+  /** Others may have requests that wait just as long. */
+  #hasHadTurn(user: User): boolean {
+    const now = performance.now()
+    if (user.turnBegan === undefined) {
+      user.turnBegan = now
+      setImmediate(() => {
+        user.turnBegan = undefined
+        for (const run of user.onTurn.splice(0)) run()
+      })
+    }
+    return now - user.turnBegan > MAX_TURN_MS
+  }
+
+  #isFull({ files, bytes }: Amount): boolean {
+    const { maxUnderWay } = this.#options
+    return files >= maxUnderWay.files || bytes >= maxUnderWay.bytes
+  }
+
+  /** A connection with much behind a request that lasts, or that reads no answer, holds up others no longer. */
   #watchHeldUp(user: User): void {
     user.heldUp ??= setTimeout(() => {
       user.heldUp = undefined
-      const { maxFilesUnderWay: limit } = this.#options
-      const most = [...user.files].sort(([, a], [, b]) => b - a)
-      for (const [connection, files] of most) {
-        if (Math.max(user.received, user.queued) < limit) return
-        connection.fail(new LuoError('LUO_LIMIT', `${files} files wait here, and ${limit} may of all of one user`))
+      const { maxUnderWay } = this.#options
+      const share = ({ files, bytes }: Amount) => Math.max(files / maxUnderWay.files, bytes / maxUnderWay.bytes)
+      const most = [...user.underWay].sort(([, a], [, b]) => share(b) - share(a))
+      for (const [connection, { files, bytes }] of most) {
+        if (!this.#isFull(user.received) && !this.#isFull(user.queued)) return
+        connection.fail(
+          new LuoError(
+            'LUO_LIMIT',
+            `${files} files and ${bytes} bytes wait here, and of all of one user ${maxUnderWay.files} and ` +
+              `${maxUnderWay.bytes} may`,
+          ),
+        )
       }
     }, HELD_UP_MS)
   }
 
-  /** Files that a peer does not take are ours: its next request waits until it has, and others of its user too. */
+  /** What a peer does not take is ours: its next request waits until it has, and others of its user too. */
   async #mayAnswer(connection: Connection, user: User): Promise<void> {
     await connection.drained()
-    while (!connection.closed && user.queued >= this.#options.maxFilesUnderWay) {
+    while (!connection.closed && this.#isFull(user.queued)) {
       this.#watchHeldUp(user)
       await new Promise<void>((resolve) => {
         const run = () => {
@@ -421,6 +463,13 @@ export class Server {
     if (wanted === SERVICE_INTERFACE) return { parameters: { description: SERVICE_TEXT } }
     return notFound('Interface', String(wanted))
   }
+}
+
+/** Changes and answers the first. */
+function add(to: Amount, by: Amount): Amount {
+  to.files += by.files
+  to.bytes += by.bytes
+  return to
 }
 
 function readRequest(message: Record<string, unknown>, fds: Fd[]): Request {

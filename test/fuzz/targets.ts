@@ -5,13 +5,17 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
+import { decodeCrossing, encodeCrossing } from '../../src/abi/crossing.js'
+import { checkCrossed } from '../../src/abi/crossing-verify.js'
 import { decodeFdt } from '../../src/abi/fdt.js'
 import { decodeKho, readImage } from '../../src/abi/kho.js'
 import { decodeLuo, decodeLuoSer, type ReadableMemory } from '../../src/abi/luo.js'
 import { decodeMachineAnswer, decodeMachineRequest, encodeMachineRequest } from '../../src/abi/machine.js'
 import { type Change, decodeRecords, RECORD_TYPES, type RecordStorage, Records } from '../../src/abi/records.js'
+import { verifyRecords } from '../../src/abi/records-verify.js'
 import { decodeIoctl, IOCTLS } from '../../src/abi/uapi.js'
 import { LuoError } from '../../src/errors.js'
+import { recreate } from '../../src/handlers/by-value.js'
 import { parseInterface, validate } from '../../src/protocol/idl.js'
 import { INTERFACE_NAME, INTERFACE_TEXT } from '../../src/protocol/interface.js'
 import { Decoder, declaredFds, encodeMessage, parseReply, parseRequest } from '../../src/protocol/messages.js'
@@ -122,6 +126,59 @@ const someRecords = recordsOf([
   [{ type: RECORD_TYPES[0], key: '0', value: undefined }],
 ])
 
+const someCrossing = encodeCrossing(
+  { luod: '1', times: { frozen: 1 }, sessions: [{ session: '1', name: 'k', files: [{ key: '1', token: '7' }] }] },
+  someRecords.subarray(0, 512),
+)
+
+// --- descriptions of files that crossed by value ----------------------------------------------------------------------
+
+/** What must not be opened, and what is there to be asked for: nothing here is made or changed. */
+const PATHS = ['/dev/tty', '/proc/self/fd/0', '/proc/self/exe', '/etc/passwd', '/', '/nowhere', 'relative', '\0', '']
+const digits = fc.constantFrom('0', '1', '2', '18446744073709551615')
+const hex = fc.constantFrom('0x0', '0x1021994', '0xef53', '0x9fa0')
+const whole = {
+  version: fc.constant(1),
+  path: fc.constantFrom(...PATHS.filter((path) => path.startsWith('/'))),
+  access: fc.constantFrom('read', 'write', 'read-write'),
+  flags: fc.constant([]),
+  boot: fc.constant('0'.repeat(36)),
+  identity: fc.record({ dev: digits, ino: digits, fsType: hex, fsId: hex, handle: fc.constant(''), born: digits }),
+  state: fc.record({ size: digits, mtime: digits, ctime: digits }),
+  hash: fc.constant(''),
+  position: digits,
+}
+const kind = fc.constantFrom('file', 'directory', 'eventfd')
+const anything = fc.oneof(fc.jsonValue(), fc.string())
+const descriptions = fc
+  .oneof(
+    fc.record({ kind, ...whole }),
+    // Each field may be missing, or be anything.
+    fc.record(
+      {
+        kind,
+        ...(Object.fromEntries(Object.entries(whole).map(([name, good]) => [name, fc.oneof(good, anything)])) as Record<
+          keyof typeof whole,
+          fc.Arbitrary<unknown>
+        >),
+        counter: fc.constantFrom('0', '5', '18446744073709551615', '99999999999999999999', 'x'),
+        semaphore: fc.boolean(),
+        nonblock: fc.boolean(),
+      },
+      { requiredKeys: ['kind'] },
+    ),
+  )
+  .map((description) => new Uint8Array(Buffer.from(JSON.stringify(description))))
+
+function checkDescription(input: Uint8Array): void {
+  const description = JSON.parse(Buffer.from(input).toString()) as { kind?: unknown }
+  only(/^(LUO_RECORDS|LUO_RECORDS_VERSION|LUO_CHANGED|E[A-Z0-9]+)$/, () => {
+    using made = recreate(description)
+    // Without the right inode nothing but a counter can have come back.
+    if (description.kind !== 'eventfd') throw new Error(`${made.number} was opened`)
+  })
+}
+
 // --- all ------------------------------------------------------------------------------------------------------------
 
 const RECORDS = /^LUO_RECORDS(_VERSION)?$/
@@ -130,8 +187,20 @@ export const TARGETS: Readonly<Record<string, Target>> = {
   messages: { inputs: fc.oneof(bytes, wellFormed, mutated(conversation)), check: checkMessages },
   records: {
     inputs: fc.oneof(bytes, mutated(someRecords)),
-    check: (input) => only(RECORDS, () => decodeRecords(input)),
+    check: (input) => {
+      only(RECORDS, () => decodeRecords(input))
+      only(/^LUO_RECORDS_VERSION$/, () => verifyRecords(input))
+    },
   },
+  crossing: {
+    inputs: fc.oneof(bytes, mutated(someCrossing)),
+    check: (input) =>
+      only(RECORDS, () => {
+        const { crossing, records } = decodeCrossing(input)
+        checkCrossed(crossing, verifyRecords(records).entries)
+      }),
+  },
+  description: { inputs: descriptions, check: checkDescription },
   kho: {
     inputs: fc.oneof(bytes, mutated(golden('kho-in.bin'), golden('kho-out-cut.bin'))),
     check: (input) => {
