@@ -9,7 +9,7 @@ import { KernelDevice } from '../backends/kernel.js'
 import { type ErrnoName, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { createMemfd, truncate, writeAt } from '../sys/memfd.js'
-import type { KernelBackend } from './daemon.js'
+import { Daemon, type DaemonOptions, type KernelBackend } from './daemon.js'
 import { MACHINE } from './kexec-system.js'
 
 export const BACKENDS = ['auto', 'kernel', 'userspace'] as const
@@ -48,20 +48,36 @@ function kernelBackend(device: KernelDevice): KernelBackend {
   return { device, descriptor: device.descriptor, system: MACHINE }
 }
 
-export interface Arrival {
-  taken: TakenBack
-  /** What `Daemon.restore` asks for, but for the listener. Owned by the caller. */
-  descriptors: Map<string, Fd>
-}
-
-/** What came over the last kexec; undefined when nothing did. LUO_RECORDS, LUO_RECORDS_VERSION. */
-export function arrivalOf({ device }: KernelBackend): Arrival | undefined {
-  const taken = takeBack(device)
-  if (!taken) return undefined
+/**
+ * A luod that begins: with nothing, or with what came over a kexec. Owns `listener`. `finish` lets go of the kernel's
+ * sessions, and answers what refused that. LUO_RECORDS, LUO_RECORDS_VERSION: what came over cannot be taken back.
+ */
+export function beginWith(
+  listener: Fd,
+  open: () => KernelBackend | undefined,
+  options: Omit<DaemonOptions, 'listener' | 'kernel'>,
+): { daemon: Daemon; finish(): LuoError[] } {
+  let kernel: KernelBackend | undefined
+  let taken: TakenBack | undefined
+  try {
+    kernel = open()
+    taken = kernel && takeBack(kernel.device)
+  } catch (error) {
+    listener.close()
+    kernel?.device.close()
+    throw error
+  }
+  if (!taken) return { daemon: Daemon.begin({ ...options, kernel, listener }), finish: () => [] }
+  const { crossing, lost, files } = taken
   const records = createMemfd('luod-records')
+  const descriptors = new Map([
+    ['listener', listener],
+    ['records', records],
+  ])
+  for (const [key, fd] of files) descriptors.set(`file/${key}`, fd)
   truncate(records, taken.records.length)
   writeAt(records, taken.records, 0)
-  const descriptors = new Map([['records', records]])
-  for (const [key, fd] of taken.files) descriptors.set(`file/${key}`, fd)
-  return { taken, descriptors }
+  const daemon = Daemon.restore({ ...options, kernel, descriptors, mode: 'recover' })
+  daemon.arrived({ luod: crossing.luod, times: crossing.times, lost })
+  return { daemon, finish: () => taken.finish() }
 }

@@ -17,7 +17,7 @@ import { raiseNofile } from '../sys/limits.js'
 import { inheritedFiles } from '../sys/listen-fds.js'
 import { requireProc } from '../sys/surroundings.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
-import { type Arrival, adoptBackend, arrivalOf, type BackendChoice, backendChoice, openBackend } from './backend.js'
+import { adoptBackend, backendChoice, beginWith, openBackend } from './backend.js'
 import { Daemon, type KernelBackend, type RestoreOptions } from './daemon.js'
 import { FdStore, type ReceivedFiles, receivedFiles } from './fd-store.js'
 import { loadHandlers } from './handlers.js'
@@ -145,8 +145,9 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
     if (received) await dropLeftovers(received)
     prepareSocketDirectory(path)
     const { listener, lock } = listenAlone(path, process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE)
-    const begun = begin(listener, choice, common)
+    const begun = beginWith(listener, () => openBackend(choice), common)
     daemon = begun.daemon
+    report(daemon, log)
     try {
       await serving.begin(daemon, lock, { how: 'first' })
     } catch (error) {
@@ -162,26 +163,6 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
   if (!taken) return
   daemon = taken.daemon
   await serving.begin(daemon, taken.lock, { how: 'next', predecessorGone: taken.gone })
-}
-
-/** With nothing, or with what came over a kexec. `finish` lets go of the kernel's sessions. Owns `listener`. */
-function begin(listener: Fd, choice: BackendChoice, common: Common): { daemon: Daemon; finish(): LuoError[] } {
-  let kernel: KernelBackend | undefined
-  let arrival: Arrival | undefined
-  try {
-    kernel = openBackend(choice)
-    arrival = kernel && arrivalOf(kernel)
-  } catch (error) {
-    listener.close()
-    throw error
-  }
-  if (!arrival) return { daemon: Daemon.begin({ ...common, kernel, listener }), finish: () => [] }
-  const { taken, descriptors } = arrival
-  descriptors.set('listener', listener)
-  const daemon = Daemon.restore({ ...common, kernel, descriptors, mode: 'recover' })
-  daemon.arrived({ luod: taken.crossing.luod, times: taken.crossing.times, lost: taken.lost })
-  report(daemon, common.log)
-  return { daemon, finish: () => taken.finish() }
 }
 
 /** What the luod before has left with the service manager. LUO_RECORDS, and then it stays there. */
