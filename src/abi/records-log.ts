@@ -245,7 +245,7 @@ function unchanged(entry: Uint8Array, type: RecordType, key: string, { decoded, 
 
 function parse(bytes: Uint8Array): Json | undefined {
   try {
-    const value: unknown = JSON.parse(Buffer.from(bytes).toString())
+    const value: unknown = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString())
     return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Json) : undefined
   } catch {
     return undefined

@@ -49,6 +49,7 @@ test('nothing is done any more when it is stopped', async () => {
   preparing.now(() => {})
   preparing.changed()
   preparing.stop()
+  preparing.changed()
   await new Promise((resolve) => setTimeout(resolve, 50))
   expect(does.parts).toBe(0)
 })
