@@ -63,6 +63,10 @@ const FIELDS: Readonly<Record<RecordType, Readonly<Record<string, Check>>>> = {
   flb: { compatible: text, state: object },
 }
 
+const CHECKS: ReadonlyMap<RecordType, readonly [string, Check][]> = new Map(
+  RECORD_TYPES.map((type) => [type, Object.entries(FIELDS[type])]),
+)
+
 /** Which record a field names. Of an update that is over nothing is needed any more. */
 const NAMES: Readonly<Partial<Record<RecordType, Readonly<Record<string, RecordType>>>>> = {
   workload: { member: 'member', session: 'session' },
@@ -73,14 +77,29 @@ const NAMES: Readonly<Partial<Record<RecordType, Readonly<Record<string, RecordT
   lifetime: { session: 'session', member: 'member' },
 }
 
+export interface CheckOptions {
+  /** Those that are known to be good, with all that they name: they are passed over. */
+  known?: { type: RecordType; size: number; has(key: string): boolean }
+  /** Told of each of the others, with whether it has its fields. */
+  onChecked?: (type: RecordType, key: string, good: boolean) => void
+}
+
 /** `has`: whether there is a descriptor under a key; without it none is looked for. */
-export function checkRecords(entries: RecordEntries, has: (key: string) => boolean = () => true): Finding[] {
+export function checkRecords(
+  entries: RecordEntries,
+  has: (key: string) => boolean = () => true,
+  { known, onChecked }: CheckOptions = {},
+): Finding[] {
   const findings: Finding[] = []
   const of = (type: RecordType) => entries.get(type) ?? new Map<string, Json>()
   if (!of('meta').has('0')) findings.push({ what: 'records', key: 'meta/0', why: 'it is not there' })
   for (const type of RECORD_TYPES) {
+    const passed = known?.type === type ? known : undefined
+    if (passed?.size === of(type).size) continue
     for (const [key, record] of of(type)) {
+      if (passed?.has(key)) continue
       const wrong = wrongFields(type, record)
+      onChecked?.(type, key, wrong.length === 0)
       if (wrong.length > 0) {
         findings.push({ what: type, key, why: `it has no good ${wrong.join(', ')}` })
         continue
@@ -104,9 +123,9 @@ export function checkRecords(entries: RecordEntries, has: (key: string) => boole
 
 /** Names of fields that are missing, or are something else. */
 export function wrongFields(type: RecordType, record: Json): string[] {
-  return Object.entries(FIELDS[type])
-    .filter(([field, good]) => !good(record[field]))
-    .map(([field]) => field)
+  const wrong: string[] = []
+  for (const [field, good] of CHECKS.get(type) ?? []) if (!good(record[field])) wrong.push(field)
+  return wrong
 }
 
 /** Keys of the descriptors that a record needs. */

@@ -13,6 +13,7 @@ import {
   Records,
   salvageRecords,
 } from './records.js'
+import { RecordsFollower } from './records-follow.js'
 
 const HEADER_BYTES = 64
 /** As in records.ts: from here on a log is compacted when it has this much more than twice what is alive. */
@@ -80,6 +81,11 @@ const contentOf = (records: Pick<Records, 'entries'>): string =>
     (_key, value: unknown) =>
       typeof value === 'string' && value.length > 100 ? `${value.length} ${crc32(value)}` : value,
   )
+function salvage(storage: Memory): { records: Records; damage: string[] } {
+  const damage: string[] = []
+  const { records } = new RecordsFollower(storage).finish((why) => damage.push(why))
+  return { records, damage }
+}
 const reopened = (storage: Memory): string => contentOf(Records.open(new Memory(storage.bytes)))
 /** A header, and entries whose checksums are right, whatever else is wrong with them. */
 function fileOf(...entries: { operation?: number; type?: number; json: string; length?: number }[]): Uint8Array {
@@ -395,7 +401,7 @@ describe('damage', () => {
   test('is told apart from a newer version, whose number is in the message', () => {
     image[8] = 4
     expect(() => Records.open(new Memory(image))).toThrow('version 4')
-    expect(() => Records.salvage(new Memory(image))).toThrow('version 4')
+    expect(() => salvage(new Memory(image))).toThrow('version 4')
   })
 })
 
@@ -432,14 +438,14 @@ describe('what is salvaged', () => {
   beforeEach(() => records.transaction([put('7', { a: 7 }), put('8', { a: 8 }), put('9', { a: 9 })]))
 
   test('is everything when nothing is damaged', () => {
-    const { records: found, damage } = Records.salvage(new Memory(storage.bytes))
+    const { records: found, damage } = salvage(new Memory(storage.bytes))
     expect([contentOf(found), damage]).toEqual([contentOf(records), []])
   })
 
   test('is what is sound, and the records are whole again', () => {
     const damaged = new Memory(storage.bytes)
     damaged.bytes[64 + 32 + 24] = 0xff
-    const { records: found, damage } = Records.salvage(damaged)
+    const { records: found, damage } = salvage(damaged)
     expect([...found.entries('file').keys()]).toEqual(['7', '9'])
     expect(damage).toHaveLength(1)
     expect(reopened(damaged)).toBe(contentOf(found))
@@ -449,14 +455,14 @@ describe('what is salvaged', () => {
   test('is what comes before an entry whose length is wrong, and nothing without a range', () => {
     const cut = new Memory(storage.bytes)
     cut.bytes[64 + 32 + 2] = 0xff
-    expect([...Records.salvage(cut).records.entries('file').keys()]).toEqual(['7'])
+    expect([...salvage(cut).records.entries('file').keys()]).toEqual(['7'])
     const lost = new Memory(storage.bytes)
     lost.bytes[17] = 0xff
-    const { records: found, damage } = Records.salvage(lost)
+    const { records: found, damage } = salvage(lost)
     expect([[...found.entries('file')], damage]).toEqual([[], ['the checksum of the range is wrong']])
     found.transaction([put('1', { a: 1 })])
     expect(reopened(lost)).toBe(contentOf(found))
-    const nothing = Records.salvage(new Memory())
+    const nothing = salvage(new Memory())
     expect(nothing.damage).toEqual(['they do not begin as records do'])
   })
 })

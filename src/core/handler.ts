@@ -42,6 +42,11 @@ export interface FileHandler<F> {
    * what `preserve` answers, without what it does to the file. Without this, `preserve` is called again.
    */
   adopt?(file: F, data: bigint): Kept
+  /**
+   * `adopt` and `unpreserve` change nothing but what this handler knows itself: so an orchestrator may adopt files that
+   * another one still has, to be ready to go on with them, and give them back.
+   */
+  readonly adoptsAhead?: true
   /** Undo of preserve. */
   unpreserve(kept: Kept, file: F): void
   /** Last chance before the transition; answers `data` anew if that has changed. */

@@ -161,6 +161,20 @@ export class Orchestrator<F, A> {
     return this.#fileSets.adopt(session, file)
   }
 
+  /** Undo of `adoptFile`: the file is the caller's again. */
+  giveBackFile(session: OutgoingSession<F, A>, preserved: PreservedFile<F, A>): void {
+    this.#mustBeThere(session, 'give back a file')
+    this.#fileSets.undo(session, preserved)
+  }
+
+  /** Undo of `adoptSession`, when its files are given back. */
+  giveBackAdopted(session: OutgoingSession<F, A>): void {
+    this.#mustBeThere(session, 'give it back')
+    if (session.files.size > 0) throw new LuoError('LUO_WRONG_STATE', `give back session ${session.name}: it has files`)
+    this.#sessions.delete(session.id)
+    this.#outgoing.delete(keyOf(session.scope, session.name))
+  }
+
   /** Somebody else on this kernel goes on with everything: references are closed, and no handler is called. */
   letGo(): void {
     this.#fileSets.forgetIdentities()

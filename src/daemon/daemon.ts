@@ -4,7 +4,7 @@
  * is left to do, or when it lets go of everything because another one goes on.
  */
 import type { MetaRecord } from '../abi/record-shapes.js'
-import { type RecordStorage, Records } from '../abi/records.js'
+import { Records } from '../abi/records.js'
 import type { Finding } from '../abi/records-check.js'
 import type { LiveDevice } from '../backends/contract.js'
 import { crossesByKernel } from '../backends/crossing.js'
@@ -15,7 +15,7 @@ import { whyNotByValue } from '../handlers/by-value.js'
 import { type HeldFile, heldFiles } from '../handlers/held-file.js'
 import type { HistoryEvent, Takeover } from '../protocol/types.js'
 import { closeAll, type Fd } from '../sys/fd.js'
-import { createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
+import { createMemfd } from '../sys/memfd.js'
 import { listenAgain } from '../sys/unix.js'
 import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
@@ -30,7 +30,10 @@ import type { KexecSystem } from './kexec-system.js'
 import type { Logger } from './log.js'
 import { Machines } from './machines.js'
 import type { MetricsSource } from './metrics.js'
-import { type RestoreMode, restore } from './restore.js'
+import { recordsStorage } from './records-file.js'
+import { Replica } from './replica.js'
+import { restore } from './restore.js'
+import type { Ahead, RestoreMode } from './restore-source.js'
 import { Kexecs, kexecHandlers } from './rpc-kexec.js'
 import { luodHandlers, type Replacement } from './rpc-luod.js'
 import { machineHandlers } from './rpc-machine.js'
@@ -91,10 +94,18 @@ export interface RestoreOptions extends CommonOptions {
   mode: RestoreMode
 }
 
+export interface TakeOverOptions extends CommonOptions {
+  /** Of what was in its vault; `registry` is this one's too. Owned by the daemon, also when this fails. */
+  replica: Replica
+  mode: RestoreMode
+}
+
 interface Parts {
   listener: Fd
   recordsFile: Fd
   records: Records
+  /** What of the state is there already. */
+  ahead?: Ahead
   /** Builds the state anew, before the first request. */
   restore?: (target: Parameters<typeof restore>[0]) => Finding[]
 }
@@ -123,7 +134,7 @@ export class Daemon implements MetricsSource {
   static begin(options: DaemonOptions): Daemon {
     const recordsFile = createMemfd('luod-records')
     try {
-      const records = Records.create(storageOf(recordsFile))
+      const records = Records.create(recordsStorage(recordsFile))
       return new Daemon(options, { listener: options.listener, recordsFile, records })
     } catch (error) {
       recordsFile.close()
@@ -132,54 +143,57 @@ export class Daemon implements MetricsSource {
   }
 
   /** With what a luod before this one had. LUO_RECORDS, LUO_RECORDS_VERSION; `findings` says what was left out. */
-  static restore({ descriptors: given, mode, ...options }: RestoreOptions): Daemon {
-    const descriptors = new Map(given)
+  static restore({ descriptors, mode, ...options }: RestoreOptions): Daemon {
+    const replica = new Replica(options.registry, reportDefects(options.log))
+    for (const [key, fd] of descriptors) replica.put(key, fd)
+    return Daemon.takeOver({ ...options, replica, mode })
+  }
+
+  /** The same, with a replica that is ready for it, or has little left to do. */
+  static takeOver({ replica, mode, ...options }: TakeOverOptions): Daemon {
     try {
+      const source = replica.finish(mode)
+      const { descriptors, records } = source
       const recordsFile = descriptors.get('records')
       const listener = descriptors.get('listener')
       if (!recordsFile || !listener) {
         throw new LuoError('LUO_RECORDS', 'restore: there is no descriptor of the records, or of the listener')
       }
-      const storage = storageOf(recordsFile)
-      const { records, damage } =
-        mode === 'strict' ? { records: Records.open(storage), damage: [] } : Records.salvage(storage)
-      const source = { records, descriptors, mode, damage }
-      // New connections are ours by what the kernel says of the listener.
-      return new Daemon(options, {
-        listener,
-        recordsFile,
-        records,
+      const daemon = new Daemon(options, {
+        ...{ listener, recordsFile, records, ahead: source.ahead },
         restore: (target) => {
           const findings = restore(target, source)
-          descriptors.delete('records')
-          descriptors.delete('listener')
+          // New connections are ours by what the kernel says of the listener.
           listenAgain(listener)
           return findings
         },
       })
-    } finally {
+      descriptors.delete('records')
+      descriptors.delete('listener')
       closeAll(descriptors.values())
+      return daemon
+    } catch (error) {
+      replica.close()
+      throw error
     }
   }
 
   private constructor(
     { version, nofile, limits, registry, log, onIdle, replacement, kernel }: CommonOptions,
-    { listener, recordsFile, records, restore: restoreState }: Parts,
+    { listener, recordsFile, records, ahead, restore: restoreState }: Parts,
   ) {
     this.#records = recordsFile
     this.#kernel = kernel
     this.#onIdle = onIdle
     const onDefect = (error: unknown) => log('error', `record what has changed: ${String(error)}`)
-    this.vault = new Vault((error) => log('error', `a copy of luod's descriptors is lost: ${String(error)}`))
+    const onSinkLost = (error: unknown) => log('error', `a copy of luod's descriptors is lost: ${String(error)}`)
+    this.vault = new Vault(onSinkLost, ahead?.held)
     this.#journal = new Journal(records, this.vault, onDefect)
     const before = records.get('meta', '0') as MetaRecord | undefined
     this.#before = before
     const meta = { version, pid: process.pid, started_at: Date.now(), next_session: before?.next_session ?? 0 }
-    const orchestrator: LuodOrchestrator = new Orchestrator({
-      registry,
-      files: heldFiles,
-      onDefect: (error, action) => log('error', `${action}: ${String(error)}`),
-    })
+    const orchestrator: LuodOrchestrator =
+      ahead?.orchestrator ?? new Orchestrator({ registry, files: heldFiles, onDefect: reportDefects(log) })
     const usage = new Usage(limits)
     const surroundings = { log, usage, journal: this.#journal, turnstile: this.#turnstile, meta }
     this.#state = new State(orchestrator, records, { ...surroundings, ...(kernel ? { whyNotCross } : {}) })
@@ -369,14 +383,6 @@ function whyNotCross(file: HeldFile): string | undefined {
   return crossesByKernel(file.info.kind) ? undefined : whyNotByValue(file)
 }
 
-function storageOf(fd: Fd): RecordStorage {
-  return {
-    size: () => fileSize(fd),
-    read: (offset, length) => {
-      const bytes = new Uint8Array(length)
-      return bytes.subarray(0, readAt(fd, bytes, offset))
-    },
-    write: (bytes, offset) => writeAt(fd, bytes, offset),
-    resize: (size) => truncate(fd, size),
-  }
+function reportDefects(log: Logger): (error: unknown, action: string) => void {
+  return (error, action) => log('error', `${action}: ${String(error)}`)
 }

@@ -8,9 +8,14 @@ import { Listing } from './listing.js'
 import type { Member } from './member.js'
 import type { Workload } from './state.js'
 
-export type LuodOrchestrator = Orchestrator<HeldFile, FileAbout>
-export type LuodSession = OutgoingSession<HeldFile, FileAbout>
-export type LuodFile = PreservedFile<HeldFile, FileAbout>
+export interface LuodAbout extends FileAbout {
+  /** Of its record. */
+  readonly key: string
+}
+
+export type LuodOrchestrator = Orchestrator<HeldFile, LuodAbout>
+export type LuodSession = OutgoingSession<HeldFile, LuodAbout>
+export type LuodFile = PreservedFile<HeldFile, LuodAbout>
 
 export interface Holding {
   readonly session: LuodSession

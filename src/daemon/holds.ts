@@ -79,10 +79,6 @@ export class Holds {
     if (key > this.#nextKey) this.#nextKey = key
   }
 
-  knows(key: string): boolean {
-    return [...this.#holds.values()].some((hold) => hold.key === key)
-  }
-
   keyOf(lifetime: Lifetime): string | undefined {
     return this.#holds.get(lifetime)?.key
   }

@@ -10,13 +10,13 @@ import { KEPT_KINDS } from '../handlers/kinds.js'
 import type { State } from './state.js'
 
 export function contentToCross(state: State, records: Records, luod: string): ContentToCross {
-  const { index, files } = state.sessions
+  const { index } = state.sessions
   const sessions: SessionToCross[] = []
   for (const { session } of index.all()) {
     const crossing = [...session.files.values()].filter(({ about }) => about.until === undefined)
     if (crossing.length === 0) continue
     const { id, name } = session
-    const described = crossing.map(({ token, file }) => ({ key: files.keyOf(session, token), token, file }))
+    const described = crossing.map(({ token, file, about }) => ({ key: about.key, token, file }))
     sessions.push({ session: id, name, files: described })
   }
   return { luod, sessions, records: recordsOf(sessions, records) }

@@ -24,10 +24,11 @@ import { loadHandlers } from './handlers.js'
 import { listenAlone, lockSocket } from './listen-alone.js'
 import { type Logger, logger } from './log.js'
 import { parseMetricsAddress } from './metrics-server.js'
+import { Replica } from './replica.js'
+import { check, refuse } from './restore-check.js'
 import { END, Serving } from './serve.js'
 import { waitForTakeover } from './takeover.js'
 import { parseLimits, userLimits } from './user-limits.js'
-import { verify } from './verify.js'
 
 const HELP = `luod: keeps the state of services while their code changes
 
@@ -174,7 +175,9 @@ function recover({ entries, others }: ReceivedFiles, path: string, common: Commo
   // The last that luod stores when it begins: if it did not come to that, nobody has the lock.
   const lock = descriptors.get('lock') ?? lockSocket(path)
   descriptors.delete('lock')
-  const daemon = Daemon.restore({ ...common, kernel: takeBackend(descriptors), descriptors, mode: 'recover' })
+  const kernel = backendOf(descriptors.get('device'))
+  descriptors.delete('device')
+  const daemon = Daemon.restore({ ...common, kernel, descriptors, mode: 'recover' })
   daemon.tookOver('crash', recoveredAt)
   report(daemon, common.log)
   return { daemon, lock }
@@ -196,9 +199,7 @@ async function dropLeftovers(received: ReceivedFiles): Promise<void> {
 }
 
 /** The device that the luod before this one had. */
-function takeBackend(descriptors: Map<string, Fd>): KernelBackend | undefined {
-  const device = descriptors.get('device')
-  descriptors.delete('device')
+function backendOf(device: Fd | undefined): KernelBackend | undefined {
   return device && adoptBackend(device)
 }
 
@@ -208,26 +209,28 @@ function report({ findings }: Daemon, log: Logger): void {
 
 /** Stands by until this process is luod; undefined when it is not needed any more. */
 async function takeOver(line: Fd, common: Common) {
-  const { version, log } = common
+  const { version, log, registry } = common
+  const replica = new Replica(registry, (error, action) => log('error', `${action}: ${String(error)}`))
   const end = () => process.exit(EXIT.OK)
   // While another one is luod, that one is told.
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, end)
   process.on('SIGHUP', () => {})
   const takeover = await waitForTakeover({
-    ...{ line, version },
+    ...{ line, version, replica },
     records: [RECORDS_VERSION],
-    verify,
+    verify: () => refuse('verify what luod holds', check(replica.now(), registry).findings),
   })
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, end)
-  if (!takeover) return undefined
-  const { how, entries, pausedAt } = takeover
-  const lock = entries.get('lock')
-  entries.delete('lock')
-  const kernel = takeBackend(entries)
+  if (!takeover) {
+    replica.close()
+    return undefined
+  }
+  const { how, pausedAt } = takeover
+  const lock = replica.take('lock')
+  const kernel = backendOf(replica.take('device'))
   try {
     if (!lock) throw new LuoError('LUO_RECORDS', 'take over: there is no descriptor of the lock')
-    const mode = how === 'upgrade' ? 'strict' : 'recover'
-    const daemon = Daemon.restore({ ...common, kernel, descriptors: entries, mode })
+    const daemon = Daemon.takeOver({ ...common, kernel, replica, mode: how === 'upgrade' ? 'strict' : 'recover' })
     try {
       takeover.serve()
     } catch (error) {

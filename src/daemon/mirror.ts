@@ -64,6 +64,13 @@ export class MirrorSender implements VaultSink {
     )
   }
 
+  /** The same, unless there is no room for it now. */
+  tryPut(entries: readonly VaultEntry[]): boolean {
+    const bytes = encode({ put: entries.map(({ key }) => key) })
+    const fds = entries.map(({ fd }) => fd)
+    return send(this.#fd, bytes, fds) > 0
+  }
+
   remove(keys: readonly string[]): void {
     this.tell({ remove: [...keys] })
   }
@@ -79,7 +86,17 @@ export class MirrorSender implements VaultSink {
   }
 }
 
+/** Gets what comes and goes, in order, and owns it. */
+export interface MirrorTarget {
+  /** In place of what is there under the key. */
+  put(key: string, fd: Fd): void
+  remove(key: string): void
+}
+
 export interface ReceiverOptions {
+  into: MirrorTarget
+  /** Something has come or gone. */
+  onChange?(): void
   /** All that there was has come: `count` descriptors. */
   onSynced(count: number): void
   onGo(go: { pausedAt: string }): void
@@ -87,12 +104,11 @@ export interface ReceiverOptions {
   onClosed(error?: LuoError): void
 }
 
-/** The side of whoever can take luod's place. Owns `fd`, and all that came until `take`. */
+/** The side of whoever can take luod's place. Owns `fd`. */
 export class MirrorReceiver {
   readonly #fd: Fd
   readonly #watch: Registration
   readonly #options: ReceiverOptions
-  #entries = new Map<string, Fd>()
   #over = false
 
   constructor(fd: Fd, options: ReceiverOptions) {
@@ -108,10 +124,6 @@ export class MirrorReceiver {
     })
   }
 
-  entries(): ReadonlyMap<string, Fd> {
-    return this.#entries
-  }
-
   /** Nothing comes any more. */
   get closed(): boolean {
     return this.#over
@@ -121,47 +133,37 @@ export class MirrorReceiver {
     transmit(this.#fd, message, [])
   }
 
-  /** Everything that has come, owned by the caller from here on. */
-  take(): Map<string, Fd> {
-    const entries = this.#entries
-    this.#entries = new Map()
-    return entries
-  }
-
   close(): void {
     this.#over = true
     this.#watch.close()
     this.#fd.close()
-    closeAll(this.#entries.values())
-    this.#entries.clear()
   }
 
   #received(message: DownMessage, fds: Fd[]): void {
+    const { into } = this.#options
     if ('put' in message) {
       message.put.forEach((key, index) => {
         const fd = fds[index]
-        if (fd) this.#put(key, fd)
+        if (fd) into.put(key, fd)
       })
+      this.#options.onChange?.()
     } else if ('remove' in message) {
-      for (const key of message.remove) {
-        this.#entries.get(key)?.close()
-        this.#entries.delete(key)
-      }
+      for (const key of message.remove) into.remove(key)
+      this.#options.onChange?.()
     } else if ('synced' in message) this.#options.onSynced(message.synced)
     else {
       this.#over = true
       this.#options.onGo(message.go)
     }
   }
+}
 
-  #put(key: string, fd: Fd): void {
-    this.#entries.get(key)?.close()
-    this.#entries.set(key, fd)
-  }
+function encode(message: DownMessage | UpMessage): Buffer {
+  return Buffer.from(JSON.stringify(message))
 }
 
 function transmit(socket: Fd, message: DownMessage | UpMessage, fds: readonly Fd[]): void {
-  const bytes = Buffer.from(JSON.stringify(message))
+  const bytes = encode(message)
   const end = performance.now() + STALL_MS
   while (send(socket, bytes, fds) === 0) {
     const left = end - performance.now()

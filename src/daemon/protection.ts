@@ -62,10 +62,16 @@ export class Protection {
     }
   }
 
-  /** Keeps a standby from here on. */
-  keepStandby(): void {
+  /** Keeps a standby from here on, or from some time later on. */
+  keepStandby(afterMs: number): void {
     this.#wanted = true
-    this.#start()
+    if (afterMs === 0) this.#start()
+    else this.#startIn(afterMs)
+  }
+
+  #startIn(ms: number): void {
+    this.#timer = setTimeout(() => this.#start(), ms)
+    this.#timer.unref()
   }
 
   #start(): void {
@@ -93,8 +99,7 @@ export class Protection {
     this.#lost += 1
     if (performance.now() - this.#startedAt > LASTING_MS) this.#delayMs = RESTART_FIRST_MS
     log('warning', `${error.message} (${error.code}); another one is started in ${this.#delayMs / 1000} s`)
-    this.#timer = setTimeout(() => this.#start(), this.#delayMs)
-    this.#timer.unref()
+    this.#startIn(this.#delayMs)
     this.#delayMs = Math.min(this.#delayMs * 2, RESTART_MOST_MS)
   }
 

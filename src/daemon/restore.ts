@@ -18,35 +18,25 @@ import type {
   UpdateRecord,
   WorkloadRecord,
 } from '../abi/record-shapes.js'
-import type { Change, Records, RecordType } from '../abi/records.js'
-import { checkRecords, type Finding, wrongFields } from '../abi/records-check.js'
+import type { Change, RecordType } from '../abi/records.js'
+import { compareKeys } from '../abi/records.js'
+import type { Finding } from '../abi/records-check.js'
 import type { HandlerRegistry } from '../core/handler.js'
-import { LuoError } from '../errors.js'
 import type { HeldFile } from '../handlers/held-file.js'
 import type { Fd } from '../sys/fd.js'
-import { type FileInfo, fileInfo } from '../sys/file-info.js'
-import { pidfdOwner } from '../sys/pidfd.js'
 import type { Answers } from './answers.js'
 import { resultsOf } from './group-update.js'
 import type { Holding, LuodOrchestrator } from './holding.js'
 import type { Lifetime } from './lifetime.js'
 import { RESTORE_WAIT_MS } from './limits.js'
 import { Member } from './member.js'
+import { type Checked, check, refuse } from './restore-check.js'
+import type { RestoreSource } from './restore-source.js'
+import { sortFiles } from './session-files.js'
 import type { State, SupervisorLink, Workload } from './state.js'
 import { Update } from './update.js'
 import { finishedUpdate } from './update-record.js'
 import type { Followed } from './update-types.js'
-
-export type RestoreMode = 'strict' | 'recover'
-
-export interface RestoreSource {
-  records: Records
-  /** By the keys of the vault. What is taken is taken out; the rest is nobody's, and the caller's to close. */
-  descriptors: Map<string, Fd>
-  mode: RestoreMode
-  /** What was wrong with the bytes of the records. */
-  damage: readonly string[]
-}
 
 /** What is built anew. */
 export interface RestoreTarget {
@@ -59,7 +49,6 @@ export interface RestoreTarget {
 /** Answers what was left out, and why; nothing in `strict`. */
 export function restore(target: RestoreTarget, source: RestoreSource): Finding[] {
   const restoring = new Restoring(target, source)
-  restoring.check()
   restoring.run()
   return restoring.findings
 }
@@ -68,81 +57,40 @@ class Restoring {
   readonly findings: Finding[] = []
   readonly #target: RestoreTarget
   readonly #source: RestoreSource
+  readonly #checked: Checked
   readonly #workloads = new Map<string, Workload>()
   readonly #members = new Map<string, Member>()
   readonly #holdings = new Map<string, Holding>()
   /** Their records name what is not there any more. */
   readonly #withoutOthers = new Set<Holding>()
-  /** Descriptors that were looked at. */
-  readonly #infos = new Map<string, FileInfo>()
+  readonly #lifetimes: ReadonlyMap<string, LifetimeRecord>
+  readonly #restoredFiles = new Set<string>()
+  readonly #restoredLifetimes = new Set<string>()
   /** Records that something is wrong with. */
   readonly #bad = new Set<string>()
 
   constructor(target: RestoreTarget, source: RestoreSource) {
     this.#target = target
     this.#source = source
+    this.#checked = this.#check()
+    this.#lifetimes = new Map(this.#good('lifetime'))
   }
 
   /** Everything that can be seen before anything is done. */
-  check(): void {
-    const { records, descriptors, damage, mode } = this.#source
-    for (const why of damage) this.findings.push({ what: 'records', key: '', why })
-    const entries = new Map(TYPES.map((type) => [type, records.entries(type)]))
-    this.findings.push(...checkRecords(entries, (key) => descriptors.has(key)))
-    for (const [key, fd] of descriptors) {
-      const why = this.#wrongDescriptor(key, fd)
-      if (why !== undefined) this.findings.push({ what: 'descriptor', key, why })
-    }
-    for (const [key, { compatible }] of this.#good('file')) {
-      if (this.#target.registry.get(compatible)) continue
-      this.findings.push({ what: 'file', key, why: `there is no handler ${compatible}` })
-    }
-    if (mode === 'strict') this.#refuse()
+  #check(): Checked {
+    const checked = check(this.#source, this.#target.registry)
+    for (const finding of checked.findings) this.findings.push(finding)
+    this.#refuse()
     for (const { what, key } of this.findings) this.#bad.add(what === 'descriptor' ? key : `${what}/${key}`)
+    return checked
   }
 
   #refuse(): void {
-    const [first] = this.findings
-    if (!first || this.#source.mode !== 'strict') return
-    const more = this.findings.length > 1 ? `, and ${this.findings.length - 1} more` : ''
-    throw new LuoError('LUO_RECORDS', `restore: ${first.what} ${first.key}: ${first.why}${more}; nothing was changed`)
+    if (this.#source.mode === 'strict') refuse('restore', this.findings)
   }
 
-  /** Records of one type that have all of their fields, in the order of their keys. */
   #good<T extends RecordType>(type: T): [string, RecordShapes[T]][] {
-    const all = [...this.#source.records.entries(type)].filter(([, record]) => wrongFields(type, record).length === 0)
-    return all.sort(([a], [b]) => (BigInt(a) < BigInt(b) ? -1 : 1)) as unknown as [string, RecordShapes[T]][]
-  }
-
-  #wrongDescriptor(key: string, fd: Fd): string | undefined {
-    const [kind = '', number = ''] = key.split('/')
-    const info = fileInfo(fd)
-    this.#infos.set(key, info)
-    const is = (wanted: string) => (info.kind === wanted ? undefined : `it is of kind ${info.kind}, not ${wanted}`)
-    switch (kind) {
-      case 'listener':
-        return is('unix') ?? (info.listening ? undefined : 'it does not listen')
-      case 'lifetime':
-      case 'ticket':
-        return is('unix')
-      case 'records':
-        return is('memfd')
-      case 'file': {
-        const wanted = this.#source.records.get('file', number)?.kind
-        if (wanted === undefined || (NAMED_OR_NOT.has(String(wanted)) && NAMED_OR_NOT.has(info.kind))) return undefined
-        return is(String(wanted))
-      }
-      case 'pidfd': {
-        const pid = this.#source.records.get('member', number)?.pid
-        const owner = is('pidfd') === undefined ? pidfdOwner(fd) : undefined
-        const other = owner && pid !== undefined && owner.pid !== pid
-        return is('pidfd') ?? (other ? `it is of pid ${owner.pid}, not ${pid}` : undefined)
-      }
-      case 'target':
-        return is('pidfd')
-      default:
-        return undefined
-    }
+    return this.#checked.good(type)
   }
 
   /** The descriptor under a key, if it is what it should be. It is the caller's from here on. */
@@ -177,7 +125,7 @@ class Restoring {
     for (const [id, record] of this.#good('session')) this.#restoreSession(id, record)
     this.#restoreFiles()
     this.#restoreMembers()
-    for (const [key, record] of this.#good('lifetime')) this.#restoreLifetime(key, record)
+    for (const [key, record] of this.#lifetimes) this.#restoreLifetime(key, record)
     const updates = this.#restoreUpdates()
     for (const [key, record] of this.#good('answer')) this.#restoreAnswer(key, record, updates)
     this.#dropUnknown()
@@ -185,9 +133,11 @@ class Restoring {
   }
 
   #after(type: RecordType): bigint {
-    let last = 0n
-    for (const key of this.#source.records.entries(type).keys()) if (BigInt(key) > last) last = BigInt(key)
-    return last + 1n
+    const { ahead, records } = this.#source
+    let last = type === 'file' ? ahead.lastKey : '0'
+    if (type === 'file' && ahead.size === records.entries(type).size) return BigInt(last) + 1n
+    for (const key of this.#source.records.entries(type).keys()) if (compareKeys(key, last) > 0) last = key
+    return BigInt(last) + 1n
   }
 
   #restoreWorkload(id: string, record: WorkloadRecord): void {
@@ -202,7 +152,7 @@ class Restoring {
     const { state } = this.#target
     const workload = record.workload === undefined ? undefined : this.#workloads.get(record.workload)
     try {
-      const holding = state.sessions.restore(id, record, workload)
+      const holding = state.sessions.restore(id, record, workload, this.#source.ahead.session(id)?.session)
       this.#holdings.set(id, holding)
       if (workload && this.#source.records.get('workload', workload.id)?.session === id) {
         workload.session = holding.session
@@ -221,21 +171,35 @@ class Restoring {
         this.#fail('flb', key, error)
       }
     }
-    for (const [key, record] of this.#good('file')) this.#restoreFile(key, record)
+    const { ahead } = this.#source
+    for (const holding of this.#holdings.values()) {
+      const known = ahead.session(holding.session.id)
+      if (known) this.#target.state.sessions.files.restoredAhead(holding, known.files)
+    }
+    const unordered = new Set<Holding>()
+    for (const [key, record] of this.#good('file')) {
+      const holding = this.#restoreFile(key, record)
+      if (holding && ahead.session(record.session)) unordered.add(holding)
+    }
+    for (const { session } of unordered) sortFiles(session)
     flbs.settle()
   }
 
-  #restoreFile(key: string, record: FileRecord): void {
+  /** Answers the session that has it. */
+  #restoreFile(key: string, record: FileRecord): Holding | undefined {
     const holding = this.#holdings.get(record.session)
-    if (!holding || this.#bad.has(`file/${key}`)) return
+    if (!holding || this.#bad.has(`file/${key}`)) return undefined
     const fd = this.#take(`file/${key}`)
-    const info = this.#infos.get(`file/${key}`)
-    if (!fd || !info) return
+    const info = this.#source.infos.get(`file/${key}`)
+    if (!fd || !info) return undefined
     try {
       this.#target.state.sessions.files.restore(holding, key, record, { fd, info })
+      this.#restoredFiles.add(key)
+      return holding
     } catch (error) {
       fd.close()
       this.#fail('file', key, error)
+      return undefined
     }
   }
 
@@ -282,21 +246,26 @@ class Restoring {
 
   /** The one that a member holds its workload's session through. */
   #lifetimeOf({ lifetime: key }: MemberRecord, onEnded: () => void): Lifetime | undefined {
-    const json = key === undefined ? undefined : this.#source.records.get('lifetime', key)
-    if (key === undefined || !json || wrongFields('lifetime', json).length > 0) return undefined
-    const end = this.#take(`lifetime/${key}`)
-    const record = json as unknown as LifetimeRecord
+    const record = key === undefined ? undefined : this.#lifetimes.get(key)
+    if (key === undefined || !record) return undefined
+    const end = this.#takeLifetime(key)
     return end && this.#target.state.sessions.holds.restore(key, record, end, onEnded)
   }
 
   #restoreLifetime(key: string, record: LifetimeRecord): void {
     const holding = this.#holdings.get(record.session)
     // A member's own is restored with it; what is of no session any more was just about to be closed.
-    const end = holding && this.#take(`lifetime/${key}`)
+    const end = holding && this.#takeLifetime(key)
     if (!end) return
     const { member: name, ...others } = record
     const member = this.#member(name)
     this.#target.state.sessions.restoreHold(holding, key, member ? record : others, end, member)
+  }
+
+  #takeLifetime(key: string): Fd | undefined {
+    const end = this.#take(`lifetime/${key}`)
+    if (end) this.#restoredLifetimes.add(key)
+    return end
   }
 
   // --- updates and answers ------------------------------------------------------------------------------------------
@@ -348,22 +317,19 @@ class Restoring {
   /** Records of what is not there are taken out, in the transaction in which everything is written down anew. */
   #dropUnknown(): void {
     const { state } = this.#target
-    const changes: Change[] = []
     const known: Partial<Record<RecordType, (key: string) => boolean>> = {
       workload: (key) => this.#workloads.has(key),
       session: (key) => this.#holdings.has(key),
-      file: (key) => state.sessions.files.knows(key),
+      file: (key) => this.#restoredFiles.has(key),
       member: (key) => this.#members.has(key),
-      lifetime: (key) => state.sessions.holds.knows(key),
+      lifetime: (key) => this.#restoredLifetimes.has(key),
     }
-    for (const type of TYPES) {
-      for (const [key, record] of this.#source.records.entries(type)) {
-        if (wrongFields(type, record).length === 0 && (known[type]?.(key) ?? true)) continue
-        changes.push({ type, key, value: undefined })
-      }
+    const unknown = [...this.#checked.wrong]
+    for (const [type, knows] of Object.entries(known) as [RecordType, (key: string) => boolean][]) {
+      for (const [key] of this.#good(type)) if (!knows(key)) unknown.push({ type, key })
     }
-    for (const holding of this.#withoutOthers) changes.push(state.sessions.change(holding))
-    state.journal.add(changes)
+    const changed = [...this.#withoutOthers].map((holding) => state.sessions.change(holding))
+    state.journal.add([...unknown.map(({ type, key }): Change => ({ type, key, value: undefined })), ...changed])
   }
 
   /** What has ended is seen, and times that are over are over. */
@@ -406,13 +372,6 @@ class Restoring {
     }
   }
 }
-
-const TYPES: readonly RecordType[] = [
-  ...(['meta', 'workload', 'session', 'file', 'update', 'history', 'member', 'lifetime', 'answer', 'flb'] as const),
-]
-
-/** A file of a tmpfs is the other kind once its name is gone. */
-const NAMED_OR_NOT: ReadonlySet<string> = new Set(['file', 'shmem'])
 
 function absent(known: { id: string; pid: number; after: string[] }): SupervisorLink {
   return { ...known, absent: true, tell: () => false }

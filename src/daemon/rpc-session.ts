@@ -4,7 +4,7 @@
  */
 import type { FileToPreserve } from '../core/file-set.js'
 import { LuoError } from '../errors.js'
-import type { FileAbout, HeldFile } from '../handlers/held-file.js'
+import type { HeldFile } from '../handlers/held-file.js'
 import { MAX_FDS } from '../protocol/interface.js'
 import type { FileIn, FileOut } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
@@ -12,7 +12,7 @@ import { fileInfo } from '../sys/file-info.js'
 import type { Answer, Call, Handlers, Peer } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { describeFile, describeSession } from './describe.js'
-import type { Holding } from './holding.js'
+import type { Holding, LuodAbout } from './holding.js'
 import { checkNumber, checkOneOf, checkText, LIMITS } from './limits.js'
 import type { Recipient } from './sessions.js'
 import type { State } from './state.js'
@@ -98,7 +98,7 @@ function filesToPreserve(
   state: State,
   files: readonly FileIn[],
   fds: readonly Fd[],
-): FileToPreserve<HeldFile, FileAbout>[] {
+): FileToPreserve<HeldFile, LuodAbout>[] {
   return files.map(({ token, fd, format, until }, index) => {
     const file = fds[fd]
     if (!file) {
@@ -117,7 +117,8 @@ function filesToPreserve(
         { params: { parameter: `files[${index}].fd` } },
       )
     }
-    return { token, file: { fd: file, info }, about: { kind: info.kind, format, bytes: info.size, until } }
+    const about = { kind: info.kind, format, bytes: info.size, until, key: state.sessions.files.newKey() }
+    return { token, file: { fd: file, info }, about }
   })
 }
 

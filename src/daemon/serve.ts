@@ -30,6 +30,8 @@ export interface ServeOptions {
 
 const METRICS_ATTEMPTS = 50
 const METRICS_RETRY_MS = 100
+/** Whoever lost its connection comes back first: to start a process takes the processor, and some milliseconds of luod. */
+const STANDBY_LATER_MS = 100
 
 /** How this luod began. */
 export interface Start {
@@ -105,7 +107,7 @@ export class Serving implements Replacement {
     log('info', `luod ${version} listens at ${path}`)
     this.#tellManager(`READY=1\nMAINPID=${process.pid}`)
     if (readyFd !== undefined) writeSync(readyFd, 'ready\n')
-    if (standby) this.#protection.keepStandby()
+    if (standby) this.#protection.keepStandby(first ? 0 : STANDBY_LATER_MS)
   }
 
   async upgrade(main: string | undefined, onPhase: Parameters<Replacement['upgrade']>[1]): Promise<void> {

@@ -3,11 +3,11 @@
  * is not held.
  */
 import type { FileRecord } from '../abi/record-shapes.js'
-import type { Change } from '../abi/records.js'
+import { type Change, compareKeys } from '../abi/records.js'
 import type { FileToPreserve } from '../core/file-set.js'
 import type { FileAbout, HeldFile } from '../handlers/held-file.js'
 import type { Fd } from '../sys/fd.js'
-import type { Holding, LuodFile, LuodOrchestrator, LuodSession } from './holding.js'
+import type { Holding, LuodAbout, LuodFile, LuodOrchestrator, LuodSession } from './holding.js'
 import type { Journal } from './journal.js'
 import type { Usage } from './usage.js'
 
@@ -21,18 +21,14 @@ export interface SessionFilesOptions {
 
 export class SessionFiles {
   readonly #options: SessionFilesOptions
-  /** Keys of the records, by session and token. */
-  readonly #keys = new Map<string, string>()
   #nextKey = 1n
-  /** Keys of files that were restored; of no interest once that is over. */
-  readonly #restored = new Set<string>()
 
   constructor(options: SessionFilesOptions) {
     this.#options = options
   }
 
   /** All or none; LUO_LIMIT when the user would have too many, or too much. Answers what is luod's from here on. */
-  preserve(holding: Holding, files: readonly FileToPreserve<HeldFile, FileAbout>[]): LuodFile[] {
+  preserve(holding: Holding, files: readonly FileToPreserve<HeldFile, LuodAbout>[]): LuodFile[] {
     const { session, uid } = holding
     const { usage } = this.#options
     const memory = memoryOf(files)
@@ -40,34 +36,33 @@ export class SessionFiles {
     usage.check(uid, 'bytes', memory, `preserve ${files.length} files of ${memory} bytes`)
     const preserved = this.#options.orchestrator.preserve(session, files)
     try {
-      this.#options.journal.add(preserved.map((file) => this.#change(session, file.token, file)))
+      this.#options.journal.add(preserved.map((file) => changeOf(session, file)))
     } catch (error) {
       // What is not recorded is not held.
       const tokens = preserved.map(({ token }) => token)
       this.#options.orchestrator.unpreserve(session, tokens)
       throw error
     }
-    for (const { token, file } of preserved) this.#options.journal.keep(`file/${this.keyOf(session, token)}`, file.fd)
+    for (const { file, about } of preserved) this.#options.journal.keep(`file/${about.key}`, file.fd)
     this.#count(holding, preserved, 1)
     return preserved
   }
 
   /** One that a luod before this one held. It stays the caller's when this fails. */
   restore(holding: Holding, key: string, record: FileRecord, file: HeldFile): void {
-    const { token, kind, compatible, format, bytes, until, data } = record
-    const about = { kind, format, bytes, until }
-    const known = { token, file, about, compatible, data: BigInt(data) }
-    const restored = this.#options.orchestrator.adoptFile(holding.session, known)
-    this.#keys.set(`${holding.session.id} ${token}`, key)
-    this.startKeysAt(BigInt(key) + 1n)
-    this.#restored.add(key)
+    const restored = adoptFile(this.#options.orchestrator, holding.session, { key, record, file })
     this.#options.journal.keep(`file/${key}`, file.fd)
     this.#count(holding, [restored], 1)
   }
 
-  /** Whether a file has this key. */
-  knows(key: string): boolean {
-    return this.#restored.has(key)
+  /** Those that the session has already, and that the vault has (`replica.ts`). */
+  restoredAhead(holding: Holding, count: FilesCount): void {
+    this.#counted(holding, count, 1)
+  }
+
+  /** For one that is to be preserved. */
+  newKey(): string {
+    return String(this.#nextKey++)
   }
 
   /** Keys from this one on are free. */
@@ -81,15 +76,21 @@ export class SessionFiles {
     const files = [...new Set(tokens)].flatMap((token) => session.files.get(token) ?? [])
     this.#options.orchestrator.unpreserve(session, tokens)
     this.#count(holding, files, -1)
-    this.#options.journal.add(this.#removals(session, files))
+    this.#options.journal.add(this.#removals(files))
   }
 
   #count(holding: Holding, files: readonly LuodFile[], sign: 1 | -1): void {
+    const count = nothingCounted()
+    for (const { about } of files) addTo(count, about, 1)
+    this.#counted(holding, count, sign)
+  }
+
+  #counted(holding: Holding, { files, bytes, memory }: FilesCount, sign: 1 | -1): void {
     const { usage } = this.#options
     holding.files.changed()
-    holding.bytes += sign * bytesOf(files)
-    usage.change(holding.uid, 'files', sign * files.length)
-    usage.change(holding.uid, 'bytes', sign * memoryOf(files))
+    holding.bytes += sign * bytes
+    usage.change(holding.uid, 'files', sign * files)
+    usage.change(holding.uid, 'bytes', sign * memory)
   }
 
   /** New references to files, in the order of the tokens, owned by the caller. ENOENT for a token that is not there. */
@@ -105,31 +106,42 @@ export class SessionFiles {
     const files = [...session.files.values()]
     this.#options.orchestrator.release(session)
     this.#count(holding, files, -1)
-    return { changes: this.#removals(session, files), count: files.length }
+    return { changes: this.#removals(files), count: files.length }
   }
 
-  #removals(session: LuodSession, files: readonly LuodFile[]): Change[] {
-    return files.map(({ token }) => {
-      this.#options.journal.drop(`file/${this.keyOf(session, token)}`)
-      return this.#change(session, token, undefined)
+  #removals(files: readonly LuodFile[]): Change[] {
+    return files.map(({ about: { key } }) => {
+      this.#options.journal.drop(`file/${key}`)
+      return { type: 'file', key, value: undefined }
     })
   }
+}
 
-  keyOf(session: LuodSession, token: string): string {
-    const name = `${session.id} ${token}`
-    let key = this.#keys.get(name)
-    if (key === undefined) {
-      key = String(this.#nextKey++)
-      this.#keys.set(name, key)
-    }
-    return key
-  }
+/** As it was recorded. It stays the caller's when this fails. */
+export function adoptFile(
+  orchestrator: LuodOrchestrator,
+  session: LuodSession,
+  { key, record, file }: { key: string; record: FileRecord; file: HeldFile },
+): LuodFile {
+  const { token, kind, compatible, format, bytes, until, data } = record
+  return orchestrator.adoptFile(session, {
+    token,
+    file,
+    about: { kind, format, bytes, until, key },
+    compatible,
+    data: BigInt(data),
+  })
+}
 
-  #change(session: LuodSession, token: string, file: LuodFile | undefined): Change {
-    const key = this.keyOf(session, token)
-    if (!file) this.#keys.delete(`${session.id} ${token}`)
-    return { type: 'file', key, value: file && recordOf(session, file) }
-  }
+/** In the order of their keys, as they were preserved. */
+export function sortFiles({ files }: LuodSession): void {
+  const sorted = [...files].sort(([, a], [, b]) => compareKeys(a.about.key, b.about.key))
+  files.clear()
+  for (const [token, file] of sorted) files.set(token, file)
+}
+
+function changeOf(session: LuodSession, file: LuodFile): Change {
+  return { type: 'file', key: file.about.key, value: recordOf(session, file) }
 }
 
 function recordOf({ id: session }: LuodSession, { token, handler, about, kept }: LuodFile): FileRecord {
@@ -141,11 +153,27 @@ function recordOf({ id: session }: LuodSession, { token, handler, about, kept }:
   return record
 }
 
-/** Bytes of memory that cannot be freed while these files are held. */
-function memoryOf(files: readonly { about: FileAbout }[]): number {
-  return bytesOf(files.filter(({ about }) => MEMORY_KINDS.has(about.kind)))
+export interface FilesCount {
+  files: number
+  bytes: number
+  /** Bytes of memory that cannot be freed while they are held. */
+  memory: number
 }
 
-function bytesOf(files: readonly { about: FileAbout }[]): number {
-  return files.reduce((sum, { about }) => sum + about.bytes, 0)
+export function nothingCounted(): FilesCount {
+  return { files: 0, bytes: 0, memory: 0 }
+}
+
+/** One more, or one less. */
+export function addTo(count: FilesCount, { kind, bytes }: Pick<FileAbout, 'kind' | 'bytes'>, sign: 1 | -1): void {
+  count.files += sign
+  count.bytes += sign * bytes
+  if (MEMORY_KINDS.has(kind)) count.memory += sign * bytes
+}
+
+/** Bytes of memory that cannot be freed while these files are held. */
+function memoryOf(files: readonly { about: FileAbout }[]): number {
+  const count = nothingCounted()
+  for (const { about } of files) addTo(count, about, 1)
+  return count.memory
 }

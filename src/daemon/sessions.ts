@@ -93,10 +93,11 @@ export class Sessions {
     return holding
   }
 
-  /** One that a luod before this one had, without its files and holders. EEXIST, EINVAL. */
-  restore(id: string, record: SessionRecord, workload: Workload | undefined): Holding {
+  /** One that a luod before this one had, without its holders. `ahead`: what is there of it already. EEXIST, EINVAL. */
+  restore(id: string, record: SessionRecord, workload: Workload | undefined, ahead?: LuodSession): Holding {
     const { uid, name, custody, keep_ms: keepMs, created_at: createdAt, expires_at: expiresAt } = record
-    const session = this.#orchestrator.adoptSession({ id, scope: String(uid), name, custody })
+    const session = ahead ?? this.#orchestrator.adoptSession({ id, scope: String(uid), name, custody })
+    session.custody = custody
     const holding = newHolding(session, { uid, workload, keepMs, createdAt })
     this.#know(holding)
     if (expiresAt !== undefined) this.startExpiry(holding, Math.max(0, expiresAt - Date.now()), expiresAt)

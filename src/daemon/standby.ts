@@ -10,9 +10,10 @@
  * that could serve.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { LuoError } from '../errors.js'
+import { asLuoError, LuoError } from '../errors.js'
 import { inheritStdio } from '../sys/node.js'
 import { socketPair } from '../sys/unix.js'
+import { Filling } from './filling.js'
 import { MirrorSender, type UpMessage } from './mirror.js'
 import type { Vault } from './vault.js'
 import { Waiting } from './waiting.js'
@@ -143,12 +144,7 @@ export class Standby {
       this.#version = version
       this.#options.checkVersions(records)
       this.#state = 'syncing'
-      const { vault } = this.#options
-      this.#removeSink = vault.addSink({
-        put: (entries) => this.#send(() => this.#line.put(entries)),
-        remove: (keys) => this.#send(() => this.#line.remove(keys)),
-      })
-      this.#line.tell({ synced: vault.size })
+      this.#fill()
     } else if ('ready' in message && this.#state === 'syncing') {
       clearTimeout(this.#timer)
       this.#state = 'ready'
@@ -159,6 +155,24 @@ export class Standby {
     } else if ('failed' in message) {
       throw new LuoError('LUO_RECORDS', `${this.#who}: ${message.failed.message} (${message.failed.code})`)
     } else throw new LuoError('LUO_PROTOCOL', `${this.#who}: it is ${this.#state}, and said ${Object.keys(message)[0]}`)
+  }
+
+  #fill(): void {
+    const { vault } = this.#options
+    const filling = new Filling({
+      entries: vault.entries(),
+      line: this.#line,
+      onFull: () => this.#send(() => this.#line.tell({ synced: vault.size })),
+      onError: (error) => this.#giveUp(asLuoError(error, 'EIO', `send everything to ${this.#who}`)),
+    })
+    const removeSink = vault.follow({
+      put: (entries) => this.#send(() => filling.put(entries)),
+      remove: (keys) => this.#send(() => filling.remove(keys)),
+    })
+    this.#removeSink = () => {
+      filling.close()
+      removeSink()
+    }
   }
 
   /** What cannot be sent is the end of it, and no failure of what was to be protected. */

@@ -1,6 +1,6 @@
 /**
- * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, and waits for
- * the word, or for luod's death. Only when luod is known to be dead does the end of the line mean that this one is next:
+ * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, builds what it
+ * can of it ahead, and waits for the word, or for luod's death. Only when luod is known to be dead does the end of the line mean that this one is next:
  * it may also mean that luod gave this one up.
  */
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
@@ -9,6 +9,8 @@ import { openPidfd } from '../sys/pidfd.js'
 import { Poller, waitReadable } from '../sys/poller.js'
 import { peerCredentials, peerPidfd } from '../sys/unix.js'
 import { MirrorReceiver } from './mirror.js'
+import { Preparing } from './preparing.js'
+import type { Replica } from './replica.js'
 
 /** From the end of its line to luod's death; one that only gave this process up kills it in this time. */
 const DEATH_LIMIT_MS = 2_000
@@ -21,14 +23,14 @@ export interface TakeoverOptions {
   version: string
   /** Versions of the records that this build reads. */
   records: readonly number[]
+  /** Gets what comes. It stays the caller's. */
+  replica: Replica
   /** Throws when what has come cannot be taken over. */
-  verify(entries: ReadonlyMap<string, Fd>): void
+  verify(): void
 }
 
 export interface Takeover {
   how: 'upgrade' | 'crash'
-  /** Owned by the caller. */
-  entries: Map<string, Fd>
   /** Since when nobody is served, of the monotonic clock in nanoseconds. */
   pausedAt: bigint
   /** This process is luod: said to the one before, which ends then. Throws when that is not to be reached any more. */
@@ -43,14 +45,16 @@ export interface Takeover {
 export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | undefined> {
   // Known before luod can end, so that it never is another process of the same number.
   const primary = pidfdOfPeer(options.line)
+  const { replica } = options
+  const preparing = new Preparing(replica)
   Poller.shared().ref()
   return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
       const close = () => receiver.close()
+      preparing.stop()
       resolve({
         how,
         pausedAt,
-        entries: receiver.take(),
         serve: () => {
           try {
             if (how === 'upgrade') receiver.tell({ serving: true })
@@ -70,27 +74,31 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       })
     }
     const end = () => {
+      preparing.stop()
       primary?.close()
       receiver.close()
       resolve(undefined)
     }
     // luod goes on meanwhile: what it has recorded may be under way still.
     const verify = (attempts: number) => {
-      if (receiver.closed) return
-      try {
-        options.verify(receiver.entries())
-        receiver.tell({ ready: { entries: receiver.entries().size } })
-      } catch (error) {
-        if (attempts > 1) return void setTimeout(() => verify(attempts - 1), VERIFY_RETRY_MS)
-        tellFailure(receiver, asLuoError(error, 'EIO', 'verify what luod holds'))
-        end()
-      }
+      preparing.now((unread) => {
+        try {
+          if (unread) throw unread
+          options.verify()
+          receiver.tell({ ready: { entries: replica.size } })
+        } catch (error) {
+          if (attempts > 1) return void setTimeout(() => receiver.closed || verify(attempts - 1), VERIFY_RETRY_MS)
+          tellFailure(receiver, asLuoError(error, 'EIO', 'verify what luod holds'))
+          end()
+        }
+      })
     }
     const receiver: MirrorReceiver = new MirrorReceiver(options.line, {
+      into: replica,
+      onChange: () => preparing.changed(),
       onSynced: (count) => {
-        const { size } = receiver.entries()
-        if (size === count) return verify(VERIFY_ATTEMPTS)
-        tellFailure(receiver, new LuoError('LUO_RECORDS', `take over ${count} files of luod: ${size} came`))
+        if (replica.size === count) return verify(VERIFY_ATTEMPTS)
+        tellFailure(receiver, new LuoError('LUO_RECORDS', `take over ${count} files of luod: ${replica.size} came`))
         end()
       },
       onGo: ({ pausedAt }) => finish('upgrade', BigInt(pausedAt)),

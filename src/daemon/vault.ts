@@ -36,12 +36,14 @@ export type VaultKey =
   | `target/${string}/${string}`
 
 export class Vault {
-  readonly #entries = new Map<string, Fd>()
+  readonly #entries: Map<string, Fd>
   readonly #sinks = new Set<VaultSink>()
   readonly #onSinkLost: (error: unknown) => void
 
-  constructor(onSinkLost: (error: unknown) => void = () => {}) {
+  /** `entries`: what is in it from the beginning. */
+  constructor(onSinkLost: (error: unknown) => void = () => {}, entries = new Map<string, Fd>()) {
     this.#onSinkLost = onSinkLost
+    this.#entries = entries
   }
 
   get size(): number {
@@ -71,11 +73,17 @@ export class Vault {
 
   /** Gives it everything first, between two transactions. Answers how to take it away. */
   addSink(sink: VaultSink): () => void {
-    this.#sinks.add(sink)
+    const remove = this.follow(sink)
     this.#give(
       sink,
       [...this.#entries].map(([key, fd]) => ({ key, fd })),
     )
+    return remove
+  }
+
+  /** Gives it only what comes and goes from here on. */
+  follow(sink: VaultSink): () => void {
+    this.#sinks.add(sink)
     return () => this.#sinks.delete(sink)
   }
 

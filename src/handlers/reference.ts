@@ -30,6 +30,7 @@ function referenceHandler(
     canPreserve: (file) => file.info.kind === kind && !(kind === 'unix' && isOwn(file)),
     preserve: (file) => ({ data: slots.add(file) }),
     adopt: (file) => ({ data: slots.add(file) }),
+    adoptsAhead: true,
     unpreserve: ({ data }) => slots.drop(data),
     retrieve: (data) => {
       const file = slots.retrieve(data)

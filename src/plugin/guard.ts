@@ -31,7 +31,7 @@ const KEPT: Answer = {
   good: (answer) => isU64((answer as { data?: unknown } | null | undefined)?.data),
 }
 
-const HANDLER_ANSWERS: Readonly<Record<Exclude<keyof FileHandler<HeldFile>, 'compatible'>, Answer>> = {
+const HANDLER_ANSWERS: Readonly<Record<Exclude<keyof FileHandler<HeldFile>, 'compatible' | 'adoptsAhead'>, Answer>> = {
   canPreserve: BOOLEAN,
   preserve: KEPT,
   adopt: KEPT,

@@ -7,7 +7,7 @@
  * Closing what somebody else has opened may wait: for a file system that does not answer, or for a connection that
  * lingers. Such a file is `foreign`, and is closed in a way that this process does not wait.
  */
-import { close as closeInPool, readdirSync } from 'node:fs'
+import { close as closeInPool, readdirSync, statSync } from 'node:fs'
 import { LuoError } from '../errors.js'
 import { checked, integer, libc } from './ffi.js'
 
@@ -92,8 +92,9 @@ export function inheritedFd(number: number): Fd {
 
 /** How many descriptors this process has open. */
 export function countOpenFds(): number {
-  // The listing itself holds one.
-  return readdirSync('/proc/self/fd').length - 1
+  // Since Linux 6.2 it is said at once. Before, they are listed, and the listing itself holds one.
+  const { size } = statSync('/proc/self/fd')
+  return size > 0 ? size : readdirSync('/proc/self/fd').length - 1
 }
 
 export function closeAll(fds: Iterable<Fd>): void {

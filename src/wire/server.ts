@@ -27,6 +27,7 @@ const HELD_UP_MS = 1_000
 export const MAX_TURN_MS = 10
 /** Requests of one connection that wait for the one before. */
 const MAX_WAITING = 32
+const INTERFACE: Interface = parseInterface(INTERFACE_TEXT)
 const SERVICE_TEXT = `interface org.varlink.service
 method GetInfo() -> (vendor: string, product: string, version: string, url: string, interfaces: []string)
 method GetInterfaceDescription(interface: string) -> (description: string)
@@ -120,7 +121,6 @@ interface User {
 
 export class Server {
   readonly #options: ServerOptions
-  readonly #interface: Interface = parseInterface(INTERFACE_TEXT)
   readonly #connections = new Set<Connection>()
   readonly #users = new Map<number, User>()
   readonly #registration: Registration
@@ -381,10 +381,10 @@ export class Server {
       const own = this.#service(request)
       if (own) return answer(own)
       const method = request.method.slice(INTERFACE_NAME.length + 1) as keyof Methods
-      const input = this.#interface.methods.get(method)?.input
+      const input = INTERFACE.methods.get(method)?.input
       if (!input) return answer(notFound('Method', request.method))
       known = method
-      validate(this.#interface, input, request.parameters, '')
+      validate(INTERFACE, input, request.parameters, '')
       this.#options.onRequest?.()
       const called = this.#call(connection, peer, request, method, fds)
       // It has taken what it needs. A stream goes on for long, and what it was sent too much is not kept for it.

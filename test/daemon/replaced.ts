@@ -3,23 +3,43 @@
  * is copied, everything of its own is closed, and another one is built from the copies.
  */
 import type { Finding } from '../../src/abi/records-check.js'
+import type { HandlerRegistry } from '../../src/core/handler.js'
 import { Daemon, type DaemonOptions } from '../../src/daemon/daemon.js'
 import { loadHandlers } from '../../src/daemon/handlers.js'
+import { Replica } from '../../src/daemon/replica.js'
 import { userLimits } from '../../src/daemon/user-limits.js'
 import type { VaultEntry, VaultSink } from '../../src/daemon/vault.js'
 import { isLuoError } from '../../src/errors.js'
+import type { HeldFile } from '../../src/handlers/held-file.js'
 import type { Fd } from '../../src/sys/fd.js'
 import { listenUnix } from '../../src/sys/unix.js'
 import { Stage } from './stage.js'
 
-/** What another process would have: a copy of each descriptor. */
+/** Between two looks at what has changed: some of it is built ahead, and some is not yet. */
+const LOOK_MS = 5
+
+/** What another process would have: a copy of each descriptor, and what it has built of it ahead. */
 export class Copies implements VaultSink {
   readonly fds = new Map<string, Fd>()
+  readonly replica: Replica
+  readonly #timer: NodeJS.Timeout
+
+  constructor(registry: HandlerRegistry<HeldFile>) {
+    this.replica = new Replica(registry, (error) => {
+      throw error
+    })
+    this.#timer = setInterval(() => this.look(), LOOK_MS)
+  }
+
+  look(): void {
+    while (this.replica.work(1));
+  }
 
   put(entries: readonly VaultEntry[]): void {
     for (const { key, fd } of entries) {
       this.fds.get(key)?.close()
       this.fds.set(key, fd.dup())
+      this.replica.put(key, fd.dup())
     }
   }
 
@@ -27,7 +47,19 @@ export class Copies implements VaultSink {
     for (const key of keys) {
       this.fds.get(key)?.close()
       this.fds.delete(key)
+      this.replica.remove(key)
     }
+  }
+
+  /** Nothing is built ahead any more. */
+  stop(): void {
+    clearInterval(this.#timer)
+  }
+
+  close(): void {
+    this.stop()
+    for (const fd of this.fds.values()) fd.close()
+    this.fds.clear()
   }
 
   /** Copies of these copies. */
@@ -42,6 +74,8 @@ export class Replaceable implements AsyncDisposable {
   copies: Copies
   stage: Stage
   readonly #options: Omit<DaemonOptions, 'listener'>
+  /** Of the luod that comes next. */
+  #next: HandlerRegistry<HeldFile>
 
   static async start(): Promise<Replaceable> {
     let replaceable: Replaceable | undefined
@@ -67,16 +101,23 @@ export class Replaceable implements AsyncDisposable {
       daemon = Daemon.begin({ ...options, listener: listenUnix(socket, 0o666) })
     })
     if (!daemon) throw new Error('there is no luod')
-    replaceable = new Replaceable(stage, daemon, options, log)
+    replaceable = new Replaceable(stage, daemon, options, log, await registry())
     return replaceable
   }
 
-  private constructor(stage: Stage, daemon: Daemon, options: Omit<DaemonOptions, 'listener'>, log: string[]) {
+  private constructor(
+    stage: Stage,
+    daemon: Daemon,
+    options: Omit<DaemonOptions, 'listener'>,
+    log: string[],
+    next: HandlerRegistry<HeldFile>,
+  ) {
     this.stage = stage
     this.daemon = daemon
     this.#options = options
     this.log = log
-    this.copies = new Copies()
+    this.#next = next
+    this.copies = new Copies(next)
     daemon.vault.addSink(this.copies)
   }
 
@@ -85,13 +126,18 @@ export class Replaceable implements AsyncDisposable {
     options: { mode?: 'strict' | 'recover'; change?: (fds: Map<string, Fd>) => void } = {},
   ): Promise<readonly Finding[]> {
     const { mode = 'strict', change } = options
-    const descriptors = this.copies.taken()
-    change?.(descriptors)
-    this.copies.remove([...this.copies.fds.keys()])
+    const { replica } = this.copies
+    const descriptors = change && this.copies.taken()
+    if (descriptors) change?.(descriptors)
+    this.copies.close()
     this.daemon.letGo()
-    const registry = await loadHandlers([], (file) => this.daemon.made(file))
-    this.daemon = Daemon.restore({ ...this.#options, registry, descriptors, mode })
-    this.copies = new Copies()
+    const registry = this.#next
+    if (descriptors) {
+      replica.close()
+      this.daemon = Daemon.restore({ ...this.#options, registry, descriptors, mode })
+    } else this.daemon = Daemon.takeOver({ ...this.#options, registry, replica, mode })
+    this.#next = await loadHandlers([], (file) => this.daemon.made(file))
+    this.copies = new Copies(this.#next)
     this.daemon.vault.addSink(this.copies)
     return this.daemon.findings
   }
@@ -132,6 +178,7 @@ export class Replaceable implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stage[Symbol.asyncDispose]()
     this.daemon.close()
-    this.copies.remove([...this.copies.fds.keys()])
+    this.copies.replica.close()
+    this.copies.close()
   }
 }

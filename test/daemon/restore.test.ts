@@ -119,6 +119,51 @@ describe('at rest', () => {
     expect((await luod.stage.call('List', {})).workloads[0]).toMatchObject({ state: 'running', pid: restarted.pid })
   })
 
+  test('what changes after it was built ahead is there too', async () => {
+    await using luod = await Replaceable.start()
+    const { stage } = luod
+    const { old, session } = await running(luod, 'web', ['--keep', '60s'])
+    await old.call('CreateSession', { id: 'c', name: 'c', keep_ms: 60_000 }, { keep: ['c'] })
+    await old.do('memfd', { name: 'one', size: 10 })
+    await old.do('memfd', { name: 'two', size: 20 })
+    const keep = (id: string, token: string, name: string, of = session) =>
+      old.call('Preserve', { id, session: of, files: [{ token, fd: 0 }], fds: 1 }, { send: [name] })
+    await keep('p1', '11', 'one')
+    luod.copies.look()
+    luod.copies.stop()
+    // A record of every kind is another one, is there no more, or is new.
+    await old.call('Unpreserve', { id: 'u', session, tokens: ['1', '11'] })
+    await keep('p2', '1', 'one')
+    const { sessions } = await stage.call('Sessions', {})
+    await keep('p3', '1', 'two', sessions.find(({ name }) => name === 'c')?.session ?? '')
+    await old.call('CreateSession', { id: 'd', name: 'd' }, { keep: ['d'] })
+    await old.do('close', { name: 'c' })
+    const other = await running(luod, 'other')
+    const asked = stage.call('Update', { id: 'update', workload: 'other' })
+    const successor = await stage.nextPuppet()
+    const { member } = await successor.join('other')
+    const claim = successor.call('Claim', { id: 'claim', member })
+    const { update = '' } = await other.old.event('prepare')
+    await other.old.call('Ready', { id: 'ready', member: other.member, update })
+    await claim
+    const commit = successor.call('Commit', { id: 'commit', member })
+    await other.old.event('release')
+    await other.old.call('Released', { id: 'released', member: other.member, update })
+    await commit
+    await asked
+    const before = await eventually(
+      () => luod.view(),
+      (view) => view.sessions.some(({ custody }) => custody === 'orphaned'),
+      'no orphan',
+    )
+    expect(await luod.replace()).toEqual([])
+    expect(await luod.view()).toEqual(before)
+    await old.do('disconnect', { on: 'control' })
+    expect(await keep('p2', '1', 'one')).toEqual({})
+    await expect(keep('p4', '2', 'one')).rejects.toThrow(/is at token 1/)
+    expect(luod.log).toEqual([])
+  })
+
   test('paused it does nothing, and then all of it', async () => {
     await using luod = await Replaceable.start()
     const client = await luod.stage.client()
