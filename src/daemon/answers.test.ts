@@ -45,6 +45,22 @@ test('the oldest answers are forgotten first', async () => {
   expect(await ask('first')).toBe(LIMITS.answers + 2)
 })
 
+test('what is under way is not forgotten, however much comes after it, and it is when it is over', async () => {
+  const answers = new Answers()
+  let count = 0
+  let over = false
+  const begin = () => answers.once(1, 'Do', { id: 'long' }, () => ++count, { underWay: () => !over })
+  const ask = async (times: number) => {
+    for (let n = 0; n < times; n++) await answers.once(1, 'Do', { id: `n${++count}` }, () => count)
+  }
+  expect(await begin()).toBe(1)
+  await ask(2 * LIMITS.answers)
+  expect(await begin()).toBe(1)
+  over = true
+  await ask(2 * LIMITS.answers)
+  expect(await begin()).toBe(count)
+})
+
 test.each(['', 'x'.repeat(LIMITS.id_bytes + 1), 'a\0b'])(
   'an id that is empty, too long or has a NUL is refused',
   (id) => {

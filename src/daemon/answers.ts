@@ -20,7 +20,11 @@ interface Known {
   /** Key of its record. */
   key: string | undefined
   onForgotten: (() => void) | undefined
+  underWay: (() => boolean) | undefined
 }
+
+/** What concerns an answer that a luod before this one gave. */
+export type RestoredAnswer = Partial<Pick<Known, 'onForgotten' | 'underWay'>>
 
 export interface AnswerOptions<T> {
   /**
@@ -30,6 +34,8 @@ export interface AnswerOptions<T> {
   record?: (answer: T) => Pick<AnswerRecord, 'output' | 'updates' | 'group'> | undefined
   /** It will not be asked for any more. */
   onForgotten?: (answer: T) => void
+  /** Whether what was begun is not over yet: until it is, the answer is kept, however many came after it. */
+  underWay?: (answer: T) => boolean
 }
 
 export class Answers {
@@ -57,7 +63,13 @@ export class Answers {
       if (before.request === request) return before.answer as Promise<T>
       throw new LuoError('LUO_REPEATED', `${method}: the id ${id} was used for another request`)
     }
-    const known: Known = { request, answer: Promise.resolve(), key: undefined, onForgotten: undefined }
+    const known: Known = {
+      request,
+      answer: Promise.resolve(),
+      key: undefined,
+      onForgotten: undefined,
+      underWay: undefined,
+    }
     answers.set(id, known)
     const answer = this.#answer(known, { uid, id, method }, run, options)
     known.answer = answer
@@ -67,9 +79,10 @@ export class Answers {
   }
 
   /** What was answered before, by a luod before this one. In the order of the keys. */
-  restore(key: string, { uid, id, digest: request }: AnswerRecord, answer: unknown, onForgotten?: () => void): void {
+  restore(key: string, { uid, id, digest: request }: AnswerRecord, answer: unknown, more: RestoredAnswer = {}): void {
     this.startKeysAt(BigInt(key) + 1n)
-    this.#of(uid).set(id, { request, answer: Promise.resolve(answer), key, onForgotten })
+    const { onForgotten, underWay } = more
+    this.#of(uid).set(id, { request, answer: Promise.resolve(answer), key, onForgotten, underWay })
   }
 
   /** Keys from this one on are free. */
@@ -81,12 +94,13 @@ export class Answers {
     known: Known,
     about: { uid: number; id: string; method: string },
     run: () => T | Promise<T>,
-    { record = (output) => ({ output }), onForgotten }: AnswerOptions<T>,
+    { record = (output) => ({ output }), onForgotten, underWay }: AnswerOptions<T>,
   ): Promise<T> {
     const running = run()
     // What is answered at once is committed at once, before anything else happens.
     const answer = running instanceof Promise ? await running : running
     if (onForgotten) known.onForgotten = () => onForgotten(answer)
+    if (underWay) known.underWay = () => underWay(answer)
     const value = record(answer)
     const change: Change[] = []
     if (value && this.#users.get(about.uid)?.get(about.id) === known) {
@@ -100,9 +114,16 @@ export class Answers {
   }
 
   #forgetOldest(answers: Map<string, Known>): void {
-    for (const [id, { key, onForgotten }] of answers) {
-      if (answers.size <= LIMITS.answers) break
+    let looks = answers.size
+    for (const [id, known] of answers) {
+      if (answers.size <= LIMITS.answers || looks-- === 0) break
+      const { key, onForgotten, underWay } = known
       answers.delete(id)
+      // It counts as new, so that nobody has to look at it again soon.
+      if (underWay?.()) {
+        answers.set(id, known)
+        continue
+      }
       if (key !== undefined) this.#journal.add([{ type: 'answer', key, value: undefined }])
       onForgotten?.()
     }

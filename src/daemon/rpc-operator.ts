@@ -45,6 +45,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       const update = await answers.once<Followed>(peer.uid, 'Update', input, () => startUpdate(state, call), {
         record: ({ key }) => ({ updates: [key] }),
         onForgotten: (forgotten) => forgotten.forget(),
+        underWay: ({ ended }) => !ended,
       })
       return follow(update, call)
     },
@@ -56,6 +57,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
         onForgotten: ({ updates }) => {
           for (const forgotten of updates) forgotten.forget()
         },
+        underWay: ({ updates }) => updates.some(({ ended }) => !ended),
       })
       return followGroup(group, call)
     },

@@ -102,6 +102,7 @@ export async function soakEverything(options: EverythingOptions): Promise<boolea
   const leakedProcesses = processesOf(world.socket)
   const { problems, lost } = tally
   for (const line of problems.slice(0, SHOWN_PROBLEMS)) console.error(line)
+  if (problems.length > 0) console.error(`what luod and the service said last:\n  ${world.log.join('\n  ')}`)
   const { committed, rolledBack, orphaned, faults } = tally
   console.log(
     JSON.stringify({

@@ -10,7 +10,7 @@ import type { Methods } from '../../src/protocol/types.js'
 import { closeAll, type Fd } from '../../src/sys/fd.js'
 import { openPidfd } from '../../src/sys/pidfd.js'
 import { ReconnectingClient } from '../../src/wire/reconnecting.js'
-import { WAIT_LIMIT_MS } from './limits.js'
+import { WAIT_LIMIT_MS, WAIT_MS } from './limits.js'
 import type { Luod } from './luod.js'
 import { Model } from './model.js'
 import { choosePlan, chooseStep, type Plan } from './plan.js'
@@ -63,13 +63,16 @@ export class SoakWorkload {
   #over = false
   readonly #started = new Set<string>()
   readonly #killed = new Set<Version>()
+  /** What has happened in this step, for whoever has to understand it. */
+  readonly #said: string[] = []
+  #previous = ''
   /** What is under way beside the update itself. */
   #aside: Promise<void>[] = []
 
   constructor(options: WorkloadOptions) {
     this.#options = options
     this.#random = new Random(`${options.seed} plan`)
-    this.#model = new Model(options.name, options.kinds, new Random(options.seed))
+    this.#model = new Model(options.name, options.kinds, new Random(options.seed), (session) => this.#gone(session))
   }
 
   /** So many updates, from the first start to the end of everything. */
@@ -84,9 +87,10 @@ export class SoakWorkload {
     return this.#live(async () => {
       for (let count = 0; !ended(); count++) {
         const plan = chooseStep(this.#random)
-        const { strike } = plan ?? {}
         if (!plan) await this.#crash(count)
-        else if (strike) await this.#options.luod?.alone(() => this.#update(count, plan))
+        // A supervisor that does not come back is waited for in each new luod again.
+        else if (plan.strike || plan.fault?.point.victim === 'supervisor')
+          await this.#options.luod?.alone(() => this.#update(count, plan))
         else await this.#update(count, plan)
       }
     })
@@ -157,6 +161,7 @@ export class SoakWorkload {
       return
     }
     const stop = stopOf(plan, 'new')
+    this.#note(`start for ${update}`)
     const version = this.#spawn({ ticket, ...(stop ? { stop } : {}) })
     this.#successor = version
     using pidfd = openPidfd(version.pid)
@@ -190,11 +195,13 @@ export class SoakWorkload {
       this.#over = false
       const [replaced, resumed] = [luod?.replaced, old.resumed]
       const { deadlineMs, check } = plan
+      this.#said.length = 0
       const result = await followUpdate(operator, {
         workload: this.#options.name,
         deadlineMs,
         ...(check ? { check } : {}),
       })
+      this.#note(`${result.outcome} after ${result.timeline.map(({ phase, at_ms }) => `${phase} ${at_ms.toFixed(0)}`)}`)
       this.#over = result.outcome !== 'committed'
       await this.#settle()
       const struck = luod?.replaced !== replaced
@@ -203,6 +210,7 @@ export class SoakWorkload {
       await this.#settle()
       this.#version = version
       await this.#compare(version, plan.name)
+      this.#previous = result.update
       tally[result.outcome] += 1
     } catch (error) {
       throw this.#failed(count, plan.name, error)
@@ -232,7 +240,10 @@ export class SoakWorkload {
     // What is under way when luod is replaced may be given up, and then nothing has changed. Who was killed beside that
     // may have been missed before or after.
     if (struck && (outcome === 'rolledBack' || outcome === plan.outcome || this.#killed.size > 0)) return
-    this.#problem(`${plan.name} came to ${outcome} ${failure?.code}: ${failure?.reason}`)
+    const phases = timeline.map(({ phase, at_ms }) => `${phase} ${at_ms.toFixed(0)}`).join(', ')
+    this.#problem(
+      `${plan.name}${struck ? ', luod replaced' : ''}, came to ${outcome} ${failure?.code}: ${failure?.reason} (${phases})`,
+    )
   }
 
   async #compare(version: Version, after: string): Promise<void> {
@@ -253,6 +264,7 @@ export class SoakWorkload {
   }
 
   async #kill(version: Version): Promise<void> {
+    this.#note(`kill pid ${version.pid}`)
     this.#killed.add(version)
     this.#options.tally.kills += 1
     version.kill()
@@ -262,6 +274,7 @@ export class SoakWorkload {
   /** The test does to somebody what the plan says, now that `version` stands where it shall happen. */
   async #strike(version: Version): Promise<void> {
     const { fault, aborts, strike } = this.#plan ?? {}
+    this.#note(`pid ${version.pid} stops`)
     if (this.#over) return
     if (aborts) {
       await this.#call('Abort', { id: randomUUID(), workload: this.#options.name })
@@ -328,9 +341,25 @@ export class SoakWorkload {
     return ReconnectingClient.open(this.#options.socket, { reconnectMs: WAIT_LIMIT_MS })
   }
 
+  #note(text: string): void {
+    this.#said.push(`${performance.now().toFixed(0)} ms: ${text}`)
+  }
+
   #failed(count: number, name: string, error: unknown): Error {
-    const where = `${this.#options.name}, step ${count} (${name})`
+    const pids = `old ${this.#version?.pid}, new ${this.#successor?.pid}`
+    const where = `${this.#options.name}, step ${count} (${name}; ${pids}; before ${this.#previous}; ${this.#said.join('; ')})`
     return new Error(`${where}: ${error instanceof Error ? error.message : error}`, { cause: error })
+  }
+
+  /** Of a session that is let go of nobody says so: it is when luod does not have it any more. */
+  async #gone(session: string): Promise<void> {
+    const end = performance.now() + WAIT_LIMIT_MS
+    for (;;) {
+      const { sessions } = (await this.#call('Sessions', {})).parameters
+      if (!sessions.some(({ name }) => name === session)) return
+      if (performance.now() > end) throw new Error(`luod still has the session ${session}`)
+      await sleep(WAIT_MS)
+    }
   }
 
   /** On a connection of its own: requests of one are answered one after the other. */
