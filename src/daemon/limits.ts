@@ -57,7 +57,7 @@ export const RESTORE_WAIT_MS = 5_000
  * `sinceMs`: however often luod is replaced meanwhile, the successor does not wait for ever.
  */
 export function fenceLeftMs(sinceMs: number): number {
-  return Math.max(RECONNECT_MS, Math.min(RESTORE_WAIT_MS, RESTORE_WAIT_MS - sinceMs))
+  return Math.max(RECONNECT_MS, RESTORE_WAIT_MS - sinceMs)
 }
 /** A descriptor that was given out this shortly before luod ended may not have arrived: its request may be repeated. */
 export const RECENT_HOLD_MS = 30_000

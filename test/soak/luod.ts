@@ -45,6 +45,8 @@ export class Luod {
     if (what === 'standby') {
       process.kill(protection.pid ?? 0, 'SIGKILL')
       this.kills += 1
+      // luod counts as protected until it has seen that.
+      await this.#until((now) => now.protection.pid !== protection.pid)
       return
     }
     this.replaced += 1
