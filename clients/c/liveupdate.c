@@ -38,6 +38,8 @@
 #define NO_FILE (-1)
 /* How long luod may be away, if nothing else is asked for. */
 #define RECONNECT_MS 10000
+/* A connection that lasted this long without an answer was luod's all the same: it may be away for the whole time again. */
+#define STABLE_MS 1000
 
 /* --- errors ---------------------------------------------------------------------------------------------------- */
 
@@ -812,7 +814,7 @@ static bool is_final(const luo_error *error) {
 static int exchange(luo_connection *connection, const text *request, const int *fds, size_t fd_count,
                     luo_reply **reply, luo_error *error) {
   int64_t deadline = connection->timeout_ms > 0 ? now_ms() + connection->timeout_ms : 0;
-  int64_t lost_at = 0;
+  int64_t lost_at = 0, began_at = now_ms();
   luo_reply *answer = NULL;
   luo_error why;
   *reply = NULL;
@@ -826,12 +828,16 @@ static int exchange(luo_connection *connection, const text *request, const int *
       return fail(error, why.code, "%s", why.message);
     }
     connection_drop(connection);
-    if (lost_at == 0) lost_at = now;
+    if (lost_at == 0 || now - began_at > STABLE_MS) {
+      lost_at = now;
+      attempt = 0;
+    }
     if (now - lost_at >= connection->reconnect_ms || (deadline != 0 && now >= deadline)) {
       connection_end(connection);
       return fail(error, "LUO_GONE", "the connection to luod has ended, and nobody answers");
     }
     nanosleep(&pause, NULL);
+    began_at = now_ms();
   }
   if (answer->error) {
     refused(answer, error);

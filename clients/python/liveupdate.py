@@ -48,6 +48,8 @@ PREPARE, RESUME, RELEASE, LOST = 'prepare', 'resume', 'release', 'lost'
 _INTERFACE = 'org.liveupdate.Orchestrator.'
 #: Seconds for which luod may be away. A version that an update holds still waits for half of it, then goes on.
 RECONNECT = 10
+#: A connection that lasted this long without an answer was luod's all the same: it may be away for all of that again.
+_STABLE = 1
 #: Between attempts to reach it, in seconds: quick ones first, then the last one again and again.
 _DELAYS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _READ_BYTES = 65536
@@ -193,6 +195,7 @@ class Connection:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         lost_at, attempt = None, 0
         while True:
+            began_at = time.monotonic()
             try:
                 if self.fileno() < 0:
                     self._connect()
@@ -205,7 +208,9 @@ class Connection:
                     self.close()
                     raise
                 self._drop()
-                lost_at = lost_at or time.monotonic()
+                now = time.monotonic()
+                if lost_at is None or now - began_at > _STABLE:
+                    lost_at, attempt = now, 0
                 if self._is_over(lost_at, deadline):
                     self._usable = False
                     raise _gone() from error

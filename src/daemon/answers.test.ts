@@ -98,11 +98,27 @@ test('each record of an answer is taken away when it is forgotten, restored ones
   const forgotten: string[] = []
   const record = { uid: 1, id: 'old', digest: 'd', method: 'Update', updates: ['1'] }
   records.add('7')
-  answers.restore('7', record, {}, () => forgotten.push('old'))
+  answers.restore('7', record, {}, { onForgotten: () => forgotten.push('old') })
   for (let n = 0; n < 2 * LIMITS.answers; n++) await answers.once(1, 'Do', { id: `${n}` }, () => n)
   expect(forgotten).toEqual(['old'])
   expect(records.size).toBe(LIMITS.answers)
   expect(records.has('7')).toBe(false)
+})
+
+test('what is under way is not forgotten, however much comes after it, and it is when it is over', async () => {
+  const answers = new Answers()
+  let count = 0
+  let over = false
+  const begin = () => answers.once(1, 'Do', { id: 'long' }, () => ++count, { underWay: () => !over })
+  const ask = async (times: number) => {
+    for (let n = 0; n < times; n++) await answers.once(1, 'Do', { id: `n${++count}` }, () => count)
+  }
+  expect(await begin()).toBe(1)
+  await ask(2 * LIMITS.answers)
+  expect(await begin()).toBe(1)
+  over = true
+  await ask(2 * LIMITS.answers)
+  expect(await begin()).toBe(count)
 })
 
 test.each(['', 'x'.repeat(LIMITS.id_bytes + 1), 'a\0b'])(

@@ -26,6 +26,7 @@ interface Known {
   /** Key of its record. */
   key: string | undefined
   onForgotten: (() => void) | undefined
+  underWay: (() => boolean) | undefined
 }
 
 interface User {
@@ -40,6 +41,9 @@ const ANSWER_BYTES = 512
 /** Of an update that an answer follows: its timeline, with a reason or two. */
 const UPDATE_BYTES = 4_096
 
+/** What concerns an answer that a luod before this one gave. */
+export type RestoredAnswer = Partial<Pick<Known, 'onForgotten' | 'underWay'>>
+
 export interface AnswerOptions<T> {
   /**
    * What is recorded of it; the answer itself, unless it is said. Undefined: nothing, since a luod after this one answers
@@ -50,6 +54,8 @@ export interface AnswerOptions<T> {
   bytes?: (answer: T, request: number) => number
   /** It will not be asked for any more. */
   onForgotten?: (answer: T) => void
+  /** Whether what was begun is not over yet: until it is, the answer is kept, however many came after it. */
+  underWay?: (answer: T) => boolean
 }
 
 export class Answers {
@@ -86,6 +92,7 @@ export class Answers {
       bytes: undefined,
       key: undefined,
       onForgotten: undefined,
+      underWay: undefined,
     }
     user.answers.set(id, known)
     const about = { uid, id, method, requestBytes: Buffer.byteLength(text) }
@@ -99,12 +106,12 @@ export class Answers {
   }
 
   /** What was answered before, by a luod before this one. In the order of the keys. */
-  restore(key: string, record: AnswerRecord, answer: unknown, onForgotten?: () => void): void {
+  restore(key: string, record: AnswerRecord, answer: unknown, { onForgotten, underWay }: RestoredAnswer = {}): void {
     const { uid, id, digest: request, updates, output } = record
     this.startKeysAt(BigInt(key) + 1n)
     const bytes = ANSWER_BYTES + (updates ? updateBytes(updates.length) : jsonBytes(output))
     const user = this.#of(uid)
-    user.answers.set(id, { request, answer: Promise.resolve(answer), bytes, key, onForgotten })
+    user.answers.set(id, { request, answer: Promise.resolve(answer), bytes, key, onForgotten, underWay })
     user.bytes += bytes
   }
 
@@ -118,7 +125,7 @@ export class Answers {
     known: Known,
     { uid, id, method, requestBytes }: { uid: number; id: string; method: string; requestBytes: number },
     run: () => T | Promise<T>,
-    { record = (output) => ({ output }), bytes = jsonBytes, onForgotten }: AnswerOptions<T>,
+    { record = (output) => ({ output }), bytes = jsonBytes, onForgotten, underWay }: AnswerOptions<T>,
   ): Promise<T> {
     user.underWay += 1
     try {
@@ -126,6 +133,7 @@ export class Answers {
       // What is answered at once is committed at once, before anything else happens.
       const answer = running instanceof Promise ? await running : running
       if (onForgotten) known.onForgotten = () => onForgotten(answer)
+      if (underWay) known.underWay = () => underWay(answer)
       const value = record(answer)
       const change: Change[] = []
       if (value) {
@@ -145,10 +153,17 @@ export class Answers {
 
   /** Until there is room for this one. */
   #forgetOldest(user: User, newest: Known): void {
+    let looks = user.answers.size
     for (const [id, known] of user.answers) {
       if (user.answers.size <= LIMITS.answers && user.bytes <= LIMITS.answers_bytes) break
+      if (looks-- === 0) break
       if (known.bytes === undefined || known === newest) continue
       user.answers.delete(id)
+      // It counts as new, so that nobody has to look at it again soon.
+      if (known.underWay?.()) {
+        user.answers.set(id, known)
+        continue
+      }
       user.bytes -= known.bytes
       if (known.key !== undefined) this.#journal.add([{ type: 'answer', key: known.key, value: undefined }])
       known.onForgotten?.()

@@ -53,6 +53,13 @@ export const KILL_WAIT_MS = 2_000
  * tries again within milliseconds; this is for one that the processor is busy elsewhere for.
  */
 export const RESTORE_WAIT_MS = 5_000
+/**
+ * How long an old version may take to come back and give its word, in a luod that found the update committing since
+ * `sinceMs`: however often luod is replaced meanwhile, the successor does not wait for ever.
+ */
+export function fenceLeftMs(sinceMs: number): number {
+  return Math.max(RECONNECT_MS, RESTORE_WAIT_MS - sinceMs)
+}
 /** A descriptor that was given out this shortly before luod ended may not have arrived: its request may be repeated. */
 export const RECENT_HOLD_MS = 30_000
 /** For state that nobody asked to keep, and that both versions of an update left behind. */

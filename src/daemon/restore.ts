@@ -307,8 +307,11 @@ class Restoring {
     if (!first || updates.length !== record.updates.length) return this.#fail('answer', key, 'its update is not there')
     const { group } = record
     const answer = group === undefined ? first : { group, updates, finished: resultsOf(updates) }
-    answers.restore(key, record, answer, () => {
-      for (const update of updates) update.forget()
+    answers.restore(key, record, answer, {
+      onForgotten: () => {
+        for (const update of updates) update.forget()
+      },
+      underWay: () => updates.some(({ ended }) => !ended),
     })
   }
 

@@ -47,6 +47,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
         // Its command is kept with it.
         bytes: (_, request) => request + updateBytes(1),
         onForgotten: (forgotten) => forgotten.forget(),
+        underWay: ({ ended }) => !ended,
       })
       return follow(update, call)
     },
@@ -59,6 +60,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
         onForgotten: ({ updates }) => {
           for (const forgotten of updates) forgotten.forget()
         },
+        underWay: ({ updates }) => updates.some(({ ended }) => !ended),
       })
       return followGroup(group, call)
     },

@@ -32,6 +32,12 @@ export class Timeline {
     })
   }
 
+  /** How long ago this phase was entered, in milliseconds. */
+  sincePhase(phase: string): number {
+    const { at_ms = 0 } = this.phases.findLast((entry) => entry.phase === phase) ?? {}
+    return millisecondsSince(this.startedMs + at_ms)
+  }
+
   /** Calls `listener` with every phase so far and to come. Answers how to stop that. */
   listen(listener: (phase: Phase) => void): () => void {
     this.#tell()

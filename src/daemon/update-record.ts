@@ -103,6 +103,7 @@ export function finishedUpdate(key: string, record: UpdateRecord, forget: () => 
     key,
     id: record.id,
     workload: record.name,
+    ended: true,
     finished: Promise.resolve(result),
     listen: (listener) => {
       for (const phase of timeline) listener(phase)

@@ -26,6 +26,7 @@ export interface Followed {
   readonly key: string
   /** Name of the workload. */
   readonly workload: string
+  readonly ended: boolean
   readonly finished: Promise<UpdateResult>
   /** Calls `listener` with every phase so far and to come. Answers how to stop that. */
   listen(listener: (phase: Phase) => void): () => void

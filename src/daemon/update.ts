@@ -20,7 +20,7 @@ import { millisecondsSince, monotonicMs } from './clock.js'
 import { checkFormats, describeFile, describeSession } from './describe.js'
 import { handedOn, ownHolding } from './holding.js'
 import type { Recorded } from './journal.js'
-import { FENCE_MS, KILL_WAIT_MS, RECONNECT_MS, RESTORE_WAIT_MS } from './limits.js'
+import { FENCE_MS, fenceLeftMs, KILL_WAIT_MS, RECONNECT_MS, RESTORE_WAIT_MS } from './limits.js'
 import type { Member, MemberEvent } from './member.js'
 import type { State, Workload } from './state.js'
 import { Targets } from './targets.js'
@@ -262,7 +262,7 @@ export class Update implements Followed, Recorded {
     if (phase === 'aborting') return this.#killSuccessor(this.failure)
     if (phase === 'committing') {
       if (!this.#old || this.#old.dead) return this.event('oldDied')
-      this.#startTimer(RESTORE_WAIT_MS, () => this.event('fenceLate'))
+      this.#startTimer(fenceLeftMs(this.#timeline.sincePhase(phase)), () => this.event('fenceLate'))
       return
     }
     const left = (this.#facts.deadlineAtMs ?? 0) - monotonicMs()

@@ -86,18 +86,19 @@ export class World {
     return this.#env.LUO_SOCKET ?? ''
   }
 
-  /** What the service and its supervisor printed last. */
+  /** What luod, the service and its supervisor printed last. */
   get log(): readonly string[] {
     return this.#log
   }
 
   /** `luod --standby`, and `luoctl run kv --restart -- node examples/kv/server-NAME.js`, until it answers. */
   async start(name: string): Promise<void> {
-    this.#spawn([LUOD, '--backend', 'userspace', '--standby'], true)
+    const luod = this.#spawn([LUOD, '--backend', 'userspace', '--standby'], true)
     await this.protectedBy()
     const run = this.#spawn([LUOCTL, 'run', WORKLOAD, '--restart', '--', ...serverCommand(name)], true)
     this.#run = run
-    for (const stream of [run.stdout, run.stderr]) {
+    // luod's is that of every luod after it too: unread, it would be full one day, and whoever writes would stand still.
+    for (const stream of [luod.stdout, luod.stderr, run.stdout, run.stderr]) {
       if (stream) createInterface({ input: stream }).on('line', (line) => this.#keep(line))
     }
     await this.answering(START_LIMIT_MS)

@@ -1,17 +1,18 @@
 /**
+ * `npm run soak -- [--minutes N | --kills N] [--seed S] [--json]`: everything at once, kills of luod included, for so
+ * long, or until so many were killed (`everything.ts`). Without a number: for a minute.
+ *
  * `npm run soak -- --updates N [--seed S] [--json]`: very many updates of one luod, at random: committed, refused,
  * aborted, checks, and every numbered fault of `test/faults/table.ts`, of workloads with several sessions and files of
  * every kind. After each the outcome and all contents are compared with a model. From time to time everything ends, and
  * nothing may be left of it. The last line is JSON; --json leaves out the others.
- *
- * `npm run soak -- --kills N` instead kills and upgrades luod itself, under load (`replaced.ts`).
  *
  * The same seed decides the same. $CFLAGS is for the versions (`version.c`): with
  * CFLAGS='-g -fsanitize=address,undefined' the C client is watched too.
  *
  * Exit codes: 0 all is well, 1 something was lost, left or not as planned, 2 wrong usage.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -21,8 +22,9 @@ import { parseArgs } from 'node:util'
 import { isLuoError } from '../../src/errors.js'
 import { changeHugePool } from '../../src/sys/hugepages.js'
 import { VarlinkClient } from '../../src/wire/client.js'
+import { soakEverything } from './everything.js'
+import { compile, kindsOf } from './kinds.js'
 import { growth, measure, type Sample } from './measure.js'
-import { soakReplacing } from './replaced.js'
 import { SoakWorkload, type Tally } from './workload.js'
 
 /** Of build/soak/test/soak. */
@@ -65,39 +67,23 @@ function options() {
   try {
     const { values } = parseArgs({
       options: {
-        ...{ updates: { type: 'string' }, kills: { type: 'string' }, seed: { type: 'string' } },
-        json: { type: 'boolean', default: false },
+        ...{ updates: { type: 'string' }, kills: { type: 'string' }, minutes: { type: 'string' } },
+        ...{ seed: { type: 'string' }, json: { type: 'boolean', default: false } },
       },
     })
-    const updates = Number(values.updates ?? 0)
-    const kills = Number(values.kills ?? 0)
-    const good = [updates, kills].every((count) => Number.isInteger(count) && count >= 0)
-    if (!good || updates > 0 === kills > 0) throw new Error('either --updates or --kills is how many, 1 or more')
-    return { updates, kills, seed: values.seed ?? String(Math.floor(Math.random() * 2 ** 32)), json: values.json }
+    const { updates, kills, minutes, json, seed = String(Math.floor(Math.random() * 2 ** 32)) } = values
+    const given = [updates, kills, minutes].filter((text) => text !== undefined).map(Number)
+    const good = given.length <= 1 && given.every((count) => Number.isInteger(count) && count > 0)
+    if (!good) throw new Error('--minutes, --kills or --updates is how many, 1 or more, and only one of them is given')
+    const [count = 1] = given
+    if (updates !== undefined) return { updates: count, seed, json }
+    return { ...(kills !== undefined ? { kills: count } : { minutes: count }), seed, json }
   } catch (error) {
     console.error(
-      `soak: ${(error as Error).message}\nUsage: npm run soak -- --updates N | --kills N [--seed S] [--json]`,
+      `soak: ${(error as Error).message}\nUsage: npm run soak -- [--minutes N | --kills N | --updates N] [--seed S] [--json]`,
     )
     return process.exit(USAGE_CODE)
   }
-}
-
-function compile(folder: string): string {
-  const program = join(folder, 'version')
-  const sources = ['test/soak/version.c', 'test/soak/kinds.c', 'clients/c/liveupdate.c'].map((file) =>
-    join(PROJECT, file),
-  )
-  const flags = [
-    '-std=c99',
-    '-pedantic',
-    '-Wall',
-    '-Wextra',
-    '-Werror',
-    '-O2',
-    ...(process.env.CFLAGS?.split(' ') ?? []),
-  ]
-  execFileSync('cc', [...flags, '-o', program, ...sources], { stdio: 'inherit' })
-  return program
 }
 
 /** Answers how many pages were added; none without root, and then files in huge pages may be left out. */
@@ -108,12 +94,6 @@ function addHugePages(): number {
     if (isLuoError(error) || (error as NodeJS.ErrnoException).code !== undefined) return 0
     throw error
   }
-}
-
-/** Those that this machine has: not every one has huge pages. */
-function kindsOf(program: string, folder: string): string[] {
-  const lines = execFileSync(program, ['kinds'], { cwd: folder, encoding: 'utf8' }).trim().split('\n')
-  return lines.filter((line) => line.endsWith(' yes')).map((line) => line.slice(0, -' yes'.length))
 }
 
 async function startLuod(socket: string): Promise<ChildProcess> {
@@ -206,18 +186,19 @@ function isWell(report: Report, epochs: number): boolean {
 }
 
 async function main(): Promise<void> {
-  const { updates, kills, seed, json } = options()
-  if (kills > 0) {
-    process.exitCode = (await soakReplacing(kills, seed, json)) ? 0 : 1
+  const given = options()
+  if (given.updates === undefined) {
+    process.exitCode = (await soakEverything(given)) ? 0 : 1
     return
   }
+  const { updates, seed, json } = given
   const folder = mkdtempSync(join(tmpdir(), 'luo-soak-'))
   const socket = join(folder, 'luod.sock')
   const started = performance.now()
   let luod: ChildProcess | undefined
   const hugePages = addHugePages()
   try {
-    const program = compile(folder)
+    const program = compile(PROJECT, folder)
     const kinds = kindsOf(program, folder)
     luod = await startLuod(socket)
     const tally: Tally = {
@@ -227,6 +208,7 @@ async function main(): Promise<void> {
       orphaned: 0,
       checked: 0,
       faults: 0,
+      kills: 0,
       lost: 0,
       problems: [],
     }

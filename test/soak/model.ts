@@ -22,10 +22,13 @@ export class Model {
   readonly #random: Random
   readonly #kinds: readonly string[]
   readonly #workload: string
+  readonly #gone: (session: string) => Promise<void>
   readonly #sessions = new Map<string, Map<string, ModelFile>>([[OWN, new Map()]])
   #next = 1
 
-  constructor(workload: string, kinds: readonly string[], random: Random) {
+  /** `gone` resolves when luod does not have a session any more. */
+  constructor(workload: string, kinds: readonly string[], random: Random, gone: (session: string) => Promise<void>) {
+    this.#gone = gone
     this.#workload = workload
     this.#kinds = kinds
     this.#random = random
@@ -62,6 +65,7 @@ export class Model {
       this.#sessions.set(made, new Map())
     } else if (what === 'close') {
       await version.ask(`close ${name}`)
+      await this.#gone(name)
       this.#sessions.delete(name)
     } else if (what === 'make') await this.#make(version, name)
     else await this.#changeFile(version, name, files, what)

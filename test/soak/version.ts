@@ -36,6 +36,8 @@ export class Version {
   stopped = false
   /** Whether it will stop at a point that it has not come to. */
   armed = false
+  /** How often an update has been taken back for it. */
+  resumed = 0
 
   constructor(options: VersionOptions) {
     const { program, directory, socket, workload, ticket, stop } = options
@@ -72,10 +74,17 @@ export class Version {
       this.stopped = true
       this.armed = false
       this.#options.onStopped?.(this)
+      this.#wake()
       return
     }
-    this.#lines.push(line)
+    if (line === 'resumed') this.resumed += 1
+    else this.#lines.push(line)
     this.#wake()
+  }
+
+  /** It has been told that the update is taken back, once more than `before` times. */
+  async resumes(before: number): Promise<void> {
+    await this.#until(() => this.resumed > before || this.#exited, 'did not resume')
   }
 
   async stopAt(point: string): Promise<void> {
@@ -83,8 +92,12 @@ export class Version {
     this.armed = true
   }
 
+  /** It may come to its point just now, and then this is what lets it go on. */
   async disarm(): Promise<void> {
-    await this.ask('stop never again')
+    this.#child.stdin?.write('stop never again\n')
+    await this.#until(() => this.#lines.length > 0 || this.stopped || this.#exited, 'did not answer')
+    if (this.stopped) this.stopped = false
+    else await this.says('made')
     this.armed = false
   }
 
