@@ -44,10 +44,17 @@ function detail(event: HistoryEvent): string {
     old === undefined && next === undefined ? [] : `pid ${old ?? '-'} to ${next ?? '-'}`,
     took === undefined ? [] : `took ${formatDuration(took)}`,
     outcome !== undefined && code !== undefined ? code : [],
+    event.spans === undefined ? [] : spansText(event.spans),
     event.detail ?? [],
     times === undefined || last === undefined ? [] : `${times} times, last at ${localTime(last)}`,
   ]
   return parts.flat().join('; ')
+}
+
+/** `letGo 12 ms, reboot 2 s`. */
+function spansText(spans: Record<string, number>): string {
+  const parts = Object.entries(spans).map(([name, ms]) => `${clean(name)} ${formatDuration(ms)}`)
+  return parts.join(', ')
 }
 
 /** `2026-02-01 13:05:09.120`, where this runs. */

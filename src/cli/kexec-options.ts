@@ -1,7 +1,8 @@
-/** The arguments of `luoctl kexec load` and `unload`. */
+/** The arguments of `luoctl kexec`, and of its `load`, `unload` and `abort`. */
 import type { Command } from 'commander'
 import { LuoError } from '../errors.js'
 import type { Context } from './context.js'
+import { parseDuration } from './durations.js'
 
 const LOAD_HELP = `
 Nothing is stopped: the kernel waits in memory for the kexec, in place of one that was loaded before. Without an
@@ -13,6 +14,22 @@ Examples:
   luoctl kexec unload
 
 Needs CAP_SYS_BOOT, and no luod. Exit codes: 0 loaded, 1 refused (the message says by what), 2 wrong usage`
+
+const KEXEC_HELP = `
+Starts the kernel that was loaded (luoctl kexec load). First every workload lets go, as in an update; what they have
+preserved is put into sessions of the kernel, and luod gives it back under the next one. One that refuses ends it, and
+everybody goes on. Nothing is lost before the reboot call; Ctrl-C, or luoctl kexec abort, undoes it until then.
+
+  --method direct    luod ends the workloads, writes out what is not written, and reboots
+  --method systemd   systemctl kexec: the service manager ends all services in order
+
+Examples:
+  luoctl kexec --dry-run
+  luoctl kexec --deadline 30s
+  luoctl kexec --emulated
+
+Needs root, and a luod that has the kernel's device (luoctl status). Exit codes: 0 the next kernel is started, or a dry
+run found nothing; 1 refused or aborted, and everybody goes on; 2 wrong usage; 4 no luod`
 
 interface LoadOptions {
   initrd?: string
@@ -35,7 +52,7 @@ export function addKexecLoad(kexec: Command, choose: (action: (context: Context)
       if (cmdline !== undefined && (reuseCmdline || append !== undefined)) {
         const message =
           'kexec load: --cmdline is the whole command line; --reuse-cmdline and --append are about another'
-        throw new LuoError('LUO_INVALID_PARAMETER', message)
+        throw usage(message)
       }
       const request = { kernel, initrd, commandLine: cmdline, append }
       choose(async (context) => (await import('./kexec-load.js')).kexecLoadCommand(context, request))
@@ -44,4 +61,58 @@ export function addKexecLoad(kexec: Command, choose: (action: (context: Context)
     .command('unload')
     .description('load no kernel: a kexec starts nothing then')
     .action(() => choose(async (context) => (await import('./kexec-load.js')).kexecUnloadCommand(context)))
+}
+
+export interface KexecOptions {
+  emulated?: boolean
+  machine?: string
+  deadline?: string
+  dryRun?: boolean
+  method?: string
+  drop: string[]
+}
+
+export function addKexec(
+  kexec: Command,
+  defaultMachine: string,
+  choose: (action: (context: Context) => Promise<number>) => void,
+): void {
+  const collect = (value: string, before: string[]) => [...before, value]
+  kexec
+    .description('start the next kernel, with everything that workloads have preserved')
+    .usage('[--deadline 30s] [--dry-run] [--method direct|systemd] [--drop NAME]... | load KERNEL … | unload | abort')
+    .option('--deadline <duration>', 'how long workloads may take to let go')
+    .option('--dry-run', 'everything up to the reboot call, and then undo it')
+    .option('--method <which>', 'who ends the workloads and reboots: direct (luod), or systemd')
+    .option(
+      '--drop <name>',
+      'a session of the kernel that came in, that nobody has finished, and that may be lost',
+      collect,
+      [],
+    )
+    .option('--emulated', 'a kexec of an emulated machine, which ends its programs and begins the next generation')
+    .option('--machine <name>', `which emulated machine (default: "${defaultMachine}")`)
+    .addHelpText('after', KEXEC_HELP)
+    .action(({ emulated, machine, deadline, dryRun = false, method = 'direct', drop }: KexecOptions) => {
+      const others = [deadline, method === 'direct' ? undefined : method, ...drop].some((value) => value !== undefined)
+      if (emulated) {
+        if (others || dryRun) throw usage('kexec --emulated takes --machine and nothing else')
+        return choose(async (context) =>
+          (await import('./emulate.js')).kexecCommand(context, machine ?? defaultMachine),
+        )
+      }
+      if (machine !== undefined) throw usage('kexec: --machine is of an emulated one (--emulated)')
+      if (method !== 'direct' && method !== 'systemd') throw usage(`--method "${method}": choose direct or systemd`)
+      const deadlineMs = deadline === undefined ? undefined : parseDuration(deadline)
+      const request = { deadlineMs, dryRun, how: method, drop } as const
+      choose(async (context) => (await import('./kexec.js')).kexecNextCommand(context, request))
+    })
+  kexec
+    .command('abort')
+    .description('undo a kexec that is under way: everybody goes on')
+    .action(() => choose(async (context) => (await import('./kexec.js')).kexecAbortCommand(context)))
+}
+
+function usage(message: string): LuoError {
+  return new LuoError('LUO_INVALID_PARAMETER', message)
 }

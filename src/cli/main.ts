@@ -10,7 +10,7 @@ import { argumentsAreText } from '../sys/surroundings.js'
 import { CHECK_MODES, type CheckMode, splitArguments } from './arguments.js'
 import { type Context, createContext, EXIT, reportError } from './context.js'
 import { parseDuration } from './durations.js'
-import { addKexecLoad } from './kexec-options.js'
+import { addKexec, addKexecLoad } from './kexec-options.js'
 
 const OVERVIEW = `
 Examples:
@@ -214,16 +214,10 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
     noCommand()
     choose(action)
   })
-  kexec
-    .description('a kexec: of an emulated machine, which ends its programs and begins the next generation')
-    .usage('--emulated [--machine NAME] | load KERNEL … | unload')
-    .option('--emulated', 'of an emulated machine')
-    .option('--machine <name>', 'which one', DEFAULT_MACHINE)
-    .action((options: { emulated?: boolean; machine: string }) => {
-      noCommand()
-      if (!options.emulated) throw usageError('kexec: only emulated machines can be done (--emulated)')
-      choose(async (context) => (await emulation()).kexecCommand(context, options.machine))
-    })
+  addKexec(kexec, DEFAULT_MACHINE, (action) => {
+    noCommand()
+    choose(action)
+  })
   program
     .command('machines')
     .description('the emulated machines')
@@ -246,9 +240,15 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
   look('show', 'one workload: its process, sessions and files', '<name>', async (context, name) =>
     (await looks()).showCommand(context, name as string),
   )
-  look('sessions', 'the sessions of workloads and of programs', undefined, async (context) =>
-    (await import('./sessions.js')).sessionsCommand(context),
-  )
+  program
+    .command('sessions')
+    .description('the sessions of workloads and of programs')
+    .option('--kernel', "open sessions of the kernel's device that are not luod's")
+    .action(({ kernel }: { kernel?: boolean }) => {
+      noCommand()
+      if (kernel) choose(async (context) => (await import('./kernel-sessions.js')).kernelSessionsCommand(context))
+      else choose(async (context) => (await import('./sessions.js')).sessionsCommand(context))
+    })
   program
     .command('release')
     .description('end a session that waits for nobody, and drop what is in it')

@@ -17,6 +17,7 @@ import type { AdoptSessionOptions, JoinOptions, Live, LiveSession, OpenSessionOp
 export { isLuoError, LUO_CODES, type LuoCode, LuoError } from '../errors.js'
 export {
   type AdoptSessionOptions,
+  type FileOptions,
   type HookName,
   type Hooks,
   type JoinOptions,

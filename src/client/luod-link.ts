@@ -16,6 +16,8 @@ export interface FileToHand {
   token: string
   fd: Fd
   format?: string
+  /** A kexec leaves it behind. */
+  until?: 'update' | undefined
 }
 
 export interface LinkOptions {
@@ -152,7 +154,11 @@ export class LuodLink {
 
 function describe(files: readonly FileToHand[]): { described: FileIn[]; fds: Fd[] } {
   return {
-    described: files.map(({ token, format }, fd) => ({ token, fd, ...(format === undefined ? {} : { format }) })),
+    described: files.map(({ token, format, until }, fd) => ({
+      ...{ token, fd },
+      ...(format === undefined ? {} : { format }),
+      ...(until === undefined ? {} : { until }),
+    })),
     fds: files.map(({ fd }) => fd),
   }
 }

@@ -32,6 +32,7 @@ import { Resources } from './resources.js'
 import { Serving } from './serving.js'
 import { MemberSessions } from './session.js'
 import type {
+  FileOptions,
   HookName,
   Hooks,
   JoinOptions,
@@ -207,14 +208,18 @@ class ManagedLive implements Live {
     return made
   }
 
-  async file(name: string, file?: number | { readonly fd: number }): Promise<number | undefined> {
+  async file(
+    name: string,
+    file?: number | { readonly fd: number },
+    { until }: FileOptions = {},
+  ): Promise<number | undefined> {
     await this.#mayHaveResources(`file ${name}`)
     const known = this.#files.get(name)
     if (known !== undefined) return known
     const handed = this.#resources.take('file', name)
     if (!handed && file === undefined) return undefined
     const number = handed ? handed.fd.release() : typeof file === 'number' ? file : (file as { fd: number }).fd
-    if (!handed) await this.#add({ name, kind: 'file' }, duplicateNumber(number))
+    if (!handed) await this.#add({ name, kind: 'file' }, duplicateNumber(number), until)
     this.#files.set(name, number)
     return number
   }
@@ -254,8 +259,8 @@ class ManagedLive implements Live {
   }
 
   /** Preserves a new resource: at once when running, else at `ready`. */
-  async #add(resource: Omit<Resource, 'token'>, fd: Fd): Promise<void> {
-    this.#resources.add(resource, fd)
+  async #add(resource: Omit<Resource, 'token'>, fd: Fd, until?: 'update'): Promise<void> {
+    this.#resources.add(resource, fd, until)
     if (this.#state === 'running') await this.#resources.flush()
   }
 
@@ -340,9 +345,9 @@ class ManagedLive implements Live {
 
   // --- letting go ---------------------------------------------------------------------------------------------------
 
-  onEvent({ event, update = '', deadline_ms: deadlineMs = 0, reason = '' }: MemberEvent): void {
+  onEvent({ event, update = '', deadline_ms: deadlineMs = 0, purpose = 'update', reason = '' }: MemberEvent): void {
     if (event === 'subscribed') this.#subscribedAgain(update)
-    else if (event === 'prepare') this.#startPreparing({ update, deadlineMs })
+    else if (event === 'prepare') this.#startPreparing({ update, purpose, deadlineMs })
     else if (event === 'resume') this.#resumed(update, reason)
     else if (event === 'release' && this.#update?.id === update) void this.#release(update)
   }
@@ -409,7 +414,10 @@ class ManagedLive implements Live {
       await unlessAborted(this.#hooks.run('freeze', info), signal)
       for (const memory of this.#memory.values()) memory.makePrivate()
       this.#state = 'frozen'
-      await unlessAborted(this.#sayReady(info.update, servings, heldSince, signal), signal)
+      // Those of the update before would be refused, and none of them lives longer than this kernel.
+      if (info.purpose === 'kexec') await unlessAborted(this.#resources.takeBackConnections(), signal)
+      const moving = info.purpose === 'kexec' ? [] : servings
+      await unlessAborted(this.#sayReady(info.update, moving, heldSince, signal), signal)
     } catch (error) {
       // luod has ended the update already, and says so, or has said it.
       if (signal.aborted || isLuoError(error, 'LUO_WRONG_STATE')) return
@@ -430,7 +438,7 @@ class ManagedLive implements Live {
     }
   }
 
-  /** Everything is held still; connections go to luod with the word for it. */
+  /** Everything is held still; connections of `servings` go to luod with the word for it. */
   #sayReady(update: string, servings: readonly Serving[], heldSince: number, signal: AbortSignal): Promise<void> {
     const connections = servings.flatMap((serving) => serving.still().map((fd) => ({ of: serving.name, fd })))
     return this.#resources.ready({ member: this.#member, update }, connections, heldSince, signal)

@@ -31,7 +31,7 @@ export class Manifest {
   #number: number
 
   static create(): Manifest {
-    return new Manifest(createMemfd('luo-manifest', { size: 2 * SLOT_BYTES }), 0)
+    return new Manifest(createMemfd('luo-manifest', { size: 2 * SLOT_BYTES, overKexec: true }), 0)
   }
 
   /** Owns `fd`. Answers what is in it too; LUO_RECORDS when neither slot is good. */

@@ -4,13 +4,14 @@
  */
 import { randomUUID } from 'node:crypto'
 import { closeAll, type Fd } from '../sys/fd.js'
-import type { LuodLink } from './luod-link.js'
+import type { FileToHand, LuodLink } from './luod-link.js'
 import { MANIFEST_TOKEN, Manifest, type Resource } from './manifest.js'
 
 /** A resource and its file. */
 export interface Entry {
   resource: Resource
   fd: Fd
+  until?: 'update' | undefined
 }
 
 export class Resources {
@@ -98,15 +99,18 @@ export class Resources {
   // --- holding ------------------------------------------------------------------------------------------------------
 
   /** `flush` will have luod hold it. */
-  add(resource: Omit<Resource, 'token'>, fd: Fd): void {
-    this.#pending.push({ resource: { ...resource, token: this.#newToken() }, fd })
+  add(resource: Omit<Resource, 'token'>, fd: Fd, until?: 'update'): void {
+    this.#pending.push({ resource: { ...resource, token: this.#newToken() }, fd, until })
   }
 
   /** Gives luod what it does not hold yet, and writes down what all of it is called. */
   async flush(): Promise<void> {
     const entries = this.#pending.splice(0)
     if (entries.length === 0) return
-    const files = entries.map(({ resource: { token, format }, fd }) => ({ token, fd, ...(format ? { format } : {}) }))
+    const files: FileToHand[] = entries.map(({ resource: { token, format }, fd, until }) => ({
+      ...{ token, fd, until },
+      ...(format ? { format } : {}),
+    }))
     if (!this.#manifest) {
       this.#manifest = Manifest.create()
       files.unshift({ token: MANIFEST_TOKEN, fd: this.#manifest.fd })
@@ -143,7 +147,8 @@ export class Resources {
         return { resource: { name: `connection ${token}`, kind: 'connection', of, token }, fd }
       })
       if (entries.length > 0) this.#write(entries)
-      const files = entries.map(({ resource: { token }, fd }) => ({ token, fd }))
+      // They end with the kernel, and so does whoever is at the other end of them.
+      const files = entries.map(({ resource: { token }, fd }) => ({ token, fd, until: 'update' as const }))
       await this.#link.ready({ member, update, session: this.#session }, files, heldSince, signal)
     } finally {
       for (const { fd } of connections) fd.close()

@@ -14,7 +14,14 @@ import { duplicateNumber } from '../sys/node.js'
 import { socketPath } from '../wire/socket-path.js'
 import { LuodLink } from './luod-link.js'
 import { tokenText } from './token.js'
-import type { AdoptSessionOptions, LiveSession, OpenSessionOptions, SessionOptions, Token } from './types.js'
+import type {
+  AdoptSessionOptions,
+  FileOptions,
+  LiveSession,
+  OpenSessionOptions,
+  SessionOptions,
+  Token,
+} from './types.js'
 
 export class LuodSession implements LiveSession {
   readonly name: string
@@ -36,10 +43,19 @@ export class LuodSession implements LiveSession {
     return this.#fd.number
   }
 
-  async preserve(token: Token, file: number | { readonly fd: number }, format?: string): Promise<void> {
+  async preserve(
+    token: Token,
+    file: number | { readonly fd: number },
+    format?: string,
+    { until }: FileOptions = {},
+  ): Promise<void> {
     this.#mustBeOpen('preserve')
     using fd = duplicateNumber(typeof file === 'number' ? file : file.fd)
-    const described = { token: tokenText(token), fd: 0, ...(format === undefined ? {} : { format }) }
+    const described = {
+      ...{ token: tokenText(token), fd: 0 },
+      ...(format === undefined ? {} : { format }),
+      ...(until === undefined ? {} : { until }),
+    }
     await this.#link.call('Preserve', { id: randomUUID(), session: this.#id, files: [described], fds: 1 }, [fd])
   }
 

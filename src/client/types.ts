@@ -89,7 +89,7 @@ export interface LiveSession {
   /** Its descriptor, to be passed on, such as in the `stdio` of a child; undefined without luod. It stays open here. */
   readonly fd: number | undefined
   /** Has luod hold the file too, which stays yours. */
-  preserve(token: Token, file: number | { readonly fd: number }, format?: string): Promise<void>
+  preserve(token: Token, file: number | { readonly fd: number }, format?: string, options?: FileOptions): Promise<void>
   /** All of them or none. */
   unpreserve(...tokens: Token[]): Promise<void>
   /** Another descriptor of the preserved file, yours to close; without luod the one that you preserved. */
@@ -102,8 +102,21 @@ export interface LiveSession {
 
 export type HookName = 'prepare' | 'freeze' | 'resume' | 'released'
 
+export interface FileOptions {
+  /**
+   * `update`: it is for updates only, and a kexec leaves it behind. A luod that has the kernel's device refuses a file that
+   * cannot cross a kexec (ENOENT), unless it is.
+   */
+  until?: 'update'
+}
+
 export interface UpdateInfo {
   update: string
+  /**
+   * What comes: another version, or, with kexec, another kernel, which ends every process and every connection. Then
+   * nothing is handed over but what was preserved, and `resume` is all that may follow in this process.
+   */
+  purpose: 'update' | 'kexec'
   /** How long this version has to let go, in milliseconds. */
   deadlineMs: number
 }
@@ -142,7 +155,7 @@ export interface Live {
    * An open file by name: the one that was handed over, else `file` (which stays yours). Answers its number, or
    * undefined when there is neither.
    */
-  file(name: string, file?: number | { readonly fd: number }): Promise<number | undefined>
+  file(name: string, file?: number | { readonly fd: number }, options?: FileOptions): Promise<number | undefined>
   /**
    * A session of this workload, for files at tokens of your choice: made, or the one of this name that was handed over,
    * which can be read at once and changed from `ready` on. Its name is unique among all sessions of the user.

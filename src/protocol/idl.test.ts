@@ -44,6 +44,7 @@ describe('the interface of luod', () => {
         ['token', { kind: 'string' }],
         ['fd', { kind: 'int' }],
         ['format', { kind: 'nullable', of: { kind: 'string' } }],
+        ['until', { kind: 'nullable', of: { kind: 'enum', members: ['update'] } }],
       ]),
     })
     expect(parsed.methods.get('List')).toEqual({
