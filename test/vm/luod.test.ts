@@ -4,13 +4,16 @@ import { beforeAll, describe, expect, test } from 'vitest'
 import { MACHINE_LIMIT_MS, possible, runMachine } from './machine.js'
 
 const LUOD = fileURLToPath(new URL('../../dist/daemon/main.js', import.meta.url))
+const LUOCTL = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
+const SERVER = fileURLToPath(new URL('../../examples/kv/server-v1.js', import.meta.url))
 const STAGES = ['first', 'second', 'third']
 
 describe.runIf(possible)('luod over two kexecs', () => {
   let boots: Record<string, unknown>[][]
 
   beforeAll(async () => {
-    const ran = await runMachine({ boots: STAGES.map((stage) => ({ script: 'luod', args: [LUOD, stage] })) })
+    const boot = (stage: string) => ({ script: 'luod', args: [LUOD, LUOCTL, SERVER, stage] })
+    const ran = await runMachine({ boots: STAGES.map(boot), memory: '2G' })
     boots = ran.map(([command]) => command?.json ?? [])
   }, MACHINE_LIMIT_MS)
 
@@ -37,6 +40,22 @@ describe.runIf(possible)('luod over two kexecs', () => {
   test("a program's own session of the kernel is listed, and luod's are not", () => {
     const listed = [{ name: 'guest', direction: 'outgoing', command: 'node', mine: true }]
     for (const boot of boots.slice(0, 2)) expect(boot).toContainEqual({ listed })
+  })
+
+  test('the service of the main job has every acknowledged write, in the same memory', () => {
+    const { written, stats } = boots[0]?.find((line) => line.written) ?? {}
+    const { count, checksum, used } = stats as Record<string, unknown>
+    expect({ written, count }).toEqual({ written: [204], count: 20 })
+    expect(boots[1]?.find(({ service }) => service)).toMatchObject({ stats: { count, checksum, used } })
+    expect(boots[1]).toContainEqual({ read: 20 })
+  })
+
+  test('luoctl says each step, and the next luod what the kexec took', () => {
+    const steps = boots[0]?.flatMap(({ step }) => step ?? [])
+    expect(steps).toEqual(['asking', 'preserving', 'preserved', 'stopping', 'rebooting'])
+    const spans = (name: string) => Object.keys((boots[1]?.find(({ event }) => event === name)?.spans as object) ?? {})
+    expect(spans('kexec')).toEqual(['letGo', 'preserve', 'stop', 'reboot', 'boot', 'luod'])
+    expect(spans('kexecOver')).toEqual(['firstClaim', 'lastCommit'])
   })
 
   test('both sessions come back with their memory, after each of two kexecs', () => {

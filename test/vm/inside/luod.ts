@@ -1,8 +1,10 @@
 /**
- * luod with the kernel's device, over two kexecs that it does itself: one session of its own, and one that a program has of
- * the kernel's. Prints what luod answered.
+ * luod with the kernel's device, over two kexecs that it does itself: one session of its own, one that a program has of
+ * the kernel's, and over the first of them, which luoctl asks for, the service of the main job. Prints what luod and the
+ * service answered.
  */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { setTimeout } from 'node:timers/promises'
 import { KernelSession } from '../../../src/backends/kernel.js'
 import { isLuoError } from '../../../src/errors.js'
 import type { Fd } from '../../../src/sys/fd.js'
@@ -12,7 +14,10 @@ import { connect, load, said, say } from './kit.js'
 
 const NOBODY = 65_534
 const KEEP_MS = 600_000
-const [, , luod = '', stage = ''] = process.argv
+const KEYS = 20
+const SERVICE = 'http://127.0.0.1:8080'
+const RETRY_MS = 200
+const [, , luod = '', luoctl = '', server = '', stage = ''] = process.argv
 
 let asked = 0
 const id = () => `${stage} ${asked++}`
@@ -97,6 +102,35 @@ async function claim(client: VarlinkClient): Promise<void> {
   fds[0]?.close()
 }
 
+/** Runs until this kernel ends. */
+async function startService(): Promise<void> {
+  const command = [luoctl, 'run', 'kv', '--keep', '600s', '--', process.execPath, server]
+  spawn(process.execPath, command, { stdio: ['ignore', 'inherit', 'inherit'], detached: true })
+  for (;;) {
+    const stats = await fetch(`${SERVICE}/stats`).catch(() => undefined)
+    if (stats?.ok) return say({ service: stage, stats: await stats.json() })
+    await setTimeout(RETRY_MS)
+  }
+}
+
+/** What is acknowledged is to be there after the kexec. */
+async function write(): Promise<void> {
+  const answers = new Set<number>()
+  for (let key = 0; key < KEYS; key++) {
+    answers.add((await fetch(`${SERVICE}/kv/${key}`, { method: 'PUT', body: `value ${key}` })).status)
+  }
+  say({ written: [...answers], stats: await (await fetch(`${SERVICE}/check`)).json() })
+}
+
+async function readBack(client: VarlinkClient): Promise<void> {
+  const values = await Promise.all(
+    Array.from({ length: KEYS }, async (_, key) => (await fetch(`${SERVICE}/kv/${key}`)).text()),
+  )
+  say({ read: values.filter((value, key) => value === `value ${key}`).length })
+  const { events } = (await client.call('History', {})).parameters
+  for (const { event, spans } of events) if (spans) say({ event, spans })
+}
+
 spawn(process.execPath, [luod, '--backend', 'kernel'], { stdio: ['ignore', 'inherit', 'inherit'], detached: true })
 const client = await connect()
 const { backend, takeover } = (await client.call('Status', {})).parameters
@@ -110,7 +144,12 @@ if (stage === 'first') {
   await claim(client)
 }
 if (stage === 'third') process.exit(0)
+await startService()
+if (stage === 'first') await write()
+else await readBack(client)
 load()
 await kexec(client, true)
 await preserve(client, stage)
-await kexec(client, false)
+if (stage === 'second') await kexec(client, false)
+said()
+spawnSync(process.execPath, [luoctl, 'kexec', '--json'], { stdio: 'inherit' })
