@@ -83,7 +83,7 @@ int main(int argc, char **argv) {
     memory = make_memory();
     listener = listen_at(argv[1]);
     if (workload) {
-      luo_item items[] = {{COUNTER, memory, FORMAT}, {LISTENER, listener, NULL}};
+      luo_item items[] = {{.token = COUNTER, .fd = memory, .format = FORMAT}, {.token = LISTENER, .fd = listener}};
       if (luo_preserve(luo_workload_session(workload), items, 2, &error) != 0) die("preserve", &error);
     }
   } else {

@@ -15,7 +15,6 @@
 #include <limits.h>
 #include <poll.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -925,6 +924,7 @@ static int *add_items(text *to, const luo_item *items, size_t count) {
     add(to, ",\"fd\":");
     add_number(to, (int64_t)at);
     if (items[at].format) add_member(to, ",\"format\":", items[at].format);
+    if (items[at].until_update) add(to, ",\"until\":\"update\"");
     add(to, "}");
   }
   add(to, "]");
@@ -1364,6 +1364,7 @@ static int read_event(luo_workload *workload, const luo_reply *reply, luo_event 
   if (strcmp(name, "subscribed") == 0) return subscribed_again(workload, update, event, error);
   snprintf(event->reason, sizeof event->reason, "%s", reason ? reason : "");
   event->deadline_ms = luo_json_integer(luo_json_get(parameters, "deadline_ms"), 0);
+  if (same(luo_json_string(luo_json_get(parameters, "purpose")), "kexec")) event->purpose = LUO_FOR_KEXEC;
   if (strcmp(name, "prepare") == 0) {
     char *id = update ? strdup(update) : NULL;
     if (!update) return broken(error, "an update in it has no id");

@@ -23,6 +23,7 @@
 #ifndef LIVEUPDATE_H
 #define LIVEUPDATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -90,10 +91,17 @@ typedef enum luo_event_kind {
   LUO_LOST     /* luod is gone for good, and there are no events any more. Go on, unless luo_released() was called. */
 } luo_event_kind;
 
+/* What a LUO_PREPARE is for. */
+typedef enum luo_purpose {
+  LUO_FOR_UPDATE, /* another version takes over */
+  LUO_FOR_KEXEC   /* another kernel: connections end, so luo_ready() with none of them; LUO_RELEASE never comes */
+} luo_purpose;
+
 typedef struct luo_event {
   luo_event_kind kind;
   int64_t deadline_ms;
   char reason[256]; /* cut to what fits */
+  luo_purpose purpose;
 } luo_event;
 
 /* To poll for POLLIN; it stays the library's. -1 after LUO_LOST. */
@@ -106,6 +114,7 @@ typedef struct luo_item {
   uint64_t token;
   int fd;
   const char *format; /* the version of the state in it, such as "store/1"; NULL: none */
+  bool until_update;  /* for updates only: a kexec leaves it behind; connections that luo_ready() hands over are so */
 } luo_item;
 
 /* The old version has let go, and luod holds these files too, LUO_MAX_FDS at most. */

@@ -40,6 +40,7 @@ MAX_MESSAGE = 1024 * 1024
 MAX_PATH = 107
 
 NEW, UPDATE, CRASH = 'new', 'update', 'crash'
+KEXEC = 'kexec'
 #: Kinds of events. prepare: stop changing the state, then ready() or refuse() before deadline_ms is over. resume: go on
 #: as before, `reason` says why the update ended. release: released(), and touch nothing of the state any more. lost:
 #: luod is gone for good, and there are no events any more; go on, unless released() was called.
@@ -63,9 +64,12 @@ _CODE = re.compile(r'(LUO_|E)[A-Z0-9_]{1,27}')
 _TOKEN = re.compile(r'0|[1-9][0-9]{0,19}')
 _MAX_TOKEN = 2**64 - 1
 
-#: format: the version of the state in it, such as "store/1".
-Item = namedtuple('Item', 'token fd format', defaults=(None,))
-Event = namedtuple('Event', 'kind deadline_ms reason')
+#: format: the version of the state in it, such as "store/1". until: 'update' for what a kexec leaves behind; connections
+#: that ready() hands over are so.
+Item = namedtuple('Item', 'token fd format until', defaults=(None, None))
+#: purpose: of a prepare. UPDATE: another version takes over. KEXEC: another kernel does; connections end, so ready() with
+#: none of them, and RELEASE never comes.
+Event = namedtuple('Event', 'kind deadline_ms reason purpose', defaults=('update',))
 
 
 class LuoError(Exception):
@@ -376,10 +380,12 @@ def _optional(parameters, name, kind, otherwise):
 
 def _describe(items):
     described = []
-    for index, (token, _, version) in enumerate(items):
+    for index, (token, _, version, until) in enumerate(items):
         described.append({'token': str(token), 'fd': index})
         if version is not None:
             described[-1]['format'] = version
+        if until is not None:
+            described[-1]['until'] = until
     return described, [item.fd for item in items]
 
 
@@ -711,7 +717,8 @@ class Workload:
             raise _broken('it is no event') if self._lost_at is None else _gone()
         parameters = reply.get('parameters')
         kind = _member(parameters, 'event', str)
-        event = Event(kind, _optional(parameters, 'deadline_ms', int, 0), _optional(parameters, 'reason', str, ''))
+        event = Event(kind, _optional(parameters, 'deadline_ms', int, 0), _optional(parameters, 'reason', str, ''),
+                      _optional(parameters, 'purpose', str, UPDATE))
         update = _optional(parameters, 'update', str, None)
         if kind == 'subscribed':
             return self._subscribed_again(update)

@@ -74,8 +74,10 @@ export function workloadDetails(workload: Workload, contents: readonly SessionCo
       clean(file.kind),
       file.bytes === undefined ? '-' : formatBytes(Number(file.bytes)),
       clean(file.format ?? '-'),
+      file.until ?? '-',
     ])
-    if (rows.length > 0) lines.push(...table(['TOKEN', 'KIND', 'SIZE', 'FORMAT'], rows).map((line) => `    ${line}`))
+    const head = ['TOKEN', 'KIND', 'SIZE', 'FORMAT', 'UNTIL']
+    if (rows.length > 0) lines.push(...table(head, rows).map((line) => `    ${line}`))
   }
   return lines
 }

@@ -29,7 +29,8 @@ Examples:
   luoctl kexec --emulated
 
 Needs root, and a luod that has the kernel's device (luoctl status). Exit codes: 0 the next kernel is started, or a dry
-run found nothing; 1 refused or aborted, and everybody goes on; 2 wrong usage; 4 no luod`
+run found nothing; 3 refused or aborted, and everybody goes on; 130 aborted by Ctrl-C; 1 it did not begin, such as without
+a loaded kernel; 2 wrong usage; 4 no luod`
 
 interface LoadOptions {
   initrd?: string

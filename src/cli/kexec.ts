@@ -1,11 +1,13 @@
 /**
  * `luoctl kexec` and `kexec abort`: has luod start the loaded kernel with everything that workloads have preserved, and
- * prints each step. The kexec is luod's: Ctrl-C asks it to end it in order, as `kexec abort` from elsewhere does.
+ * prints each step. The kexec is luod's: Ctrl-C asks it to end it in order, as `kexec abort` from elsewhere does. Whatever ends
+ * it once it has begun, everybody goes on, and the exit code is that of an update that did not commit.
  */
 import { randomUUID } from 'node:crypto'
 import { isLuoError, LuoError } from '../errors.js'
 import type { Methods } from '../protocol/types.js'
-import { type Context, connect, EXIT, withClient } from './context.js'
+import { isKernelLoaded } from '../sys/kexec.js'
+import { type Context, EXIT, reportError, withClient } from './context.js'
 import { formatDuration } from './durations.js'
 import { clean, formatBytes, phaseLine } from './format.js'
 
@@ -20,6 +22,8 @@ export interface KexecRequest {
   drop: readonly string[]
 }
 
+const SIGINT = 2
+
 const STEPS: Readonly<Record<Step, string>> = {
   asking: 'workloads let go',
   preserving: 'what they hold is preserved',
@@ -29,36 +33,76 @@ const STEPS: Readonly<Record<Step, string>> = {
   undone: 'undone: everybody goes on, nobody refused',
 }
 
-export async function kexecNextCommand(context: Context, request: KexecRequest): Promise<number> {
-  let last: Step | undefined
-  const abort = () => {
-    context.err('luoctl: aborting the kexec')
-    void abortKexec(context).catch((error: Error) => context.err(`luoctl: ${error.message}`))
+/** `isLoaded`: whether there is a kernel to start. */
+export async function kexecNextCommand(
+  context: Context,
+  request: KexecRequest,
+  isLoaded = isKernelLoaded,
+): Promise<number> {
+  if (!isLoaded()) {
+    const message = 'kexec: no kernel is loaded; load one (luoctl kexec load)'
+    if (!request.dryRun) throw new LuoError('LUO_NOT_FOUND', message)
+    context.err(`luoctl: warning: ${message}`)
   }
-  process.on('SIGINT', abort)
+  let last: Step | undefined
+  const interrupt = new Interrupt(context, () => last === 'rebooting')
   try {
-    // Asked again by another luod, it would be another kexec.
-    await withClient({ ...context, reconnectMs: 0 }, async (client) => {
-      const { deadlineMs, dryRun, how, drop } = request
-      const deadline = deadlineMs === undefined ? {} : { deadline_ms: deadlineMs }
-      const input = { id: randomUUID(), ...deadline, dry_run: dryRun, how, drop: [...drop] }
-      for await (const { parameters } of client.stream('Kexec', input)) {
-        const { step } = parameters
-        // The last answer is the last step once more.
-        if (step !== undefined && step === last) continue
-        last = step ?? last
-        context.out(context.json ? JSON.stringify(parameters) : line(parameters))
-        for (const warning of parameters.warnings ?? []) context.err(`luoctl: warning: ${clean(warning)}`)
-      }
+    await follow(context, request, (progress) => {
+      const { step } = progress
+      // The last answer is the last step once more.
+      if (step !== undefined && step === last) return
+      last = step ?? last
+      context.out(context.json ? JSON.stringify(progress) : line(progress))
+      for (const warning of progress.warnings ?? []) context.err(`luoctl: warning: ${clean(warning)}`)
     })
   } catch (error) {
+    const gone = isLuoError(error, 'LUO_GONE')
     // It ends with this kernel, and so does luod.
-    const ending = last === 'rebooting' || (last === 'stopping' && request.how === 'systemd')
-    if (!ending || !isLuoError(error, 'LUO_GONE')) throw error
+    if (gone && (last === 'rebooting' || (last === 'stopping' && request.how === 'systemd'))) return EXIT.OK
+    // It has not begun; or nobody says how it went.
+    if (last === undefined || gone) throw error
+    reportError(error, context.json, context.err)
+    return interrupt.aborted ? EXIT.SIGNAL_BASE + SIGINT : EXIT.NOT_UPDATED
   } finally {
-    process.off('SIGINT', abort)
+    interrupt.close()
   }
   return EXIT.OK
+}
+
+async function follow(
+  context: Context,
+  { deadlineMs, dryRun, how, drop }: KexecRequest,
+  onProgress: (progress: Progress) => void,
+): Promise<void> {
+  const deadline = deadlineMs === undefined ? {} : { deadline_ms: deadlineMs }
+  const input = { id: randomUUID(), ...deadline, dry_run: dryRun, how, drop: [...drop] }
+  // Asked again by another luod, it would be another kexec.
+  await withClient({ ...context, reconnectMs: 0 }, async (client) => {
+    for await (const { parameters } of client.stream('Kexec', input)) onProgress(parameters)
+  })
+}
+
+/** The first Ctrl-C undoes the kexec; a second one ends luoctl. */
+class Interrupt {
+  aborted = false
+  readonly #listener: () => void
+
+  constructor(context: Context, tooLate: () => boolean) {
+    this.#listener = () => {
+      if (tooLate()) return context.err('luoctl: too late: the next kernel is started')
+      this.aborted = true
+      context.err('luoctl: aborting the kexec')
+      abortKexec(context).catch((error: Error) => {
+        this.aborted = false
+        context.err(`luoctl: ${clean(error.message)}`)
+      })
+    }
+    process.once('SIGINT', this.#listener)
+  }
+
+  close(): void {
+    process.off('SIGINT', this.#listener)
+  }
 }
 
 export async function kexecAbortCommand(context: Context): Promise<number> {
@@ -67,13 +111,8 @@ export async function kexecAbortCommand(context: Context): Promise<number> {
   return EXIT.OK
 }
 
-async function abortKexec(context: Context): Promise<string> {
-  const client = await connect(context.socket, context)
-  try {
-    return (await client.call('AbortKexec', { id: randomUUID() })).parameters.kexec
-  } finally {
-    client.close()
-  }
+function abortKexec(context: Context): Promise<string> {
+  return withClient(context, async (client) => (await client.call('AbortKexec', { id: randomUUID() })).parameters.kexec)
 }
 
 function line({ step, at_ms: at = 0, workload = '', phase, sessions, files, bytes }: Progress): string {

@@ -18,6 +18,7 @@ import { randomUUID } from 'node:crypto'
 import type { Server } from 'node:net'
 import { isLuoError, LuoError } from '../errors.js'
 import { type Fd, inheritedFd } from '../sys/fd.js'
+import { getSeals } from '../sys/memfd.js'
 import { duplicateNumber } from '../sys/node.js'
 import { listenUnix } from '../sys/unix.js'
 import { DEFAULT_RECONNECT_MS } from '../wire/reconnecting.js'
@@ -415,7 +416,10 @@ class ManagedLive implements Live {
       for (const memory of this.#memory.values()) memory.makePrivate()
       this.#state = 'frozen'
       // Those of the update before would be refused, and none of them lives longer than this kernel.
-      if (info.purpose === 'kexec') await unlessAborted(this.#resources.takeBackConnections(), signal)
+      if (info.purpose === 'kexec') {
+        await unlessAborted(this.#resources.takeBackConnections(), signal)
+        for (const memory of this.#memory.values()) warnOfReadOnly(memory)
+      }
       const moving = info.purpose === 'kexec' ? [] : servings
       await unlessAborted(this.#sayReady(info.update, moving, heldSince, signal), signal)
     } catch (error) {
@@ -544,6 +548,12 @@ class ManagedLive implements Live {
     this.#sessionFd.close()
     this.#link.close()
   }
+}
+
+/** As the kernel gives back what may not be executed (`createMemfd`). */
+function warnOfReadOnly({ name, fd }: PreservedMemory): void {
+  if (!getSeals(fd).has('exec')) return
+  process.emitWarning(`memory ${name} will be read-only after the kexec: vm.memfd_noexec=2 was set when it was made`)
 }
 
 function memoryResource(memory: PreservedMemory): Omit<Resource, 'token'> {

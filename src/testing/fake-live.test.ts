@@ -35,6 +35,29 @@ test('what is written before the commit vanishes, on both sides', async () => {
   expect(isLuoError(late, 'LUO_ABORTED')).toBe(true)
 })
 
+test('after a kexec the next start finds the state as after a crash, but for what was for updates only', async () => {
+  const old = fakeLive()
+  new Uint8Array((await old.memory('store', { size: 4 })).buffer)[0] = 5
+  await old.file('log', 'a file')
+  await old.file('pipe', 'another', { until: 'update' })
+  const session = await old.session('cache')
+  await session.preserve(1, 'kept', 'cache/1')
+  await session.preserve(2, 'left behind', undefined, { until: 'update' })
+  const heard: unknown[] = []
+  old
+    .on('freeze', (info) => heard.push((info as { purpose: string }).purpose))
+    .on('released', () => heard.push('released'))
+  await old.ready()
+  await old.prepare({ purpose: 'kexec' })
+  const next = old.next()
+  expect(next.origin).toBe('crash')
+  expect(bytes(await next.memory('store', { size: 4 }))[0]).toBe(5)
+  expect([await next.file('log'), await next.file('pipe')]).toEqual(['a file', undefined])
+  expect(await (await next.session('cache')).tokens()).toEqual([1n])
+  await next.ready()
+  expect(heard).toEqual(['kexec'])
+})
+
 test('a refusal resumes the old version and tells why', async () => {
   const live = fakeLive()
   await live.ready()

@@ -99,15 +99,15 @@ export interface FakeLive {
   memory(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory>
   replace(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory>
   serve(server: Server, options: { port?: number; host?: string; path?: string }): Promise<void>
-  file(name: string, file?: unknown): Promise<unknown>
+  file(name: string, file?: unknown, options?: { until?: 'update' }): Promise<unknown>
   session(name: string, options?: FakeSessionOptions): Promise<FakeSession>
   ready(): Promise<void>
   on(event: HookName, hook: Hook): FakeLive
   leave(): Promise<void>
   close(): Promise<void>
   /** For the test: asks this version to let go. Rejects when a hook refuses; then it goes on as it was. */
-  prepare(): Promise<void>
-  /** For the test: the successor, after `prepare`. */
+  prepare(what?: { purpose?: 'update' | 'kexec' }): Promise<void>
+  /** For the test: the successor, after `prepare`; after that of a kexec, its first start in the next kernel. */
   next(options?: FakeLiveOptions): FakeLive
   /** For the test: the update failed; this version goes on. */
   rollback(): Promise<void>
@@ -124,11 +124,12 @@ class Fake implements FakeLive {
   readonly #accepts: readonly string[] | undefined
   readonly #hooks: Record<HookName, Hook[]> = { prepare: [], freeze: [], resume: [], released: [] }
   readonly #memory = new Map<string, Memory>()
-  readonly #files = new Map<string, unknown>()
+  readonly #files = new Map<string, { file: unknown; until: 'update' | undefined }>()
   readonly #sessions: FakeSessions
   readonly #replaced = new Map<string, Memory>()
   readonly #servers: Server[] = []
   #old: Fake | undefined
+  #purpose: 'update' | 'kexec' = 'update'
   #state: 'starting' | 'running' | 'frozen' | 'released' = 'starting'
 
   constructor(options: FakeLiveOptions, old: Fake | undefined, origin: Fake['origin']) {
@@ -136,7 +137,10 @@ class Fake implements FakeLive {
     this.#accepts = options.accepts
     this.origin = origin
     this.#old = old
-    this.#sessions = new FakeSessions((handed) => this.#mayChange(handed), old ? old.#sessions : undefined)
+    this.#sessions = new FakeSessions(
+      (handed) => this.#mayChange(handed),
+      old && { sessions: old.#sessions, overKexec: origin === 'crash' },
+    )
     if (!old) return
     for (const { name, format } of [...old.#memory.values(), ...old.#sessions.formats()]) {
       if (format !== undefined && this.#accepts && !this.#accepts.includes(format)) {
@@ -144,7 +148,9 @@ class Fake implements FakeLive {
       }
     }
     for (const memory of old.#memory.values()) this.#memory.set(memory.name, memory.copy())
-    for (const [name, file] of old.#files) this.#files.set(name, file)
+    for (const [name, file] of old.#files) {
+      if (origin === 'update' || file.until === undefined) this.#files.set(name, file)
+    }
   }
 
   get successor(): boolean {
@@ -180,9 +186,9 @@ class Fake implements FakeLive {
     })
   }
 
-  async file(name: string, file?: unknown): Promise<unknown> {
-    if (!this.#files.has(name) && file !== undefined) this.#files.set(name, file)
-    return this.#files.get(name)
+  async file(name: string, file?: unknown, { until }: { until?: 'update' } = {}): Promise<unknown> {
+    if (!this.#files.has(name) && file !== undefined) this.#files.set(name, { file, until })
+    return this.#files.get(name)?.file
   }
 
   async session(name: string, options: FakeSessionOptions = {}): Promise<FakeSession> {
@@ -201,7 +207,8 @@ class Fake implements FakeLive {
     for (const memory of this.#memory.values()) memory.thaw()
     this.#swap()
     this.#state = 'running'
-    if (old) await old.#run('released')
+    // A kernel ends its processes without a word.
+    if (old && old.#purpose === 'update') await old.#run('released')
   }
 
   on(event: HookName, hook: Hook): FakeLive {
@@ -218,11 +225,11 @@ class Fake implements FakeLive {
     return this.leave()
   }
 
-  async prepare(): Promise<void> {
+  async prepare({ purpose = 'update' }: { purpose?: 'update' | 'kexec' } = {}): Promise<void> {
     if (this.#state !== 'running') throw new LuoError('LUO_WRONG_STATE', `prepare: this version is ${this.#state}`)
     try {
       for (const hook of [...this.#hooks.prepare, ...this.#hooks.freeze]) {
-        const answer = await hook({ update: 'fake', deadlineMs: FAKE_DEADLINE_MS })
+        const answer = await hook({ update: 'fake', deadlineMs: FAKE_DEADLINE_MS, purpose })
         if (answer instanceof Error) throw answer
       }
     } catch (error) {
@@ -232,12 +239,14 @@ class Fake implements FakeLive {
     }
     for (const memory of this.#memory.values()) memory.freeze()
     this.#state = 'frozen'
+    this.#purpose = purpose
   }
 
   next(options: FakeLiveOptions = {}): FakeLive {
     if (this.#state !== 'frozen')
       throw new LuoError('LUO_WRONG_STATE', `next: call prepare first; it is ${this.#state}`)
-    return new Fake({ workload: this.workload, ...options }, this, 'update')
+    // What waits for a restart is claimed as after a crash.
+    return new Fake({ workload: this.workload, ...options }, this, this.#purpose === 'kexec' ? 'crash' : 'update')
   }
 
   async rollback(): Promise<void> {

@@ -9,7 +9,7 @@ export type FakeToken = bigint | number | string
 export interface FakeSession {
   readonly name: string
   readonly fd: undefined
-  preserve(token: FakeToken, file: unknown, format?: string): Promise<void>
+  preserve(token: FakeToken, file: unknown, format?: string, options?: FakeFileOptions): Promise<void>
   unpreserve(...tokens: FakeToken[]): Promise<void>
   retrieve(token: FakeToken): Promise<unknown>
   tokens(): Promise<bigint[]>
@@ -20,7 +20,11 @@ export interface FakeSessionOptions {
   keepMs?: number
 }
 
-type Files = Map<bigint, { file: unknown; format: string | undefined }>
+export interface FakeFileOptions {
+  until?: 'update'
+}
+
+type Files = Map<bigint, { file: unknown; format: string | undefined; until: 'update' | undefined }>
 
 class Session implements FakeSession {
   readonly name: string
@@ -39,12 +43,12 @@ class Session implements FakeSession {
     this.handed = handed !== undefined
   }
 
-  async preserve(token: FakeToken, file: unknown, format?: string): Promise<void> {
+  async preserve(token: FakeToken, file: unknown, format?: string, { until }: FakeFileOptions = {}): Promise<void> {
     this.#sessions.check(this, true)
     if (this.files.has(BigInt(token))) {
       throw new LuoError('EEXIST', `preserve token ${token} in session ${this.name}: it is used`)
     }
-    this.files.set(BigInt(token), { file, format })
+    this.files.set(BigInt(token), { file, format, until })
   }
 
   async unpreserve(...tokens: FakeToken[]): Promise<void> {
@@ -80,10 +84,12 @@ export class FakeSessions {
   readonly #mayChange: (handed: boolean) => void
 
   /** `mayChange` throws when a session, handed over or made here, may not be changed now. */
-  constructor(mayChange: (handed: boolean) => void, old?: FakeSessions) {
+  constructor(mayChange: (handed: boolean) => void, old?: { sessions: FakeSessions; overKexec: boolean }) {
     this.#mayChange = mayChange
-    for (const { name, keepMs, files, closed } of old ? old.#sessions.values() : []) {
-      if (!closed || keepMs > 0) this.#sessions.set(name, new Session(this, name, keepMs, files))
+    for (const { name, keepMs, files, closed } of old ? old.sessions.#sessions.values() : []) {
+      if (closed && keepMs === 0) continue
+      const handed = [...files].filter(([, { until }]) => !old?.overKexec || until === undefined)
+      this.#sessions.set(name, new Session(this, name, keepMs, new Map(handed)))
     }
   }
 

@@ -3,7 +3,7 @@
  * `join` answers (`fakeLive`), for tests that need no processes.
  */
 export { type FakeLive, type FakeLiveOptions, type FakeMemory, fakeLive } from './fake-live.js'
-export type { FakeSession, FakeSessionOptions, FakeToken } from './fake-session.js'
+export type { FakeFileOptions, FakeSession, FakeSessionOptions, FakeToken } from './fake-session.js'
 export {
   type Fault,
   type FaultPoint,

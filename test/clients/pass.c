@@ -47,7 +47,7 @@ int main(int argc, char **argv) {
   luo_error error;
   luo_connection *connection;
   luo_session *session;
-  luo_item item = {TOKEN, -1, "greeting/1"};
+  luo_item item = {.token = TOKEN, .fd = -1, .format = "greeting/1"};
   if (argc != 4) return 2;
   item.fd = memfd_create("greeting", MFD_CLOEXEC);
   if (item.fd < 0 || write(item.fd, CONTENT, sizeof CONTENT - 1) < 0) return 3;

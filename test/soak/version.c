@@ -99,7 +99,7 @@ static const soak_kind *kind_of(const char *name) {
 /* --- what the test asks for -------------------------------------------------------------------------------------- */
 
 static void make(luo_session *session, uint64_t token, const soak_kind *kind, long value) {
-  luo_item item = {token, kind->make(value), "soak/1"};
+  luo_item item = {.token = token, .fd = kind->make(value), .format = "soak/1"};
   long made = item.fd < 0 ? NO_VALUE : kind->get(item.fd);
   if (made == NO_VALUE) printf("error LUO_UNSUPPORTED cannot make %s\n", kind->name);
   else if (luo_preserve(session, &item, 1, &error) != 0) say_error();
@@ -211,7 +211,7 @@ static void take_back_connection(void) {
 
 static void ready(void) {
   int pair[2];
-  luo_item item = {CONNECTION, -1, NULL};
+  luo_item item = {.token = CONNECTION, .fd = -1};
   if (refuses) {
     refuses = 0;
     if (luo_refuse(workload, "the test says so", &error) != 0) die("refuse");

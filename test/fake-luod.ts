@@ -1,0 +1,43 @@
+/** A luod in this process, at a socket in a folder of its own, that answers as a test says. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { LuoError } from '../src/errors.js'
+import { parseInterface } from '../src/protocol/idl.js'
+import { INTERFACE_TEXT } from '../src/protocol/interface.js'
+import { listenUnix } from '../src/sys/unix.js'
+import { type Handlers, Server } from '../src/wire/server.js'
+
+export interface FakeLuod extends Disposable {
+  socket: string
+}
+
+/** Methods that are not among `handlers` fail with LUO_UNSUPPORTED. */
+export function fakeLuod(handlers: Partial<Handlers>): FakeLuod {
+  const folder = mkdtempSync(join(tmpdir(), 'fake-luod-'))
+  const socket = join(folder, 's')
+  const others = [...parseInterface(INTERFACE_TEXT).methods.keys()].map((name) => [
+    name,
+    () => {
+      throw new LuoError('LUO_UNSUPPORTED', `${name} is not under test`)
+    },
+  ])
+  const server = new Server({
+    listener: listenUnix(socket),
+    handlers: { ...(Object.fromEntries(others) as unknown as Handlers), ...handlers },
+    version: '1.2.3',
+    maxConnections: 100,
+    maxUnderWay: { files: 1_000, bytes: 16 * 2 ** 20 },
+    onDefect: (error) => {
+      throw error
+    },
+    onRefused: () => {},
+  })
+  return {
+    socket,
+    [Symbol.dispose]: () => {
+      server.close()
+      rmSync(folder, { recursive: true })
+    },
+  }
+}
