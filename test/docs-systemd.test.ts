@@ -21,7 +21,14 @@ const KNOWN: Record<string, readonly string[]> = {
   Service: [
     ...['Type', 'NotifyAccess', 'User', 'WorkingDirectory', 'Environment', 'ExecStart', 'ExecReload', 'Restart'],
     ...['KillMode', 'TimeoutStopSec', 'LimitNOFILE', 'RuntimeDirectory', 'OOMScoreAdjust', 'NoNewPrivileges'],
-    ...['ProtectSystem', 'SuccessExitStatus', 'RestartSec', 'FileDescriptorStoreMax', 'FileDescriptorStorePreserve'],
+    ...[
+      'ProtectSystem',
+      'SuccessExitStatus',
+      'RestartSec',
+      'RestartPreventExitStatus',
+      'FileDescriptorStoreMax',
+      'FileDescriptorStorePreserve',
+    ],
     ...['RuntimeDirectoryPreserve', 'CapabilityBoundingSet', 'RestrictAddressFamilies', 'DevicePolicy', 'DeviceAllow'],
     ...['RestrictNamespaces', 'LockPersonality', 'RestrictRealtime', 'SystemCallArchitectures'],
   ],
