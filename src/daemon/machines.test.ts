@@ -1,9 +1,16 @@
-import { expect, test } from 'vitest'
+import { spawnSync } from 'node:child_process'
+import { expect, test, vi } from 'vitest'
 import { codeOf } from '../../test/code-of.js'
+import { encodeMachineRequest } from '../abi/machine.js'
 import { countOpenFds } from '../sys/fd.js'
+import { receive, send } from '../sys/unix.js'
+import { Answers } from './answers.js'
 import { LIMITS } from './limits.js'
 import type { MachineOptions } from './machine.js'
 import { Machines } from './machines.js'
+import { machineHandlers } from './rpc-machine.js'
+import { Usage } from './usage.js'
+import { userLimits } from './user-limits.js'
 
 const options: MachineOptions = {
   handlers: 'kernel',
@@ -62,4 +69,65 @@ test('a machine ends with its last notifier, unless it holds what was handed ove
   empty.detach(last)
   expect(ended).toBe(3)
   expect(countOpenFds()).toBe(before)
+})
+
+test('a defect in an answer is told, and ends that notifier alone', async () => {
+  const told: string[] = []
+  let broken = false
+  const machines = new Machines(() => {})
+  try {
+    const machine = machines.ensure(1, 'm', {
+      ...options,
+      onDefect: (error, action) => told.push(`${action}: ${String(error)}`),
+      changeFiles: () => {
+        if (broken) throw new TypeError('a defect')
+      },
+    })
+    const notifier = { pid: 1, endPrograms: () => {}, kill: () => {} }
+    const other = { pid: 2, endPrograms: () => {}, kill: () => {} }
+    using channel = machine.attach(notifier)
+    using otherChannel = machine.attach(other)
+    const question = encodeMachineRequest({ operation: 'describe', flags: 0, inode: 1n, token: 0n, name: '' })
+    broken = true
+    send(channel, question)
+    await vi.waitFor(() => expect(receive(channel)).toMatchObject({ bytes: new Uint8Array(), fds: [] }))
+    broken = false
+    expect(told).toEqual(['answer a notifier: TypeError: a defect'])
+    send(otherChannel, question)
+    await vi.waitFor(() => expect(receive(otherChannel)?.bytes.length).toBeGreaterThan(0))
+    machine.detach(notifier)
+    expect(machine.notifiers).toBe(1)
+    machine.detach(other)
+    expect([machines.size, told.length]).toEqual([0, 1])
+  } finally {
+    machines.close()
+  }
+})
+
+test('a notifier whose process cannot be watched joins no machine, and none stays for it', () => {
+  const machines = new Machines(() => {})
+  const usage = new Usage(userLimits({}, { nofile: 20_000, shared: false, memory: 2 ** 30 }))
+  const { Emulate } = machineHandlers(machines, new Answers(), usage, () => {})
+  const emulate = (id: string) =>
+    Emulate({
+      input: { id, machine: 'm' },
+      peer: {
+        // It has ended, and was waited for.
+        pid: spawnSync('true').pid,
+        uid: 1,
+        gid: 1,
+        pidfd: () => undefined,
+        mayBeLost: () => () => false,
+        onDisconnect: () => {},
+        disconnect: () => {},
+      },
+      fds: [],
+      more: true,
+      reply: () => expect.unreachable(),
+    })
+  // What is made once for all of them stays open.
+  expect(codeOf(() => emulate('first'))).toBe('ESRCH')
+  const before = countOpenFds()
+  expect(codeOf(() => emulate('second'))).toBe('ESRCH')
+  expect([machines.size, countOpenFds(), usage.of(1).files]).toEqual([0, before, 0])
 })

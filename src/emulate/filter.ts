@@ -1,4 +1,7 @@
-/** Which system calls of an emulated program are looked at: opens that may mean the device, and live update's own. */
+/**
+ * Which system calls of an emulated program are looked at: opens that may mean the device, what changes where a path
+ * leads, and live update's own.
+ */
 import { LuoError } from '../errors.js'
 import { AUDIT_ARCH_AARCH64, AUDIT_ARCH_X86_64, buildFilter, type FilterRule } from '../sys/seccomp.js'
 
@@ -7,9 +10,12 @@ export const CALLS = {
   open: 2,
   ioctl: 16,
   creat: 85,
+  pivotRoot: 155,
+  chroot: 161,
   reboot: 169,
   kexecLoad: 246,
   openat: 257,
+  setns: 308,
   kexecFileLoad: 320,
   openat2: 437,
 } as const
@@ -17,9 +23,12 @@ export const CALLS = {
 /** arm64 has neither open nor creat. */
 export const ARM64_CALLS = {
   ioctl: 29,
+  pivotRoot: 41,
+  chroot: 51,
   openat: 56,
   kexecLoad: 104,
   reboot: 142,
+  setns: 268,
   kexecFileLoad: 294,
   openat2: 437,
 } as const
@@ -58,6 +67,9 @@ export function filterFor(machine: keyof typeof MACHINES): Uint8Array {
     opens(calls.openat, 2),
     { number: calls.openat2 },
     { number: calls.ioctl, when: [{ argument: 1, mask: IOCTL_TYPE_MASK, values: [IOCTL_TYPE] }] },
+    { number: calls.chroot },
+    { number: calls.pivotRoot },
+    { number: calls.setns },
     { number: calls.kexecLoad },
     { number: calls.kexecFileLoad },
     { number: calls.reboot },

@@ -112,7 +112,16 @@ function launch({ path, argv, trace }: EmulationSettings, channel: MachineChanne
       },
     })
     const calls = Poller.shared().add(listener, { read: true, write: false }, ({ readable, hangup }) => {
-      if (readable) return notifier.serve()
+      if (readable) {
+        // While it looks for calls itself, what the poller has to say is others' alone.
+        calls.update({ read: false, write: false })
+        try {
+          notifier.serve()
+        } finally {
+          calls.update({ read: true, write: false })
+        }
+        return
+      }
       if (!hangup) return
       // No process is left that has the filter.
       calls.close()

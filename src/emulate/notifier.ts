@@ -21,6 +21,7 @@ import {
 } from '../abi/uapi.js'
 import { asLuoError, type ErrnoName, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
+import { Poller } from '../sys/poller.js'
 import {
   fdOfThread,
   isPathOnly,
@@ -48,9 +49,8 @@ const O_NOFOLLOW = 0o400000
 const O_CLOEXEC = 0o2000000
 const O_PATH = 0o10000000
 const AT_FDCWD = -100
-/** Calls answered in one turn of the loop, and how long the next one is waited for: signals and luod's words wait too. */
-const MAX_CALLS = 64
-const NEXT_CALL_MS = 1
+/** A turn of the loop: the next call is waited for so long. A signal that comes between two waits waits too. */
+const TURN_MS = 20
 /** struct open_how: u64 flags · u64 mode · u64 resolve. */
 const OPEN_HOW_BYTES = 24
 const X32_BIT = 0x40000000
@@ -73,11 +73,14 @@ interface Trace {
 type Outcome = { value: bigint } | { given: Fd; cloexec: boolean } | 'pass' | 'none'
 
 export class Notifier {
+  readonly #listener: Fd
   readonly #calls: HeldCalls
   readonly #channel: MachineChannel
   readonly #objects = new Map<bigint, MachineObject>()
   readonly #onTrace: ((call: TracedCall) => void) | undefined
   readonly #onForeign: (tid: number) => void
+  /** Until a program changes its root, each has the one that this process has. */
+  #oneRoot = true
   /** A kexec image was loaded by a program of this machine. */
   #kexecLoaded = false
 
@@ -87,6 +90,7 @@ export class Notifier {
     channel: MachineChannel,
     options: { onTrace?: (call: TracedCall) => void; onForeign(tid: number): void },
   ) {
+    this.#listener = listener
     this.#calls = new HeldCalls(listener)
     this.#channel = channel
     this.#onTrace = options.onTrace
@@ -94,13 +98,17 @@ export class Notifier {
   }
 
   /**
-   * The next calls. Only when the listener is readable. Programs make their calls one close after the other, and to be
-   * woken by the loop costs more than most answers: it waits here a little for the next one.
+   * The next calls. Only when the listener is readable, and with nobody else watching it. Programs make their calls one
+   * close after the other, and to be woken by the loop costs more than most answers: the next one is waited for here,
+   * asleep, until something else is to be done.
    */
   serve(): void {
-    let left = MAX_CALLS
-    do this.#serveOne()
-    while (--left > 0 && this.#calls.wait(NEXT_CALL_MS))
+    const end = performance.now() + TURN_MS
+    let left: number
+    do {
+      this.#serveOne()
+      left = Math.ceil(end - performance.now())
+    } while (left > 0 && Poller.shared().waitFirst(this.#listener, left))
   }
 
   #serveOne(): void {
@@ -155,6 +163,11 @@ export class Notifier {
         return this.#openat2(call, trace)
       case CALLS.ioctl:
         return this.#ioctl(call, trace)
+      case CALLS.chroot:
+      case CALLS.pivotRoot:
+      case CALLS.setns:
+        this.#oneRoot = false
+        return 'pass'
       case CALLS.kexecLoad:
         trace.text = `kexec_load(${b} segments)`
         this.#kexecLoaded = b > 0n
@@ -197,7 +210,8 @@ export class Notifier {
       return 'pass'
     }
     const follow = (flags & O_NOFOLLOW) === 0
-    if (!leadsToDevice(call.tid, at, path, { follow }) || !this.#calls.valid(call.id)) return 'pass'
+    const oneRoot = this.#oneRoot
+    if (!leadsToDevice(call.tid, at, path, { follow, oneRoot }) || !this.#calls.valid(call.id)) return 'pass'
     trace.text = `open(${JSON.stringify(path)}, ${['O_RDONLY', 'O_WRONLY', 'O_RDWR', 'O_ACCMODE'][flags & O_ACCMODE]})`
     if (flags & O_DIRECTORY) throw new LuoError('ENOTDIR', 'open the device as a directory')
     if (flags & O_CREAT && flags & O_EXCL) throw new LuoError('EEXIST', 'create the device')

@@ -14,13 +14,14 @@ const MAX_LINKS = 40
 
 /**
  * `at`: the directory that a relative path starts from, as openat(2) has it. Without `follow`, a link is no way to it. A
- * path that takes the device for a directory is ENOTDIR. `path` has a character for each byte (latin1).
+ * path that takes the device for a directory is ENOTDIR. `path` has a character for each byte (latin1). `oneRoot`: the
+ * program's root is known to be this process's.
  */
-export function leadsToDevice(tid: number, at: number, path: string, { follow = true } = {}): boolean {
+export function leadsToDevice(tid: number, at: number, path: string, { follow = true, oneRoot = false } = {}): boolean {
   if (path === '') return false
   const start = path.startsWith('/') ? '/' : directoryOf(tid, at)
   if (start === undefined) return false
-  const root = link(`/proc/${tid}/root`) ?? '/'
+  const root = (oneRoot ? undefined : link(`/proc/${tid}/root`)) ?? '/'
   // Nearly every path is judged here: where no link is on the way, the device must be named.
   if (!path.includes(DEVICE_NAME) && root === '/' && hasNoLink(path.startsWith('/') ? path : `${start}/${path}`)) {
     return false

@@ -407,3 +407,30 @@ test('waiting for one file ends when it is readable, or hangs up, or at the limi
     closeAll([one, other])
   }
 })
+
+test('waiting for one file first ends when another that is watched is ready, and leaves that to its callback', async () => {
+  const [first, firstPeer] = socketPair()
+  const [other, otherPeer] = socketPair()
+  let heard = 0
+  const watch = poller.add(other, READ, () => {
+    heard += 1
+    receive(other)
+  })
+  // Registered, but of no interest to the poller itself.
+  const idle = poller.add(first, NOTHING, () => expect.unreachable())
+  try {
+    expect(poller.waitFirst(first, 1)).toBe(false)
+    send(firstPeer, BYTE)
+    expect(poller.waitFirst(first, 60_000)).toBe(true)
+    send(otherPeer, BYTE)
+    expect(poller.waitFirst(first, 60_000)).toBe(false)
+    receive(first)
+    expect(poller.waitFirst(first, 60_000)).toBe(false)
+    expect(heard).toBe(0)
+    await vi.waitFor(() => expect(heard).toBe(1))
+  } finally {
+    watch.close()
+    idle.close()
+    closeAll([first, firstPeer, other, otherPeer])
+  }
+})

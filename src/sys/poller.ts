@@ -113,6 +113,19 @@ export class Poller {
     if (--this.#references === 0) this.#handle.unref()
   }
 
+  /**
+   * Waits, and lets nothing else run meanwhile, until `fd` is readable: true. False as soon as something that is watched
+   * here is ready, a signal comes, or the time is over. `fd` may be registered here with no interest, but not otherwise.
+   */
+  waitFirst(fd: Fd, limitMs: number): boolean {
+    pollView.setInt32(0, fd.number, true)
+    pollView.setInt32(4, POLLIN, true)
+    pollView.setInt32(8, this.#epoll.number, true)
+    pollView.setInt32(12, POLLIN, true)
+    const count = libc('poll', pollFd, 2, limitMs)
+    return count === 1 && (pollView.getInt16(6, true) & POLLIN) !== 0
+  }
+
   /** Calls back for everything that is ready now, without waiting for the loop's turn. */
   drain(): void {
     // Each file once: what a callback leaves unread would keep this busy for ever.
@@ -164,8 +177,8 @@ export class Poller {
 
 const POLLIN = 1
 const POLLOUT = 4
-/** struct pollfd. */
-const pollFd = new Uint8Array(8)
+/** struct pollfd, twice. */
+const pollFd = new Uint8Array(16)
 const pollView = new DataView(pollFd.buffer)
 
 /** Waits, and lets nothing else run meanwhile, until the file is readable or has hung up; false when that takes longer. */

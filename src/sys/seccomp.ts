@@ -23,7 +23,6 @@ const NOTIF_SET_FLAGS = 0x40082104
 const SYNC_WAKE_UP = 1n
 const NOTIF_BYTES = 80
 const FLAG_CONTINUE = 1
-const POLLIN = 1
 const O_CLOEXEC = 0o2000000
 
 /** A held call. Pointers are addresses in the target. */
@@ -44,24 +43,12 @@ export class HeldCalls {
   readonly #area = scratch(256)
   readonly #view = new DataView(this.#area.buffer)
   readonly #notification = new Uint8Array(this.#area.buffer, 0, NOTIF_BYTES)
-  /** struct pollfd. */
-  readonly #pollFd = new Uint8Array(8)
-  readonly #poll = new DataView(this.#pollFd.buffer)
 
   /** `listener` stays the caller's. */
   constructor(listener: Fd) {
     this.#listener = listener
     // Older kernels do not know it, and work without.
     libc('ioctl', listener.number, NOTIF_SET_FLAGS, SYNC_WAKE_UP)
-  }
-
-  /** Whether there is a call, which is waited for; nothing else runs here meanwhile. */
-  wait(limitMs: number): boolean {
-    this.#poll.setInt32(0, this.#listener.number, true)
-    this.#poll.setInt16(4, POLLIN, true)
-    this.#poll.setInt16(6, 0, true)
-    // Interrupted or failed: as if there were none, and the loop sees what it is.
-    return libc('poll', this.#pollFd, 1, limitMs) === 1 && (this.#poll.getInt16(6, true) & POLLIN) !== 0
   }
 
   /** The next call; only when the listener is readable. Undefined when its thread was killed meanwhile. */

@@ -2,6 +2,8 @@
  * Programs that mean no good, or have no luck: what they do harms nobody but themselves, and nothing stays of it. No
  * luod of these tests may log a defect (`Stage`).
  */
+import { symlinkSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { eventually, NOBODY, Stage } from '../daemon/stage.js'
 import { EmulationStage, openFiles } from './stage.js'
@@ -148,4 +150,12 @@ test.runIf(isRoot)('two users have two machines of one name, and reach nothing o
   expect((await stage.startAs(NOBODY, 'machines', '--end', 'same').ended()).errors).toContain('LUO_NOT_FOUND')
   expect(await two.ask('preserve s m 2')).toBe('EBUSY')
   expect((await two.ended()).code).toBe(0)
+})
+
+test.runIf(isRoot)('a program with a root of its own reaches the device through the links in it', async () => {
+  symlinkSync('/dev/liveupdate', join(stage.folder, 'door'))
+  const run = stage.start('emulate', '--machine', 'root', '--', 'chroot', stage.folder, '/driver')
+  expect(await run.ask('open d "/door"')).toBe('ok')
+  expect(await run.ask('create s d "a"')).toBe('ok')
+  expect((await run.ended()).code).toBe(0)
 })
