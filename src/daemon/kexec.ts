@@ -16,7 +16,7 @@ import { type ContentToCross, type HandedOver, handOver } from '../backends/cros
 import { asLuoError, LuoError } from '../errors.js'
 import type { Methods } from '../protocol/types.js'
 import { waitReadable } from '../sys/poller.js'
-import type { Actor } from './events.js'
+import type { Actor, EventFacts } from './events.js'
 import { KexecBarrier } from './kexec-barrier.js'
 import type { KexecSystem } from './kexec-system.js'
 import type { State } from './state.js'
@@ -88,11 +88,6 @@ export class Kexec {
     return this.#over
   }
 
-  /** What is in the kernel's sessions now, and would be lost with their descriptors. */
-  get handedOver(): HandedOver | undefined {
-    return this.#handedOver
-  }
-
   /** Calls `listener` with all that was said, and what will be. Answers how to stop that. */
   listen(listener: (progress: KexecProgress) => void): () => void {
     for (const progress of this.#said) listener(progress)
@@ -115,9 +110,8 @@ export class Kexec {
 
   async #run(): Promise<KexecProgress> {
     const { by, dryRun } = this.#request
-    const uid = process.getuid?.() ?? 0
-    const { events } = this.#host.state
-    events.emit(uid, 'kexecAsked', { by, detail: dryRun ? 'a dry run' : this.#request.how })
+    const detail = dryRun ? 'a dry run' : this.#request.how
+    this.#host.state.events.emit(process.getuid?.() ?? 0, 'kexecAsked', { by, detail })
     try {
       // Whoever asked is told of what happens from here on.
       await Promise.resolve()
@@ -129,8 +123,6 @@ export class Kexec {
     } catch (error) {
       const known = asLuoError(error, 'EIO', 'kexec')
       await this.#undo(known)
-      const { code, message: detail } = known
-      events.emit(uid, 'kexecEnded', { by, code, detail, duration_ms: performance.now() - this.#startedAt })
       throw known
     }
   }
@@ -155,10 +147,7 @@ export class Kexec {
     this.#letGo()
     await this.#barrier.endCheck()
     this.#over = true
-    const { by } = this.#request
-    const duration = performance.now() - this.#startedAt
-    const facts = { by, detail: 'a dry run: nobody refused', duration_ms: duration, spans: this.#spans() }
-    this.#host.state.events.emit(process.getuid?.() ?? 0, 'kexecEnded', facts)
+    this.#tellEnd({ detail: 'a dry run: nobody refused', spans: this.#spans() })
     return this.#enter('undone')
   }
 
@@ -195,7 +184,14 @@ export class Kexec {
   async #undo(reason: LuoError): Promise<void> {
     this.#letGo()
     await this.#barrier.abort(reason)
+    if (this.#over) return
     this.#over = true
+    this.#tellEnd({ code: reason.code, detail: reason.message })
+  }
+
+  #tellEnd(facts: Pick<EventFacts, 'code' | 'detail' | 'spans'>): void {
+    const about = { by: this.#request.by, duration_ms: performance.now() - this.#startedAt }
+    this.#host.state.events.emit(process.getuid?.() ?? 0, 'kexecEnded', { ...about, ...facts })
   }
 
   #letGo(): void {

@@ -3,8 +3,8 @@
  * luod, the daemon: keeps what workloads preserve, and leads their updates. As root it serves every user of the
  * machine, each their own workloads; otherwise the user that it runs as.
  *
- * Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already, 4 what was
- * handed over at the kexec is of another version.
+ * Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already, 4 what
+ * another luod has left, at the kexec or in the store, is of another version.
  */
 import { readFileSync, rmSync } from 'node:fs'
 import { totalmem } from 'node:os'
@@ -52,7 +52,7 @@ Usage: luod [--socket PATH] [--backend auto|kernel|userspace] [--standby] [--lim
 
 Under systemd (NOTIFY_SOCKET) it reports when it is ready. SIGTERM ends it; services go on without updates.
 Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already,
-            4 a luod of another version has handed over at the kexec: nothing of it was touched, start that one`
+            4 what a luod of another version has left cannot be read, and was not touched: start that one`
 
 const EXIT = { OK: 0, FAILED: 1, USAGE: 2, ALREADY_RUNNING: 3, OTHER_VERSION: 4 } as const
 /** A socket that everybody may connect to: who it is is asked of the kernel, and what it may see follows from that. */

@@ -268,6 +268,9 @@ describe('everybody goes on', () => {
       'resumed',
     )
     expect(await failure(machine.stage.call('AbortKexec', { id: 'c' }))).toBe('LUO_WRONG_STATE')
+    const { events } = await machine.stage.call('History', {})
+    const ends = events.filter(({ event }) => event === 'kexecEnded')
+    expect(ends.map(({ code }) => code)).toEqual(['LUO_ABORTED', 'LUO_ABORTED'])
   })
 
   test('when the reboot call fails; who was stopped for it is an orphan', async () => {
