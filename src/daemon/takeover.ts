@@ -1,7 +1,7 @@
 /**
- * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, builds what it
- * can of it ahead, and waits for the word, or for luod's death. Only when luod is known to be dead does the end of the line mean that this one is next:
- * it may also mean that luod gave this one up.
+ * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, builds what
+ * it can of it ahead, and waits for the word, or for luod's death. Only when luod is known to be dead does the end of
+ * the line mean that this one is next: it may also mean that luod gave this one up.
  */
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
