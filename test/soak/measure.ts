@@ -1,7 +1,8 @@
 /** What luod has and leaves behind, seen from outside: descriptors, memory, records, processes. */
 import { readdirSync, readFileSync } from 'node:fs'
-import { closeAll } from '../../src/sys/fd.js'
-import { fileSize } from '../../src/sys/memfd.js'
+import { decodeRecords } from '../../src/abi/records.js'
+import { closeAll, type Fd } from '../../src/sys/fd.js'
+import { fileSize, readAt } from '../../src/sys/memfd.js'
 import { VarlinkClient } from '../../src/wire/client.js'
 
 const KIB = 1024
@@ -11,6 +12,7 @@ const POLL_MS = 20
 export interface Sample {
   fds: number
   rssBytes: number
+  /** Of what counts in them; their file goes up and down, by as much again and more. */
   recordsBytes: number
   /** Of the soak test, besides itself and luod. */
   processes: number
@@ -28,7 +30,7 @@ export async function measure(socket: string, luod: number): Promise<Sample> {
       await new Promise((resolve) => setTimeout(resolve, POLL_MS))
     }
     const { fds } = await client.call('Inspect', {})
-    const recordsBytes = fds[0] ? fileSize(fds[0]) : Number.NaN
+    const recordsBytes = fds[0] ? liveBytes(fds[0]) : Number.NaN
     closeAll(fds)
     // One more request, so that luod has closed what it sent.
     await client.call('Status', {})
@@ -37,6 +39,14 @@ export async function measure(socket: string, luod: number): Promise<Sample> {
   } finally {
     client.close()
   }
+}
+
+function liveBytes(records: Fd): number {
+  const bytes = new Uint8Array(fileSize(records))
+  readAt(records, bytes, 0)
+  const { entries } = decodeRecords(bytes)
+  const values = [...entries.values()].flatMap((ofType) => [...ofType.values()])
+  return values.reduce((sum, value) => sum + JSON.stringify(value).length, 0)
 }
 
 /** How many have this luod's socket in their environment. */
