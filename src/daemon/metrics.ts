@@ -2,9 +2,8 @@
  * luod in numbers, for Prometheus. Counts are looked up when somebody asks; what happens is counted as it is told
  * (`events.ts`) or answered. No label is a name that a user chose, so that nobody can make up series without end.
  *
- * Loaded only when metrics are asked for: this is the one importer of prom-client.
+ * This is the one importer of prom-client, which is loaded only when metrics are asked for.
  */
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { HistoryEvent } from '../protocol/types.js'
 import { countOpenFds } from '../sys/fd.js'
 import type { Content } from './metrics-server.js'
@@ -23,7 +22,8 @@ const BLACKOUT_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 /** From starting a program to the longest deadlines. */
 const DURATION_BUCKETS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300]
 
-export function createMetrics(source: MetricsSource, version: string): Content {
+export async function createMetrics(source: MetricsSource, version: string): Promise<Content> {
+  const { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } = await import('prom-client')
   const registry = new Registry()
   const registers = [registry]
   collectDefaultMetrics({ register: registry })

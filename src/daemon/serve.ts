@@ -11,6 +11,7 @@ import { notify } from '../sys/notify.js'
 import type { Daemon } from './daemon.js'
 import { FdStore, type ReceivedFiles, storeLimit } from './fd-store.js'
 import type { Logger } from './log.js'
+import { createMetrics } from './metrics.js'
 import { type MetricsAddress, serveMetrics } from './metrics-server.js'
 import { Protection } from './protection.js'
 import type { Replacement } from './rpc-luod.js'
@@ -167,10 +168,8 @@ export class Serving implements Replacement {
   async #serveMetrics(address: MetricsAddress): Promise<void> {
     const { version, log } = this.#options
     if (!this.#daemon) return
-    // Their library is loaded by nobody else.
-    const { createMetrics } = await import('./metrics.js')
     const onError = (error: unknown) => log('error', `metrics: ${String(error)}`)
-    await serveMetrics(address, createMetrics(this.#daemon, version), onError)
+    await serveMetrics(address, await createMetrics(this.#daemon, version), onError)
   }
 
   /** The luod before may still have the place. Without metrics luod is luod all the same. */

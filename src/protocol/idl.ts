@@ -43,12 +43,11 @@ export function parseInterface(text: string): Interface {
 
 function tokenize(text: string): Token[] {
   const tokens: Token[] = []
-  text.split('\n').forEach((source, index) => {
-    const code = source.replace(/#.*/, '')
-    for (const [token] of code.matchAll(/->|\[string\]|\[\]|[A-Za-z][A-Za-z0-9_.-]*|\S/g)) {
-      tokens.push({ text: token, line: index + 1 })
-    }
-  })
+  let line = 1
+  for (const [token] of text.matchAll(/\n|#.*|->|\[string\]|\[\]|[A-Za-z][A-Za-z0-9_.-]*|\S/g)) {
+    if (token === '\n') line += 1
+    else if (!token.startsWith('#')) tokens.push({ text: token, line })
+  }
   return tokens
 }
 

@@ -1,0 +1,62 @@
+/** luod as it is built, in one file, with the code that V8 has made of it: what does not fit is not used. */
+import { spawnSync } from 'node:child_process'
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Script } from 'node:vm'
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+
+const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
+const BUILT = ['main.js', 'luod.cjs', 'luod.code']
+const CODE_AT = 8
+
+let folder: string
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'luod-bundle-'))
+  cpSync(join(PROJECT, 'package.json'), join(folder, 'package.json'))
+  symlinkSync(join(PROJECT, 'node_modules'), join(folder, 'node_modules'))
+})
+afterAll(() => rmSync(folder, { recursive: true }))
+beforeEach(() => {
+  for (const name of BUILT) cpSync(join(PROJECT, 'dist/daemon', name), at(name))
+})
+
+const at = (name: string) => join(folder, 'dist/daemon', name)
+
+function help(): string {
+  const { stdout, stderr, status } = spawnSync(process.execPath, [at('main.js'), '--help'], { encoding: 'utf8' })
+  expect({ stderr, status }).toEqual({ stderr: '', status: 0 })
+  return stdout
+}
+
+test('the Node that has built it takes the code', () => {
+  const cachedData = readFileSync(at('luod.code')).subarray(CODE_AT)
+  const script = new Script(readFileSync(at('luod.cjs'), 'latin1'), { filename: at('luod.cjs'), cachedData })
+  expect(script.cachedDataRejected).toBe(false)
+  expect(help()).toMatch(/^luod: keeps the state of services/)
+})
+
+test.each<[string, () => void]>([
+  ['missing', () => rmSync(at('luod.code'))],
+  ['empty', () => writeFileSync(at('luod.code'), '')],
+  [
+    'damaged',
+    () => {
+      const bytes = readFileSync(at('luod.code'))
+      bytes.fill(0xff, bytes.length >> 1)
+      writeFileSync(at('luod.code'), bytes)
+    },
+  ],
+])('it starts when the code is %s', (_, spoil) => {
+  spoil()
+  expect(help()).toMatch(/^luod: keeps the state of services/)
+})
+
+test('code of another build of the same length is not used', () => {
+  const source = readFileSync(at('luod.cjs'), 'latin1')
+  const other = source.replace('luod: keeps the state of services', 'luod: KEEPS the state of services')
+  expect(other).not.toBe(source)
+  writeFileSync(at('luod.cjs'), other, 'latin1')
+  expect(help()).toMatch(/^luod: KEEPS/)
+})
