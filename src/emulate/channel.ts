@@ -2,6 +2,8 @@
  * The notifier's side of its machine's channel: one question, one answer, and the notifier waits for it: a program waits
  * too, and nothing else is to be done meanwhile. When luod is gone, or does not answer in time, it is ENODEV.
  */
+
+import { availableParallelism } from 'node:os'
 import {
   decodeMachineAnswer,
   encodeMachineRequest,
@@ -17,6 +19,8 @@ import { receive, send } from '../sys/unix.js'
 
 /** luod answers in microseconds. */
 const ANSWER_LIMIT_MS = 10_000
+/** So long it is looked for awake, where luod has a processor of its own: falling asleep and being woken take as long. */
+const AWAKE_MS = availableParallelism() > 1 ? 0.1 : 0
 
 export class MachineChannel {
   readonly #fd: Fd
@@ -35,12 +39,7 @@ export class MachineChannel {
     const request = { operation, flags: 0, inode: 0n, token: 0n, name: '', ...values }
     let received: ReturnType<typeof receive>
     try {
-      if (
-        send(this.#fd, encodeMachineRequest(request), file ? [file] : []) > 0 &&
-        waitReadable(this.#fd, ANSWER_LIMIT_MS)
-      ) {
-        received = receive(this.#fd)
-      }
+      if (send(this.#fd, encodeMachineRequest(request), file ? [file] : []) > 0) received = this.#receive()
     } catch (error) {
       throw gone(operation, error)
     }
@@ -59,6 +58,15 @@ export class MachineChannel {
 
   close(): void {
     this.#fd.close()
+  }
+
+  #receive(): ReturnType<typeof receive> {
+    const asleep = performance.now() + AWAKE_MS
+    while (performance.now() < asleep) {
+      const received = receive(this.#fd)
+      if (received) return received
+    }
+    return waitReadable(this.#fd, ANSWER_LIMIT_MS) ? receive(this.#fd) : undefined
   }
 }
 
