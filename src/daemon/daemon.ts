@@ -6,7 +6,7 @@
 import type { MetaRecord } from '../abi/record-shapes.js'
 import { Records } from '../abi/records.js'
 import type { Finding } from '../abi/records-check.js'
-import type { LiveDevice } from '../backends/contract.js'
+import type { LiveDevice, LiveSession } from '../backends/contract.js'
 import { crossesByKernel } from '../backends/crossing.js'
 import type { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
@@ -26,6 +26,7 @@ import { Journal } from './journal.js'
 import type { KexecHost } from './kexec.js'
 import { type Arrived, pausedSince, tellArrival } from './kexec-arrival.js'
 import { contentToCross } from './kexec-content.js'
+import type { Keeper } from './kexec-keeper.js'
 import type { KexecSystem } from './kexec-system.js'
 import type { Logger } from './log.js'
 import { Machines } from './machines.js'
@@ -76,6 +77,8 @@ interface CommonOptions {
 export interface KernelBackend {
   /** Owned by the daemon. */
   device: LiveDevice
+  /** A session of a descriptor that somebody else kept, which it owns; it throws when it is none. */
+  adoptSession(fd: Fd): LiveSession
   /** The device's, for whoever goes on after this luod. */
   descriptor?: Fd
   system: KexecSystem
@@ -211,7 +214,7 @@ export class Daemon implements MetricsSource {
       throw error
     }
     this.#state.onEnded = () => this.#watchIdle()
-    this.#kexecs = new Kexecs(kernel && this.#kexecHost(kernel, records, version))
+    this.#kexecs = new Kexecs(kernel && this.#kexecHost(kernel, records, version, replacement))
     const facts = {
       version,
       nofile,
@@ -304,6 +307,11 @@ export class Daemon implements MetricsSource {
     )
   }
 
+  /** Whoever has to be there until the reboot call, while a kexec of the service manager is under way. */
+  get kexecHolder(): Keeper | undefined {
+    return this.#kexecs.current?.holder
+  }
+
   /** It has taken back what a luod before the kexec handed over, and serves. */
   arrived(what: Arrived): void {
     this.tookOver('kexec', pausedSince(what))
@@ -354,10 +362,16 @@ export class Daemon implements MetricsSource {
     this.#kernel?.device.close()
   }
 
-  #kexecHost({ device, system }: KernelBackend, records: Records, version: string): KexecHost {
+  #kexecHost(
+    { device, system }: KernelBackend,
+    records: Records,
+    version: string,
+    replacement: Replacement,
+  ): KexecHost {
     const state = this.#state
     return {
       ...{ state, device, system },
+      store: () => replacement.store,
       content: () => contentToCross(state, records, version),
       standStill: () => this.pause(['AbortKexec', 'Status']),
       goOn: () => this.resume(),

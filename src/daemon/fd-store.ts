@@ -96,6 +96,11 @@ export class FdStore implements VaultSink {
     return this.#stored.size
   }
 
+  /** What the manager calls it; undefined when it does not have it. */
+  nameOf(key: string): string | undefined {
+    return this.#stored.get(key)?.name
+  }
+
   put(entries: readonly VaultEntry[]): void {
     this.#check()
     const changed = entries
