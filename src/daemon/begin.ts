@@ -15,7 +15,7 @@ import { type Handlers, Server } from '../wire/server.js'
 import type { Beginning } from './backend.js'
 import type { DaemonOptions } from './daemon.js'
 import { FdStore, type ReceivedFiles, storeLimit } from './fd-store.js'
-import { keepSessions } from './session-store.js'
+import { keepSessions, sessionKey } from './session-store.js'
 import { underWay } from './user-limits.js'
 
 const FIRST_RETRY_MS = 1_000
@@ -73,11 +73,12 @@ async function keep(
   try {
     const store = new FdStore({ path: NOTIFY_SOCKET, limit, received: { ...received, outdated: [] } })
     try {
-      const { keys, kept } = keepSessions(store, sessions)
-      await kept
-      for (const [index, key] of keys.entries()) {
+      const more = sessions.filter((session) => !received.entries.has(sessionKey(session)))
+      await keepSessions(store, more).kept
+      for (const session of more) {
+        const key = sessionKey(session)
         const name = store.nameOf(key)
-        const fd = received.entries.has(key) ? undefined : sessions[index]?.descriptor?.()
+        const fd = session.descriptor?.()
         if (name !== undefined && fd) received.entries.set(key, { name, fd })
       }
     } finally {

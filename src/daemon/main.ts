@@ -195,7 +195,7 @@ function recover({ entries, others }: ReceivedFiles, path: string, choice: Backe
   // The last that luod stores when it begins: if it did not come to that, nobody has the lock.
   let lock = descriptors.get('lock')
   descriptors.delete('lock')
-  if (!descriptors.has('listener')) {
+  if (!descriptors.has('listener') && !lock) {
     // The manager took memory over a kexec that nobody asked luod for, and sockets end with their kernel.
     prepareSocketDirectory(path)
     const begun = listenAlone(path, SOCKET_MODE)

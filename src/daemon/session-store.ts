@@ -12,6 +12,10 @@ import type { VaultEntry } from './vault.js'
 /** No record has such a key: whoever begins without looking for them lets go of them. */
 const PREFIX = 'kexec/'
 
+export function sessionKey({ name }: Pick<LiveSession, 'name'>): string {
+  return PREFIX + name
+}
+
 export type SessionStore = Pick<FdStore, 'put' | 'remove' | 'flush'>
 
 /**
@@ -26,7 +30,7 @@ export function keepSessions(
   const entries: VaultEntry[] = []
   const closeCopies = () => closeAll(entries.map(({ fd }) => fd))
   try {
-    for (const session of sessions) entries.push({ key: `${PREFIX}${session.name}`, fd: copyOf(session) })
+    for (const session of sessions) entries.push({ key: sessionKey(session), fd: copyOf(session) })
     store.put(entries)
     // They are sent by then.
     const kept = store.flush().finally(closeCopies)

@@ -126,6 +126,7 @@ export class Machine implements AsyncDisposable {
     const serving = this.#manager && new Serving({ ...about, ...UNUSED, version: '1', log: options.log })
     this.serving = serving
     this.#device = this.#generation.open()
+    const fails = this.retrieveFails.length > 0
     const device = this.#carried(this.#device)
     const adoptSession = (fd: Fd) => carried(this.#device.retrieveSession(nameIn(fd)))
     const received = receivedFiles((this.#manager?.kept ?? []).map(({ name, fd }) => ({ name, fd: fd.dup() })))
@@ -137,7 +138,7 @@ export class Machine implements AsyncDisposable {
         replacement: serving ?? ALONE,
       })
     })
-    if (this.retrieveFails.length === 0) await this.begun
+    if (!fails) await this.begun
   }
 
   async #begin(
