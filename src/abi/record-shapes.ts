@@ -30,7 +30,8 @@ export type WorkloadRecord = {
   member?: string
   /** Id of the one that its members hold. */
   session?: string
-  supervisor?: { id: string; pid: number; after: string[] }
+  /** `away_since_ms`: it was there before luod was replaced, and has not come back; of the monotonic clock. */
+  supervisor?: { id: string; pid: number; after: string[]; away_since_ms?: number }
   /** The update before. */
   last_update?: { id: string; committed: boolean }
 }
