@@ -4,8 +4,8 @@
  * empty one ends the command. /machine is a share of the host, with the kernel and the initrd for the kexec.
  *
  * With a file /project in the initrd, commands see the host's files, read-only, with fresh /run, /tmp and the like;
- * the file holds the absolute path of a folder that is not to be hidden by those. Without it they see the initrd,
- * read-only but for /run.
+ * the file holds the absolute path of a folder that is not to be hidden by those. A disk, if there is one, is at /run/disk.
+ * Without that file they see the initrd, read-only but for /run.
  *
  * A command may do the kexec itself. What init says begins with "===". Whatever fails is said, and ends the machine: it
  * restarts, which its emulator takes for the end.
@@ -30,6 +30,7 @@
 #define BOOT_WORD "luo.boot="
 #define HOST "/host"
 #define SHARE "trans=virtio,version=9p2000.L,msize=262144,cache=loose"
+#define DISK "/dev/vda"
 #define MAX_ARGUMENTS 64
 /* Of syslog(2): what the kernel says on the console. Its last words alone, so that the output stays whole. */
 #define SYSLOG_ACTION_CONSOLE_LEVEL 8
@@ -134,6 +135,8 @@ static const char *make_root(void)
 	put(NULL, "/machine", HOST "/run/machine", MS_BIND, NULL);
 	folders(at);
 	must(at, mount("/kept", at, NULL, MS_BIND, NULL));
+	if (access(DISK, F_OK) == 0)
+		put("ext4", DISK, HOST "/run/disk", 0, NULL);
 	return HOST;
 }
 

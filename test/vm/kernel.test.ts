@@ -127,11 +127,13 @@ describe.runIf(possible)('on a real kernel', () => {
   })
 
   test(
-    'luod runs in an initrd with nothing but /run',
+    'luod runs in an initrd with nothing but /run, and does a kexec from there',
     async () => {
-      const [[ran]] = (await runMachine({ bare: true, boots: [{ script: 'bare', args: [LUOD] }] })) as [[Ran]]
-      expect(ran.json).toContainEqual({ answers: true })
-      expect(ran.json).toContainEqual({ code: 0, elsewhere: 'EROFS', session: 'ok' })
+      const boots = ['first', 'second'].map((stage) => ({ script: 'bare', args: [LUOD, stage] }))
+      const [[first], [second]] = (await runMachine({ bare: true, boots })) as [[Ran], [Ran]]
+      for (const { json } of [first, second]) expect(json).toContainEqual({ answers: true, backend: 'kernel' })
+      expect(second.json).toContainEqual({ claimed: 'from a bare initrd' })
+      expect(second.json).toContainEqual({ code: 0, elsewhere: 'EROFS', session: 'ok' })
     },
     MACHINE_LIMIT_MS,
   )

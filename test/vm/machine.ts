@@ -29,8 +29,15 @@ import { PROJECT, translateScripts } from './scripts.js'
 const QEMU = 'qemu-system-x86_64'
 /** Of util-linux: the emulator is to end with this process, however it ends. */
 const SETPRIV = 'setpriv'
+/** Of e2fsprogs: makes the file system of a machine's disk. */
+const MKE2FS = 'mke2fs'
+const DISK = 'disk'
+const DISK_SIZE = '16M'
 const INIT_C = fileURLToPath(new URL('./init.c', import.meta.url))
-/** nokaslr: a kernel somewhere in the middle may leave no room for the scratch memory that KHO needs in one piece. */
+/**
+ * nokaslr: each boot has the same memory free. A bare machine was seen without the device once when it was not there; KHO takes
+ * its scratch memory in large pieces, so that where the kernel lies may decide about that, but no log of such a boot was seen.
+ */
 const CMDLINE = 'console=ttyS0 liveupdate=on kho=on nokaslr panic=-1 quiet'
 /** Three boots take half a minute on an idle machine, and ten times that beside much other work. */
 const DEFAULT_TIMEOUT_MS = 350_000
@@ -58,6 +65,8 @@ export interface MachineOptions {
   files?: readonly string[]
   /** Instead of the host's files there is only what Node and this project's build need, and /run. */
   bare?: boolean
+  /** There is a file system at /run/disk that outlives a kexec, for commands to write to. Not in a bare machine. */
+  disk?: boolean
 }
 
 export interface Ran {
@@ -72,6 +81,7 @@ export interface Ran {
 const missing: string[] = []
 if (!process.env.LUO_KERNEL) missing.push('LUO_KERNEL, the path of a bzImage of Linux 7.3 with CONFIG_LIVEUPDATE')
 if (!isInstalled(QEMU)) missing.push(`${QEMU} (on Debian: apt-get install qemu-system-x86)`)
+if (!isInstalled(MKE2FS)) missing.push(`${MKE2FS} (on Debian: apt-get install e2fsprogs)`)
 if (!isInstalled(SETPRIV)) missing.push(`${SETPRIV} (on Debian: apt-get install util-linux)`)
 /** Otherwise it is said why not. */
 export const possible = missing.length === 0
@@ -86,6 +96,7 @@ export async function runMachine(options: MachineOptions): Promise<Ran[][]> {
     copyFileSync(process.env.LUO_KERNEL ?? '', join(folder, 'kernel'))
     for (const file of options.files ?? []) copyFileSync(file, join(folder, basename(file)))
     translateScripts(folder)
+    if (options.disk) execFileSync(MKE2FS, ['-q', '-t', 'ext4', join(folder, DISK), DISK_SIZE])
     makeInitrd(join(folder, 'initrd'), folder, boots, options.bare === true)
     const said = await emulate(folder, options)
     return boots.map((commands, boot) => commands.map((_, command) => ranIn(said, boot, command, boots)))
@@ -146,7 +157,13 @@ function filesUnder(folder: string): string[] {
 /** Boots the machine, and answers what it said until it ended. */
 function emulate(
   folder: string,
-  { bare = false, memory = bare ? '2G' : '1G', timeoutMs = DEFAULT_TIMEOUT_MS, cmdline = '' }: MachineOptions,
+  {
+    bare = false,
+    memory = bare ? '2G' : '1G',
+    timeoutMs = DEFAULT_TIMEOUT_MS,
+    cmdline = '',
+    disk = false,
+  }: MachineOptions,
 ) {
   const share = (path: string, tag: string) =>
     `local,path=${path.replaceAll(',', ',,')},mount_tag=${tag},security_model=none,readonly=on,multidevs=remap`
@@ -155,6 +172,7 @@ function emulate(
   args.push('-kernel', join(folder, 'kernel'), '-initrd', join(folder, 'initrd'), '-append', `${CMDLINE} ${cmdline}`)
   args.push('-virtfs', share(folder, 'machine'))
   if (!bare) args.push('-virtfs', share('/', 'hostroot'))
+  if (disk) args.push('-drive', `file=${join(folder, DISK)},if=virtio,format=raw`)
   const child = spawn(SETPRIV, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let said = ''
   const take = (chunk: Buffer) => {
