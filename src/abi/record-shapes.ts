@@ -110,6 +110,8 @@ export type UpdateRecord = {
   deadline_ms: number
   check: 'successor' | 'prepare' | undefined
   command: string[] | undefined
+  /** Why the old version is asked to let go, when that is not for a new one. */
+  purpose?: 'kexec' | undefined
   by: { uid: number; pid: number }
   /** Keys of members. */
   old?: string | undefined
