@@ -1,7 +1,7 @@
 /*
  * The first process of a virtual machine: runs the commands of this boot, and does a kexec into the next one. Which boot
- * it is says the last "luo.boot=N" of the command line; its commands are in /boot-N: arguments that end with a NUL, an
- * empty one ends the command. /machine is a share of the host, with the kernel and the initrd for the kexec.
+ * it is says the last "luo.boot=N" of the command line, or /this-boot, from an archive behind the initrd; its commands are
+ * in /boot-N: arguments that end with a NUL, an empty one ends the command. /machine is a share of the host, with the kernel and the initrd for the kexec.
  *
  * With a file /project in the initrd, commands see the host's files, read-only, with fresh /run, /tmp and the like;
  * the file holds the absolute path of a folder that is not to be hidden by those. A disk, if there is one, is at /run/disk.
@@ -171,6 +171,8 @@ int main(void)
 	line[strcspn(line, "\n")] = 0;
 	for (char *word = strstr(line, BOOT_WORD); word; word = strstr(word + 1, BOOT_WORD))
 		boot = atoi(word + strlen(BOOT_WORD));
+	if (contents("/this-boot", path, sizeof(path)) >= 0)
+		boot = atoi(path);
 
 	setenv("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", 1);
 	setenv("HOME", "/run", 1);

@@ -46,7 +46,10 @@ export const MACHINE_LIMIT_MS = 360_000
 /** Kept of the console; no test says nearly as much. */
 const MAX_CONSOLE_BYTES = 16 * 2 ** 20
 
-/** Where commands find `MachineOptions.files`, and the machine's own `kernel` and `initrd`. */
+/**
+ * Where commands find `MachineOptions.files`, and the machine's own `kernel` and `initrd`. For a kexec with a command line
+ * that does not say which boot it is, `as-boot-N` behind the initrd does.
+ */
 export const MACHINE_FOLDER = '/run/machine'
 
 /** A script of test/vm/inside by its name without .ts, or any program by its absolute path in the machine. */
@@ -122,6 +125,10 @@ function makeInitrd(path: string, folder: string, boots: readonly (readonly Comm
   else files.push({ name: 'project', mode: 0o644, data: Buffer.from(PROJECT) })
   writeFileSync(path, '')
   for (const part of cpio(files)) writeFileSync(path, part, { flag: 'a' })
+  for (const boot of boots.keys()) {
+    const said = cpio([{ name: 'this-boot', mode: 0o644, data: Buffer.from(`${boot}`) }])
+    writeFileSync(join(folder, `as-boot-${boot}`), Buffer.concat(said))
+  }
 }
 
 function argumentsOf(command: Command): string[] {
