@@ -85,7 +85,11 @@ describe.runIf(possible)('docs/kernel-update.md', () => {
       writeFileSync(handbook, JSON.stringify({ commands: COMMANDS, snippet, library: pathOf('dist/client/index.js') }))
       const programs = [pathOf('dist/daemon/main.js'), pathOf('dist/cli/main.js')]
       const boot = (stage: string) => ({ script: 'operator', args: [stage, ...programs] })
-      const ran = (await runMachine({ boots: [boot('before'), boot('after')], files: [handbook] })) as [[Ran], [Ran]]
+      const ran = (await runMachine({
+        boots: [boot('before'), boot('after')],
+        files: [handbook],
+        timeoutMs: 330_000,
+      })) as [[Ran], [Ran]]
       ;[[before], [after]] = ran
       runs = [...before.json, ...after.json]
     } finally {
