@@ -7,6 +7,7 @@
  * the file holds the absolute path of a folder that is not to be hidden by those. A disk, if there is one, is at /run/disk.
  * Without that file they see the initrd, read-only but for /run.
  *
+ * Commands find in INIT_MS when init began, in milliseconds of the monotonic clock, which begins with the kernel.
  * A command may do the kexec itself. What init says begins with "===". Whatever fails is said, and ends the machine: it
  * restarts, which its emulator takes for the end.
  */
@@ -25,6 +26,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BOOT_WORD "luo.boot="
@@ -165,6 +167,10 @@ static void run(const char *root, int number, char **arguments)
 int main(void)
 {
 	char path[32];
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	sprintf(line, "%ld", now.tv_sec * 1000 + now.tv_nsec / 1000000);
+	setenv("INIT_MS", line, 1);
 	kernel_folders("");
 	must("say less", klogctl(SYSLOG_ACTION_CONSOLE_LEVEL, NULL, EMERGENCIES));
 	must("read the command line", contents("/proc/cmdline", line, sizeof(line) - sizeof(BOOT_WORD) - 12));

@@ -70,6 +70,8 @@ export interface MachineOptions {
   bare?: boolean
   /** There is a file system at /run/disk that outlives a kexec, for commands to write to. Not in a bare machine. */
   disk?: boolean
+  /** Called with each whole line of the console, at `atMs` of this process's `performance.now()`. */
+  onLine?: (line: string, atMs: number) => void
 }
 
 export interface Ran {
@@ -170,6 +172,7 @@ function emulate(
     timeoutMs = DEFAULT_TIMEOUT_MS,
     cmdline = '',
     disk = false,
+    onLine = () => {},
   }: MachineOptions,
 ) {
   const share = (path: string, tag: string) =>
@@ -182,7 +185,11 @@ function emulate(
   if (disk) args.push('-drive', `file=${join(folder, DISK)},if=virtio,format=raw`)
   const child = spawn(SETPRIV, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let said = ''
+  let line = ''
   const take = (chunk: Buffer) => {
+    const lines = `${line}${chunk.toString('latin1')}`.split('\n')
+    line = lines.pop() ?? ''
+    for (const whole of lines) onLine(whole.trimEnd(), performance.now())
     if (said.length < MAX_CONSOLE_BYTES) said += chunk.toString('latin1')
   }
   child.stdout.on('data', take)
