@@ -105,7 +105,7 @@ describe.runIf(possible)('docs/kernel-update.md', () => {
     // This one has ended with its kernel.
     expect(COMMANDS).toContain(kexec?.ran)
     expect(before.output).toMatch(
-      /workloads let go[\s\S]*preserved: 2 sessions, 2 files[\s\S]*the next kernel is started/,
+      /workloads let go[\s\S]*preserved: 2 sessions, 3 files[\s\S]*the next kernel is started/,
     )
   })
 

@@ -85,9 +85,7 @@ function begin(command: string, as = command): Running {
   child.stderr.on('data', (chunk) => {
     texts.err += chunk
   })
-  const ended = once(child, 'close').then(([status]) =>
-    say({ ran: as, status, ...texts, ms: Math.round(performance.now()) }),
-  )
+  const ended = once(child, 'close').then(([status]) => say({ ran: as, status, ...texts }))
   return { child, ended }
 }
 
@@ -140,9 +138,10 @@ live.on('prepare', async () => {
   while (existsSync('${SLOW}')) await setTimeout(${POLL_MS})
 })
 ${snippet}
-const memory = await live.memory('store', { size: 4096 })
-writeFileSync('${FOUND}', live.origin + ' ' + memory.buffer[0])
-memory.buffer[0] = 42
+const { buffer } = await live.memory('store', { size: 4096 })
+const bytes = new Uint8Array(buffer)
+writeFileSync('${FOUND}', live.origin + ' ' + bytes[0])
+bytes[0] = 42
 await live.ready()
 setInterval(() => {}, 2 ** 30)
 `,
