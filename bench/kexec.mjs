@@ -82,7 +82,7 @@ function partsOf(which, lines) {
   const back = toMonotonic(kexec.at)
   const marksAfter = {
     init,
-    luodProcess: begun.monotonic_ms,
+    program: begun.monotonic_ms,
     luodNode: back - luod,
     luodBack: back,
     luodReady: after('ready').monotonic_ms,
