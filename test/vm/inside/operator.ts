@@ -42,11 +42,11 @@ const GUEST = 'guest'
 const KEEP = '600s'
 const KEEP_MS = 600_000
 const POLL_MS = 20
-const LIMIT_MS = 60_000
+const LIMIT_MS = 120_000
 const AS_NOBODY = 'setpriv --reuid 65534 --regid 65534 --clear-groups'
 /** As root without it. */
 const NO_REBOOT = ['setpriv', '--bounding-set', '-sys_boot']
-/** The kernel takes more time to read it than luod's clients take to ask once more. */
+/** The kernel lets no other load begin while it reads so much. */
 const SLOW_INITRD_BYTES = 64 * 2 ** 20
 /** More than the scratch memory of KHO has in a machine of 1 GiB, and less than the machine has. */
 const NO_ROOM_BYTES = 400 * 2 ** 20
@@ -119,13 +119,12 @@ async function until(what: () => unknown): Promise<void> {
   }
 }
 
-/** What is on the host's disks. */
+/** The host's programs, and its service. */
 function furnish(): void {
   mkdirSync(`${FOLDER}/bin`, { recursive: true })
   symlinkSync(luoctl, `${FOLDER}/bin/luoctl`)
   symlinkSync(luod, `${FOLDER}/bin/luod`)
   process.env.PATH = `${FOLDER}/bin:${dirname(process.execPath)}:${process.env.PATH}`
-  for (const file of [KERNEL, INITRD]) if (!file) throw new Error('the document names no kernel and no initrd')
   writeFileSync(
     SERVICE,
     `import { existsSync, writeFileSync } from 'node:fs'
@@ -148,13 +147,13 @@ setInterval(() => {}, 2 ** 30)
   )
 }
 
-function mountBoot(): Promise<void> {
-  const made = begin('mount -t tmpfs tmpfs /boot')
-  return made.ended.then(() => {
-    copyFileSync(`${MACHINE_FOLDER}/kernel`, KERNEL)
-    copyFileSync(`${MACHINE_FOLDER}/initrd`, INITRD)
-    appendFileSync(INITRD, readFileSync(`${MACHINE_FOLDER}/as-boot-1`))
-  })
+/** The kernel and the initrd, where the document has them; the initrd is that of the next boot. */
+async function mountBoot(): Promise<void> {
+  if (!KERNEL || !INITRD) throw new Error('the document names no kernel, or no initrd, in /boot')
+  await run('mount -t tmpfs tmpfs /boot')
+  copyFileSync(`${MACHINE_FOLDER}/kernel`, KERNEL)
+  copyFileSync(`${MACHINE_FOLDER}/initrd`, INITRD)
+  appendFileSync(INITRD, readFileSync(`${MACHINE_FOLDER}/as-boot-1`))
 }
 
 function sparse(name: string, bytes: number): string {
