@@ -88,7 +88,6 @@ describe.runIf(possible)('docs/kernel-update.md', () => {
       const ran = (await runMachine({
         boots: [boot('before'), boot('after')],
         files: [handbook],
-        timeoutMs: 330_000,
       })) as [[Ran], [Ran]]
       ;[[before], [after]] = ran
       runs = [...before.json, ...after.json]
