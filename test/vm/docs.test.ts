@@ -118,7 +118,7 @@ describe.runIf(possible)('docs/kernel-update.md', () => {
     expect(after.json).toContainEqual({ found: 'crash 42', guest: 'guest' })
     expect(seen('luoctl history').text).toMatch(/kexec .*letGo .*, preserve .*, stop .*, reboot .*, boot .*, luod /)
     expect(seen('luoctl history').text).toMatch(/kexecOver /)
-    expect(seen('luoctl sessions').text).toMatch(/^forgotten .*orphaned/m)
+    expect(seen('luoctl sessions').text).toMatch(/^\d+ +forgotten .*orphaned/m)
     expect(seen('luoctl sessions --kernel').text).toMatch(/^guest +incoming /m)
     expect(seen('luoctl release NAME').text).toBe('forgotten: 1 file released\n')
   })
