@@ -46,7 +46,10 @@ export const MACHINE_LIMIT_MS = 360_000
 /** Kept of the console; no test says nearly as much. */
 const MAX_CONSOLE_BYTES = 16 * 2 ** 20
 
-/** Where commands find `MachineOptions.files`, and the machine's own `kernel` and `initrd`. */
+/**
+ * Where commands find `MachineOptions.files`, and the machine's own `kernel` and `initrd`. For a kexec with a command line
+ * that does not say which boot it is, `as-boot-N` behind the initrd does.
+ */
 export const MACHINE_FOLDER = '/run/machine'
 
 /** A script of test/vm/inside by its name without .ts, or any program by its absolute path in the machine. */
@@ -67,6 +70,8 @@ export interface MachineOptions {
   bare?: boolean
   /** There is a file system at /run/disk that outlives a kexec, for commands to write to. Not in a bare machine. */
   disk?: boolean
+  /** Called with each whole line of the console, at `atMs` of this process's `performance.now()`. */
+  onLine?: (line: string, atMs: number) => void
 }
 
 export interface Ran {
@@ -122,6 +127,10 @@ function makeInitrd(path: string, folder: string, boots: readonly (readonly Comm
   else files.push({ name: 'project', mode: 0o644, data: Buffer.from(PROJECT) })
   writeFileSync(path, '')
   for (const part of cpio(files)) writeFileSync(path, part, { flag: 'a' })
+  for (const boot of boots.keys()) {
+    const said = cpio([{ name: 'this-boot', mode: 0o644, data: Buffer.from(`${boot}`) }])
+    writeFileSync(join(folder, `as-boot-${boot}`), Buffer.concat(said))
+  }
 }
 
 function argumentsOf(command: Command): string[] {
@@ -163,6 +172,7 @@ function emulate(
     timeoutMs = DEFAULT_TIMEOUT_MS,
     cmdline = '',
     disk = false,
+    onLine = () => {},
   }: MachineOptions,
 ) {
   const share = (path: string, tag: string) =>
@@ -175,7 +185,11 @@ function emulate(
   if (disk) args.push('-drive', `file=${join(folder, DISK)},if=virtio,format=raw`)
   const child = spawn(SETPRIV, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let said = ''
+  let line = ''
   const take = (chunk: Buffer) => {
+    const lines = `${line}${chunk.toString('latin1')}`.split('\n')
+    line = lines.pop() ?? ''
+    for (const whole of lines) onLine(whole.trimEnd(), performance.now())
     if (said.length < MAX_CONSOLE_BYTES) said += chunk.toString('latin1')
   }
   child.stdout.on('data', take)
