@@ -4,6 +4,7 @@
  */
 import { LuoError } from '../errors.js'
 import { Standby, type StandbyOptions, type StandbyState } from './standby.js'
+import { step } from './steps.js'
 import type { Vault } from './vault.js'
 
 /** Between the loss of a standby and the start of the next, from the first to the most when it does not last. */
@@ -120,8 +121,10 @@ export class Protection {
       onPhase('ready', successor)
       // It may have changed while the successor came up.
       luod.mustBeReplaceable()
+      step('upgrade.alone')
       // The successor has everything too, and there must not be two who would take over.
       await this.#stopStandby()
+      step('upgrade.pause')
       const pausedAt = process.hrtime.bigint()
       luod.pause()
       try {

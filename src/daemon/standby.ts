@@ -15,6 +15,7 @@ import { inheritStdio } from '../sys/node.js'
 import { socketPair } from '../sys/unix.js'
 import { Filling } from './filling.js'
 import { MirrorSender, type UpMessage } from './mirror.js'
+import { step } from './steps.js'
 import type { Vault } from './vault.js'
 import { Waiting } from './waiting.js'
 
@@ -54,6 +55,7 @@ export class Standby {
 
   /** LUO_SPAWN when no process can be started. */
   static start(options: StandbyOptions): Standby {
+    step('copy.start')
     const [ours, theirs] = socketPair('packets')
     try {
       const args = [...process.execArgv, options.main, ...options.args, '--line-fd', String(LINE_FD)]
@@ -115,6 +117,7 @@ export class Standby {
    * before that; then it is dead, and luod goes on. `pausedAt`: when the last request was taken, of the monotonic clock.
    */
   async handOver(pausedAt: bigint): Promise<void> {
+    step('upgrade.go')
     this.#state = 'handing'
     this.#limit(SERVING_LIMIT_MS, 'did not take over')
     try {
@@ -140,16 +143,19 @@ export class Standby {
 
   #heard(message: UpMessage): void {
     if ('hello' in message && this.#state === 'starting') {
+      step('copy.hear')
       const { version, records } = message.hello
       this.#version = version
       this.#options.checkVersions(records)
       this.#state = 'syncing'
       this.#fill()
     } else if ('ready' in message && this.#state === 'syncing') {
+      step('copy.trust')
       clearTimeout(this.#timer)
       this.#state = 'ready'
       this.#ready.answer()
     } else if ('serving' in message && this.#state === 'handing') {
+      step('upgrade.end')
       this.#close()
       this.#serving.answer()
     } else if ('failed' in message) {
@@ -162,7 +168,10 @@ export class Standby {
     const filling = new Filling({
       entries: vault.entries(),
       line: this.#line,
-      onFull: () => this.#send(() => this.#line.tell({ synced: vault.size })),
+      onFull: () => {
+        step('copy.synced')
+        this.#send(() => this.#line.tell({ synced: vault.size }))
+      },
       onError: (error) => this.#giveUp(asLuoError(error, 'EIO', `send everything to ${this.#who}`)),
     })
     const removeSink = vault.follow({

@@ -11,6 +11,7 @@ import { peerCredentials, peerPidfd } from '../sys/unix.js'
 import { MirrorReceiver } from './mirror.js'
 import { Preparing } from './preparing.js'
 import type { Replica } from './replica.js'
+import { step } from './steps.js'
 
 /** From the end of its line to luod's death; one that only gave this process up kills it in this time. */
 const DEATH_LIMIT_MS = 2_000
@@ -51,11 +52,13 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
   return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
       const close = () => receiver.close()
+      step(how === 'upgrade' ? 'takeover.go' : 'takeover.noticed')
       preparing.stop()
       resolve({
         how,
         pausedAt,
         serve: () => {
+          step('takeover.serve')
           try {
             if (how === 'upgrade') receiver.tell({ serving: true })
           } catch (error) {
@@ -85,6 +88,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         try {
           if (unread) throw unread
           options.verify()
+          step('next.ready')
           receiver.tell({ ready: { entries: replica.size } })
         } catch (error) {
           if (attempts > 1) return void setTimeout(() => receiver.closed || verify(attempts - 1), VERIFY_RETRY_MS)
@@ -95,8 +99,12 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
     }
     const receiver: MirrorReceiver = new MirrorReceiver(options.line, {
       into: replica,
-      onChange: () => preparing.changed(),
+      onChange: () => {
+        step('next.receive')
+        preparing.changed()
+      },
       onSynced: (count) => {
+        step('next.verify')
         if (replica.size === count) return verify(VERIFY_ATTEMPTS)
         tellFailure(receiver, new LuoError('LUO_RECORDS', `take over ${count} files of luod: ${replica.size} came`))
         end()
@@ -112,6 +120,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
     })
     try {
       const { version, records } = options
+      step('next.hello')
       receiver.tell({ hello: { version, pid: process.pid, records: [...records] } })
     } catch (error) {
       if (!isLuoError(error)) throw error
