@@ -23,6 +23,8 @@ const STRIKE = here('./strike.mjs')
 const CLIENT = here('./client.mjs')
 const SERVICE = here('./held.mjs')
 const STORE_FILES = 512
+/** Of the service: its memory, and what says which memory that is. */
+const SERVICE_FILES = 2
 
 export type Status = Methods['Status']['output']
 
@@ -40,9 +42,14 @@ export class ChangingLuod implements AsyncDisposable {
 
   static async start(protection: 'standby' | 'store'): Promise<ChangingLuod> {
     const world = new ChangingLuod(protection)
-    world.#startLuod()
-    await world.#startOthers()
-    return world
+    try {
+      world.#startLuod()
+      await world.#startOthers()
+      return world
+    } catch (error) {
+      await world[Symbol.asyncDispose]()
+      throw error
+    }
   }
 
   private constructor(protection: 'standby' | 'store') {
@@ -104,7 +111,7 @@ export class ChangingLuod implements AsyncDisposable {
     }
     await eventually(
       () => this.ask('Show', { workload: 'web' }),
-      ({ workload }) => workload.state === 'running' && workload.supervised && workload.files === 1,
+      ({ workload }) => workload.state === 'running' && workload.supervised && workload.files === SERVICE_FILES,
       `the service is not whole: ${this.#log}`,
     )
   }

@@ -10,6 +10,8 @@ import { inheritStdio } from '../../src/sys/node.js'
 
 const MOST_FILES = 24
 const KEEP_MS = 60_000
+/** Between two requests: others want the processor too. */
+const PAUSE_MS = 3
 
 class Writer {
   readonly #session: LiveSession
@@ -60,6 +62,7 @@ class Writer {
         await this.#session.unpreserve(one)
         this.files.delete(one)
       } else await this.#preserve()
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS))
     }
   }
 

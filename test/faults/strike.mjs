@@ -6,7 +6,7 @@ import { readFileSync, renameSync } from 'node:fs'
 
 const directory = process.env.LUO_TEST_STRIKE
 const { ppid } = process
-const isNext = process.argv.includes('--line-fd')
+const hasLine = process.argv.includes('--line-fd')
 const nothing = new Int32Array(new SharedArrayBuffer(4))
 
 function read(path) {
@@ -19,9 +19,7 @@ function read(path) {
 
 /** The process that was started last to stand by here. */
 function child() {
-  const children = read('/proc/self/task/' + process.pid + '/children')
-    .trim()
-    .split(' ')
+  const children = read(`/proc/self/task/${process.pid}/children`).trim().split(' ')
   return Number(children.filter((pid) => read(`/proc/${pid}/cmdline`).includes('--line-fd')).at(-1))
 }
 
@@ -36,6 +34,8 @@ subscribe('liveupdate.luod.step', (step) => {
     return
   }
   const { victim } = JSON.parse(text)
+  // Whoever took over is luod from then on.
+  const isNext = hasLine && /^(next|takeover)\./.test(step)
   const pids = { luod: isNext ? ppid : process.pid, next: isNext ? process.pid : child() }
   const pid = pids[victim] ?? victim
   process.kill(pid, 'SIGKILL')
