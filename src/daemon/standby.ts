@@ -33,6 +33,8 @@ export interface StandbyOptions {
   main: string
   args: readonly string[]
   vault: Vault
+  /** If it is the only one that can take over, from the beginning; else see `inherit`. */
+  isHeir: boolean
   /** Throws when a build that reads these versions of the records is of no use. */
   checkVersions(readable: readonly number[]): void
   /** It is dead, and was not told to end. Once. */
@@ -50,6 +52,7 @@ export class Standby {
   #timer: NodeJS.Timeout | undefined
   #state: StandbyState = 'starting'
   #version: string | undefined
+  #isHeir: boolean
   /** Why it is given up. */
   #error: LuoError | undefined
 
@@ -81,6 +84,7 @@ export class Standby {
     line: ConstructorParameters<typeof MirrorSender>[0],
   ) {
     this.#options = options
+    this.#isHeir = options.isHeir
     this.#child = child
     this.#line = new MirrorSender(line, {
       onMessage: (message) => this.#heard(message),
@@ -128,6 +132,17 @@ export class Standby {
     return this.#serving.promise
   }
 
+  /** Nobody else is next any more: when luod dies it takes over. */
+  inherit(): void {
+    if (this.#isHeir) return
+    this.#isHeir = true
+    if (this.#state === 'syncing' || this.#state === 'ready') this.#tellHeir()
+  }
+
+  #tellHeir(): void {
+    this.#send(() => this.#line.tell({ heir: true }))
+  }
+
   /** Ends it. Resolves when it is dead. */
   async stop(): Promise<void> {
     this.#error ??= new LuoError('LUO_ABORTED', `${this.#who}: it was told to end`)
@@ -148,6 +163,7 @@ export class Standby {
       this.#version = version
       this.#options.checkVersions(records)
       this.#state = 'syncing'
+      if (this.#isHeir) this.#tellHeir()
       this.#fill()
     } else if ('ready' in message && this.#state === 'syncing') {
       step('copy.trust')

@@ -1,7 +1,8 @@
 /**
  * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, builds what
  * it can of it ahead, and waits for the word, or for luod's death. Only when luod is known to be dead does the end of
- * the line mean that this one is next: it may also mean that luod gave this one up.
+ * the line mean that this one is next: it may also mean that luod gave this one up. And only when luod has said that this
+ * one is its heir: in an upgrade there may be a standby beside the successor, and two must not go on.
  */
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
@@ -48,6 +49,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
   const primary = pidfdOfPeer(options.line)
   const { replica } = options
   const preparing = new Preparing(replica)
+  let isHeir = false
   Poller.shared().ref()
   return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
@@ -103,6 +105,9 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         step('next.receive')
         preparing.changed()
       },
+      onHeir: () => {
+        isHeir = true
+      },
       onSynced: (count) => {
         step('next.verify')
         if (replica.size === count) return verify(VERIFY_ATTEMPTS)
@@ -113,7 +118,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       onClosed: (error) => {
         const closedAt = process.hrtime.bigint()
         // What broke off in the middle is nothing to go on with; neither is a luod that lives.
-        const dead = !error && (!primary || waitReadable(primary, DEATH_LIMIT_MS))
+        const dead = isHeir && !error && (!primary || waitReadable(primary, DEATH_LIMIT_MS))
         if (dead) finish('crash', closedAt)
         else end()
       },
