@@ -43,6 +43,7 @@ import { operatorHandlers, sealedCopy } from './rpc-operator.js'
 import { sessionHandlers } from './rpc-session.js'
 import { supervisorHandlers } from './rpc-supervisor.js'
 import { State } from './state.js'
+import { step } from './steps.js'
 import { Turnstile } from './turnstile.js'
 import { Usage } from './usage.js'
 import { type UserLimits, underWay } from './user-limits.js'
@@ -241,7 +242,10 @@ export class Daemon implements MetricsSource {
       // What was closed before a request counts before it.
       onRequest: () => this.#state.sessions.holds.lifetimes.drain(),
       turn: (run) => this.#turnstile.run(run),
-      settled: () => replacement.settled(),
+      settled: () => {
+        step('change.answer')
+        return replacement.settled()
+      },
       onAnswered: ({ method, peer, input, error }) => {
         for (const told of this.#onAnswered) told(method, error?.code ?? 'ok')
         if (error && REFUSALS.has(error.code)) this.#state.refused(peer, { error, method, input })

@@ -31,6 +31,7 @@ import { Replica } from './replica.js'
 import { check, refuse } from './restore-check.js'
 import { END, Serving } from './serve.js'
 import { isSessionKey, receivedSessions } from './session-store.js'
+import { step } from './steps.js'
 import { waitForTakeover } from './takeover.js'
 import { parseLimits, userLimits } from './user-limits.js'
 
@@ -195,6 +196,7 @@ function recover({ entries, others }: ReceivedFiles, path: string, choice: Backe
   // The last that luod stores when it begins: if it did not come to that, nobody has the lock.
   let lock = descriptors.get('lock')
   descriptors.delete('lock')
+  step('recovery.build')
   if (!descriptors.has('listener') && !lock) {
     // The manager took memory over a kexec that nobody asked luod for, and sockets end with their kernel.
     prepareSocketDirectory(path)
@@ -260,6 +262,7 @@ async function takeOver(line: Fd, common: Common) {
     return undefined
   }
   const { how, pausedAt } = takeover
+  step('takeover.build')
   const lock = replica.take('lock')
   const kernel = backendOf(replica.take('device'))
   try {

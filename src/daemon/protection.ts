@@ -4,6 +4,7 @@
  */
 import { LuoError } from '../errors.js'
 import { Standby, type StandbyOptions, type StandbyState } from './standby.js'
+import { step } from './steps.js'
 import type { Vault } from './vault.js'
 
 /** Between the loss of a standby and the start of the next, from the first to the most when it does not last. */
@@ -48,6 +49,7 @@ export class Protection {
   #delayMs = RESTART_FIRST_MS
   #lost = 0
   #upgrading = false
+  #successor: Standby | undefined
 
   constructor(options: ProtectionOptions) {
     this.#options = options
@@ -80,7 +82,7 @@ export class Protection {
     this.#startedAt = performance.now()
     try {
       const standby = Standby.start({
-        ...{ main, args, vault: luod.vault, checkVersions },
+        ...{ main, args, vault: luod.vault, checkVersions, isHeir: true },
         onLost: (error) => this.#onLost(error),
       })
       this.#standby = standby
@@ -96,6 +98,7 @@ export class Protection {
   #onLost(error: LuoError): void {
     const { log } = this.#options
     this.#standby = undefined
+    this.#successor?.inherit()
     this.#lost += 1
     if (performance.now() - this.#startedAt > LASTING_MS) this.#delayMs = RESTART_FIRST_MS
     log('warning', `${error.message} (${error.code}); another one is started in ${this.#delayMs / 1000} s`)
@@ -114,14 +117,20 @@ export class Protection {
     this.#upgrading = true
     let successor: Standby | undefined
     try {
-      successor = Standby.start({ main, args, vault: luod.vault, checkVersions, onLost: () => {} })
+      const isHeir = this.#standby === undefined
+      successor = Standby.start({ main, args, vault: luod.vault, checkVersions, isHeir, onLost: () => {} })
+      this.#successor = successor
       onPhase('starting', successor)
       await successor.whenReady
       onPhase('ready', successor)
       // It may have changed while the successor came up.
       luod.mustBeReplaceable()
+      step('upgrade.alone')
       // The successor has everything too, and there must not be two who would take over.
-      await this.#stopStandby()
+      const stopped = this.#stopStandby()
+      successor.inherit()
+      await stopped
+      step('upgrade.pause')
       const pausedAt = process.hrtime.bigint()
       luod.pause()
       try {
@@ -137,6 +146,7 @@ export class Protection {
       throw error
     } finally {
       this.#upgrading = false
+      this.#successor = undefined
       // After an upgrade nobody starts one here: that is the successor's.
       if (successor?.state !== 'handing') this.#start()
     }

@@ -11,6 +11,7 @@ import { checkAccepts, checkAfter, checkNumber, checkText, checkWorkloadName, LI
 import { type Given, Member, type MemberOptions } from './member.js'
 import { preserve } from './rpc-session.js'
 import type { State, Workload } from './state.js'
+import { step } from './steps.js'
 import { Update } from './update.js'
 
 type MemberMethods = 'Join' | 'Subscribe' | 'Claim' | 'Ready' | 'Refuse' | 'Commit' | 'Released'
@@ -51,6 +52,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
           resolve({ output: { event: 'subscribed' } })
         })
         const asks = workload.update?.asks(member)
+        step('takeover.member')
         reply({ event: 'subscribed', ...(asks ? { update: asks.update } : {}) })
         if (asks?.due) reply(asks.due)
       })

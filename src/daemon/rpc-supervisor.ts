@@ -7,6 +7,7 @@ import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS, RECONNECT_MS } from './limits.js'
 import type { State, SupervisorLink } from './state.js'
+import { step } from './steps.js'
 
 export function supervisorHandlers(
   state: State,
@@ -47,6 +48,7 @@ export function supervisorHandlers(
         })
         const { update } = workload
         state.commit()
+        step('takeover.supervisor')
         reply({ event: 'supervising', ...(update && !update.isClaim ? { update: update.id } : {}) })
         update?.startAgain()
       })

@@ -15,6 +15,7 @@ import { createMetrics } from './metrics.js'
 import { type MetricsAddress, serveMetrics } from './metrics-server.js'
 import { Protection } from './protection.js'
 import type { Replacement } from './rpc-luod.js'
+import { step } from './steps.js'
 import type { VaultEntry } from './vault.js'
 
 export interface ServeOptions {
@@ -110,6 +111,7 @@ export class Serving implements Replacement {
       await this.#storing
       this.#storing = undefined
     }
+    if (!first) step('takeover.listen')
     log('info', `luod ${version} listens at ${path}`)
     this.#tellManager(`READY=1\nMAINPID=${process.pid}`)
     if (readyFd !== undefined) this.#tellReady(readyFd, first)
@@ -179,12 +181,14 @@ export class Serving implements Replacement {
     // Until then the manager takes the other one's word only.
     await predecessorGone
     try {
+      step('recovery.claim')
       const store = new FdStore({ path: NOTIFY_SOCKET, limit, received })
       this.#store = store
       daemon.vault.addSink({
         put: (entries) => endingOnError(store, () => store.put(entries.filter(isStored))),
         remove: (keys) => endingOnError(store, () => store.remove(keys)),
       })
+      step('recovery.drop')
       store.dropUnclaimed()
       await store.flush()
     } catch (error) {

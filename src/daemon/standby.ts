@@ -15,6 +15,7 @@ import { inheritStdio } from '../sys/node.js'
 import { socketPair } from '../sys/unix.js'
 import { Filling } from './filling.js'
 import { MirrorSender, type UpMessage } from './mirror.js'
+import { step } from './steps.js'
 import type { Vault } from './vault.js'
 import { Waiting } from './waiting.js'
 
@@ -32,6 +33,8 @@ export interface StandbyOptions {
   main: string
   args: readonly string[]
   vault: Vault
+  /** If it is the only one that can take over, from the beginning; else see `inherit`. */
+  isHeir: boolean
   /** Throws when a build that reads these versions of the records is of no use. */
   checkVersions(readable: readonly number[]): void
   /** It is dead, and was not told to end. Once. */
@@ -49,11 +52,13 @@ export class Standby {
   #timer: NodeJS.Timeout | undefined
   #state: StandbyState = 'starting'
   #version: string | undefined
+  #isHeir: boolean
   /** Why it is given up. */
   #error: LuoError | undefined
 
   /** LUO_SPAWN when no process can be started. */
   static start(options: StandbyOptions): Standby {
+    step('copy.start')
     const [ours, theirs] = socketPair('packets')
     try {
       const args = [...process.execArgv, options.main, ...options.args, '--line-fd', String(LINE_FD)]
@@ -79,6 +84,7 @@ export class Standby {
     line: ConstructorParameters<typeof MirrorSender>[0],
   ) {
     this.#options = options
+    this.#isHeir = options.isHeir
     this.#child = child
     this.#line = new MirrorSender(line, {
       onMessage: (message) => this.#heard(message),
@@ -115,6 +121,7 @@ export class Standby {
    * before that; then it is dead, and luod goes on. `pausedAt`: when the last request was taken, of the monotonic clock.
    */
   async handOver(pausedAt: bigint): Promise<void> {
+    step('upgrade.go')
     this.#state = 'handing'
     this.#limit(SERVING_LIMIT_MS, 'did not take over')
     try {
@@ -123,6 +130,17 @@ export class Standby {
       this.#giveUp(error as LuoError)
     }
     return this.#serving.promise
+  }
+
+  /** Nobody else is next any more: when luod dies it takes over. */
+  inherit(): void {
+    if (this.#isHeir) return
+    this.#isHeir = true
+    if (this.#state === 'syncing' || this.#state === 'ready') this.#tellHeir()
+  }
+
+  #tellHeir(): void {
+    this.#send(() => this.#line.tell({ heir: true }))
   }
 
   /** Ends it. Resolves when it is dead. */
@@ -140,16 +158,20 @@ export class Standby {
 
   #heard(message: UpMessage): void {
     if ('hello' in message && this.#state === 'starting') {
+      step('copy.hear')
       const { version, records } = message.hello
       this.#version = version
       this.#options.checkVersions(records)
       this.#state = 'syncing'
+      if (this.#isHeir) this.#tellHeir()
       this.#fill()
     } else if ('ready' in message && this.#state === 'syncing') {
+      step('copy.trust')
       clearTimeout(this.#timer)
       this.#state = 'ready'
       this.#ready.answer()
     } else if ('serving' in message && this.#state === 'handing') {
+      step('upgrade.end')
       this.#close()
       this.#serving.answer()
     } else if ('failed' in message) {
@@ -162,7 +184,10 @@ export class Standby {
     const filling = new Filling({
       entries: vault.entries(),
       line: this.#line,
-      onFull: () => this.#send(() => this.#line.tell({ synced: vault.size })),
+      onFull: () => {
+        step('copy.synced')
+        this.#send(() => this.#line.tell({ synced: vault.size }))
+      },
       onError: (error) => this.#giveUp(asLuoError(error, 'EIO', `send everything to ${this.#who}`)),
     })
     const removeSink = vault.follow({

@@ -1,7 +1,8 @@
 /**
  * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, builds what
  * it can of it ahead, and waits for the word, or for luod's death. Only when luod is known to be dead does the end of
- * the line mean that this one is next: it may also mean that luod gave this one up.
+ * the line mean that this one is next: it may also mean that luod gave this one up. And only when luod has said that this
+ * one is its heir: in an upgrade there may be a standby beside the successor, and two must not go on.
  */
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
@@ -11,6 +12,7 @@ import { peerCredentials, peerPidfd } from '../sys/unix.js'
 import { MirrorReceiver } from './mirror.js'
 import { Preparing } from './preparing.js'
 import type { Replica } from './replica.js'
+import { step } from './steps.js'
 
 /** From the end of its line to luod's death; one that only gave this process up kills it in this time. */
 const DEATH_LIMIT_MS = 2_000
@@ -47,15 +49,18 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
   const primary = pidfdOfPeer(options.line)
   const { replica } = options
   const preparing = new Preparing(replica)
+  let isHeir = false
   Poller.shared().ref()
   return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
       const close = () => receiver.close()
+      step(how === 'upgrade' ? 'takeover.go' : 'takeover.noticed')
       preparing.stop()
       resolve({
         how,
         pausedAt,
         serve: () => {
+          step('takeover.serve')
           try {
             if (how === 'upgrade') receiver.tell({ serving: true })
           } catch (error) {
@@ -85,6 +90,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         try {
           if (unread) throw unread
           options.verify()
+          step('next.ready')
           receiver.tell({ ready: { entries: replica.size } })
         } catch (error) {
           if (attempts > 1) return void setTimeout(() => receiver.closed || verify(attempts - 1), VERIFY_RETRY_MS)
@@ -95,8 +101,15 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
     }
     const receiver: MirrorReceiver = new MirrorReceiver(options.line, {
       into: replica,
-      onChange: () => preparing.changed(),
+      onChange: () => {
+        step('next.receive')
+        preparing.changed()
+      },
+      onHeir: () => {
+        isHeir = true
+      },
       onSynced: (count) => {
+        step('next.verify')
         if (replica.size === count) return verify(VERIFY_ATTEMPTS)
         tellFailure(receiver, new LuoError('LUO_RECORDS', `take over ${count} files of luod: ${replica.size} came`))
         end()
@@ -105,13 +118,14 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       onClosed: (error) => {
         const closedAt = process.hrtime.bigint()
         // What broke off in the middle is nothing to go on with; neither is a luod that lives.
-        const dead = !error && (!primary || waitReadable(primary, DEATH_LIMIT_MS))
+        const dead = isHeir && !error && (!primary || waitReadable(primary, DEATH_LIMIT_MS))
         if (dead) finish('crash', closedAt)
         else end()
       },
     })
     try {
       const { version, records } = options
+      step('next.hello')
       receiver.tell({ hello: { version, pid: process.pid, records: [...records] } })
     } catch (error) {
       if (!isLuoError(error)) throw error

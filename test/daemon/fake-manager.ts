@@ -89,12 +89,12 @@ export class FakeManager implements Disposable {
   }
 
   /** A process of the service, with what is kept; its output is piped. */
-  start(command: string, args: readonly string[]): ChildProcess {
+  start(command: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env): ChildProcess {
     // The variable holds the process's own id, which nobody knows before it is there.
     const script = 'LISTEN_PID=$$ exec "$0" "$@"'
     return spawn('/bin/sh', ['-c', script, command, ...args], {
       env: {
-        ...process.env,
+        ...env,
         NOTIFY_SOCKET: this.path,
         FDSTORE: String(this.limit),
         LISTEN_FDS: String(this.kept.length),
