@@ -26,6 +26,7 @@ import { FdStore, type ReceivedFiles, receivedFiles } from './fd-store.js'
 import { loadHandlers } from './handlers.js'
 import { listenAlone, lockSocket } from './listen-alone.js'
 import { type Logger, logger } from './log.js'
+import { MACHINES_VERSION } from './machines-state.js'
 import { parseMetricsAddress } from './metrics-server.js'
 import { Replica } from './replica.js'
 import { check, refuse } from './restore-check.js'
@@ -254,6 +255,7 @@ async function takeOver(line: Fd, common: Common) {
   const takeover = await waitForTakeover({
     ...{ line, version, replica },
     records: [RECORDS_VERSION],
+    machines: [MACHINES_VERSION],
     verify: () => refuse('verify what luod holds', check(replica.now(), registry).findings),
   })
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, end)

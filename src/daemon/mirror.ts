@@ -34,7 +34,8 @@ export type DownMessage =
   | { go: { pausedAt: string } }
 
 export type UpMessage =
-  | { hello: { version: string; pid: number; records: number[] } }
+  /** `machines`: versions of the state of emulated machines that it reads. A build that reads none does not say it. */
+  | { hello: { version: string; pid: number; records: number[]; machines: number[] } }
   | { ready: { entries: number } }
   | { failed: { code: string; message: string } }
   | { serving: true }
@@ -251,13 +252,18 @@ function checkDown(message: unknown, fds: readonly Fd[]): DownMessage {
   throw unknownMessage(`it has ${Object.keys(message).slice(0, 5).join(', ') || 'nothing'}`)
 }
 
+function areNumbers(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((one) => typeof one === 'number')
+}
+
 function checkUp(message: unknown): UpMessage {
   if (!isRecord(message)) throw unknownMessage('it is no object')
   const { hello, ready, failed, serving } = message
   if (isRecord(hello)) {
-    const { version, pid, records } = hello
-    const known = Array.isArray(records) && records.every((number) => typeof number === 'number')
-    if (typeof version === 'string' && typeof pid === 'number' && known) return { hello: { version, pid, records } }
+    const { version, pid, records, machines = [] } = hello
+    if (typeof version === 'string' && typeof pid === 'number' && areNumbers(records) && areNumbers(machines)) {
+      return { hello: { version, pid, records, machines } }
+    }
   }
   if (isRecord(ready) && typeof ready.entries === 'number') return { ready: { entries: ready.entries } }
   if (isRecord(failed) && typeof failed.code === 'string' && typeof failed.message === 'string') {

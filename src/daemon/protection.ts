@@ -5,7 +5,7 @@
 import { LuoError } from '../errors.js'
 import { Standby, type StandbyOptions, type StandbyState } from './standby.js'
 import { step } from './steps.js'
-import type { Vault } from './vault.js'
+import type { Vault, VaultEntry } from './vault.js'
 
 /** Between the loss of a standby and the start of the next, from the first to the most when it does not last. */
 const RESTART_FIRST_MS = 100
@@ -16,11 +16,13 @@ const LASTING_MS = 60_000
 /** What is asked of luod by an upgrade. */
 export interface Replaceable {
   readonly vault: Vault
-  /** Throws when it cannot be replaced now, and says why. */
-  mustBeReplaceable(): void
+  /** Throws when it cannot be replaced now, and says why. `by`: what another one reads, once that is known. */
+  mustBeReplaceable(by?: Pick<Standby, 'machines'>): void
   /** No request is taken and nothing happens by itself, until `resume`. */
   pause(): void
   resume(): void
+  /** What is in no vault, while it is paused: for whoever takes its place, and closed when that is decided. */
+  leave(): Disposable & { readonly entries: readonly VaultEntry[] }
 }
 
 export interface ProtectionOptions {
@@ -124,7 +126,7 @@ export class Protection {
       await successor.whenReady
       onPhase('ready', successor)
       // It may have changed while the successor came up.
-      luod.mustBeReplaceable()
+      luod.mustBeReplaceable(successor)
       step('upgrade.alone')
       // The successor has everything too, and there must not be two who would take over.
       const stopped = this.#stopStandby()
@@ -134,7 +136,9 @@ export class Protection {
       const pausedAt = process.hrtime.bigint()
       luod.pause()
       try {
-        await successor.handOver(pausedAt)
+        luod.mustBeReplaceable(successor)
+        using left = luod.leave()
+        await successor.handOver(pausedAt, left.entries)
       } catch (error) {
         luod.resume()
         throw error

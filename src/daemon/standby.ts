@@ -16,7 +16,7 @@ import { socketPair } from '../sys/unix.js'
 import { Filling } from './filling.js'
 import { MirrorSender, type UpMessage } from './mirror.js'
 import { step } from './steps.js'
-import type { Vault } from './vault.js'
+import { parts, type Vault, type VaultEntry } from './vault.js'
 import { Waiting } from './waiting.js'
 
 /** Loading the code, and verifying everything that luod holds. */
@@ -53,6 +53,7 @@ export class Standby {
   #state: StandbyState = 'starting'
   #version: string | undefined
   #isHeir: boolean
+  #machines: readonly number[] = []
   /** Why it is given up. */
   #error: LuoError | undefined
 
@@ -111,6 +112,11 @@ export class Standby {
     return this.#version
   }
 
+  /** Versions of the state of emulated machines that it reads. */
+  get machines(): readonly number[] {
+    return this.#machines
+  }
+
   /** Resolves when it has everything and has verified it; rejects when it is lost before. */
   get whenReady(): Promise<void> {
     return this.#ready.promise
@@ -119,12 +125,14 @@ export class Standby {
   /**
    * Its word is the end of luod: when this resolves it serves, and nothing may be done any more. Rejects when it is lost
    * before that; then it is dead, and luod goes on. `pausedAt`: when the last request was taken, of the monotonic clock.
+   * `last`: what it gets now, and no vault has.
    */
-  async handOver(pausedAt: bigint): Promise<void> {
+  async handOver(pausedAt: bigint, last: readonly VaultEntry[] = []): Promise<void> {
     step('upgrade.go')
     this.#state = 'handing'
     this.#limit(SERVING_LIMIT_MS, 'did not take over')
     try {
+      for (const part of parts(last)) this.#line.put(part)
       this.#line.tell({ go: { pausedAt: String(pausedAt) } })
     } catch (error) {
       this.#giveUp(error as LuoError)
@@ -159,8 +167,9 @@ export class Standby {
   #heard(message: UpMessage): void {
     if ('hello' in message && this.#state === 'starting') {
       step('copy.hear')
-      const { version, records } = message.hello
+      const { version, records, machines } = message.hello
       this.#version = version
+      this.#machines = machines
       this.#options.checkVersions(records)
       this.#state = 'syncing'
       if (this.#isHeir) this.#tellHeir()

@@ -25,6 +25,8 @@ export interface TakeoverOptions {
   version: string
   /** Versions of the records that this build reads. */
   records: readonly number[]
+  /** The same of the state of emulated machines. */
+  machines: readonly number[]
   /** Gets what comes. It stays the caller's. */
   replica: Replica
   /** Throws when what has come cannot be taken over. */
@@ -124,9 +126,9 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       },
     })
     try {
-      const { version, records } = options
       step('next.hello')
-      receiver.tell({ hello: { version, pid: process.pid, records: [...records] } })
+      const { version, records, machines } = options
+      receiver.tell({ hello: { version, pid: process.pid, records: [...records], machines: [...machines] } })
     } catch (error) {
       if (!isLuoError(error)) throw error
       end()
