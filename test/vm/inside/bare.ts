@@ -21,7 +21,7 @@ async function preserve(client: VarlinkClient): Promise<void> {
 
 async function claim(client: VarlinkClient): Promise<void> {
   const { session } = (await client.call('AdoptSession', { id: '3', name: 'kept' })).parameters
-  const { fds } = await client.call('Retrieve', { session: session.session })
+  const { fds } = await client.call('Retrieve', { session: session.session, offset: 0 })
   const bytes = Buffer.alloc(TEXT.length)
   if (fds[0]) readAt(fds[0], bytes, 0)
   say({ claimed: bytes.toString('latin1') })

@@ -113,7 +113,7 @@ async function lookAtMany(client: VarlinkClient): Promise<void> {
   let right = 0
   for (let at = 0, seen = 0; at < SESSIONS; at++) {
     const { parameters } = await client.call('AdoptSession', { id: id(), name: `many ${at}` })
-    const { fds } = await client.call('Retrieve', { session: parameters.session.session })
+    const { fds } = await client.call('Retrieve', { session: parameters.session.session, offset: 0 })
     for (const fd of fds) {
       if (textOf(fd) === `file ${seen}` && position(fd) === seen) right++
       seen++
