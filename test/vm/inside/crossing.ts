@@ -35,13 +35,20 @@ const luoctl = `${project}/dist/cli/main.js`
 let asked = 0
 const id = () => `${stage} ${asked++}`
 
-function start(args: readonly string[], more: { stderr?: 'pipe'; stdout?: 'pipe' } = {}): ChildProcess {
-  const { stdout = 'inherit', stderr = 'inherit' } = more
-  const env = { ...process.env, PATH: `${PROGRAMS}:${process.env.PATH}` }
-  return spawn(process.execPath, args, { stdio: ['ignore', stdout, stderr], detached: true, env })
+interface Start {
+  stderr?: 'pipe'
+  stdout?: 'pipe'
+  argv0?: string
 }
 
-const startLuod = (...args: string[]) => start([luod, '--backend', 'kernel', ...args])
+function start(args: readonly string[], { stdout, stderr, argv0 = process.execPath }: Start = {}): ChildProcess {
+  const env = { ...process.env, PATH: `${PROGRAMS}:${process.env.PATH}` }
+  const stdio = ['ignore', stdout ?? 'inherit', stderr ?? 'inherit'] as const
+  return spawn(process.execPath, args, { stdio: [...stdio], detached: true, env, argv0 })
+}
+
+/** Named so that a service manager leaves it alone at the end of a shutdown. */
+const startLuod = (...args: string[]) => start([luod, '--backend', 'kernel', ...args], { argv0: '@luod' })
 const startService = () => start([luoctl, 'run', 'kv', '--keep', '600s', '--', process.execPath, server])
 const startClient = (writes: number) => start([`${MACHINE_FOLDER}/kv-client.js`, SERVICE, String(writes)])
 const startClaimant = (...args: string[]) => start([`${MACHINE_FOLDER}/claimant.js`, ...args])
@@ -167,9 +174,9 @@ async function first(): Promise<void> {
 }
 
 async function refuseKexecs(): Promise<void> {
-  // The manager that is asked, and does not come to it.
+  // A manager that is asked, and does not come to it.
   mkdirSync(PROGRAMS)
-  writeFileSync(`${PROGRAMS}/systemctl`, '#!/bin/sh\n', { mode: 0o755 })
+  writeFileSync(`${PROGRAMS}/systemctl`, '#!/bin/sh\n[ "$1" = kexec ] || echo Version=257\n', { mode: 0o755 })
   load()
   const abort = () => kexec(['abort'])
   await service(`/admin/late?ms=${LATE_MS}`, { method: 'PUT' })
