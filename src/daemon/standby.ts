@@ -67,6 +67,8 @@ export class Standby {
         // Signals of a terminal are for luod, which tells it.
         detached: true,
         cwd: '/',
+        // A service manager may go by its first character (kexec-keeper.ts).
+        argv0: process.argv0,
         stdio: ['ignore', 'ignore', 'inherit', inheritStdio(theirs)],
       })
       child.unref()
