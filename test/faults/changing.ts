@@ -8,6 +8,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync,
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { Step } from '../../src/daemon/steps.js'
 import type { Methods } from '../../src/protocol/types.js'
 import { VarlinkClient } from '../../src/wire/client.js'
 import { FakeManager } from '../daemon/fake-manager.js'
@@ -89,7 +90,9 @@ export class ChangingLuod implements AsyncDisposable {
     }
     const whom = victim === 'luod' || victim === 'next' ? victim : pids[victim]
     rmSync(this.#struck, { force: true })
-    writeFileSync(`${this.#order}.new`, JSON.stringify({ step, victim: whom }))
+    // Whoever stands by comes to its steps too: not before it has become luod.
+    const after = during === 'new standby' ? ('takeover.listen' satisfies Step) : undefined
+    writeFileSync(`${this.#order}.new`, JSON.stringify({ step, victim: whom, after }))
     renameSync(`${this.#order}.new`, this.#order)
     if (during === 'upgrade') await this.#upgrade()
     else if (!during.startsWith('requests')) process.kill(before.pid, 'SIGKILL')

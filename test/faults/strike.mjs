@@ -2,7 +2,7 @@
 // hands (src/daemon/steps.ts). LUO_TEST_STRIKE is a directory; the order in it is carried out once, by whoever is the
 // first to come to its step. The victim is dead when luod goes on: nothing depends on how fast anybody is.
 import { subscribe } from 'node:diagnostics_channel'
-import { readFileSync, renameSync } from 'node:fs'
+import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 
 const directory = process.env.LUO_TEST_STRIKE
 const { ppid } = process
@@ -27,13 +27,19 @@ const isDead = (pid) => /^State:\s+[ZX]/m.test(read(`/proc/${pid}/status`) || 'S
 
 subscribe('liveupdate.luod.step', (step) => {
   const text = read(`${directory}/order`)
-  if (text === '' || JSON.parse(text).step !== step) return
+  if (text === '') return
+  const order = JSON.parse(text)
+  if (order.after === step) {
+    writeFileSync(`${directory}/order.now`, JSON.stringify({ ...order, after: undefined }))
+    return renameSync(`${directory}/order.now`, `${directory}/order`)
+  }
+  if (order.after !== undefined || order.step !== step) return
   try {
     renameSync(`${directory}/order`, `${directory}/struck`)
   } catch {
     return
   }
-  const { victim } = JSON.parse(text)
+  const { victim } = order
   // Whoever took over is luod from then on.
   const isNext = hasLine && /^(next|takeover)\./.test(step)
   const pids = { luod: isNext ? ppid : process.pid, next: isNext ? process.pid : child() }
