@@ -28,6 +28,8 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         sessionFd = joined.sessionFd
         return joined.output
       })
+      // It was given out, and that could not be recorded.
+      answer.catch(() => sessionFd?.close())
       return answer.then((output) => {
         if (sessionFd) return { output, fds: [sessionFd] }
         // The answer before may have been lost, and with it the descriptor.
