@@ -36,7 +36,9 @@ async function bundled(folder, name) {
   rmSync(code, { force: true })
   // Without it they start all the same: where they cannot run they are not started either.
   const args = [fileURLToPath(new URL('code-cache.mjs', import.meta.url)), main, script, code]
-  spawnSync(process.execPath, args, { stdio: 'ignore', timeout: CODE_LIMIT_MS })
+  // Not to be taken for a service, should the build be part of one.
+  const env = { ...process.env, NOTIFY_SOCKET: '' }
+  spawnSync(process.execPath, args, { stdio: 'ignore', timeout: CODE_LIMIT_MS, env })
 }
 
 /** A function that `bundle-main.mjs` calls: code out of a cache has no `import` of its own. In ASCII, which V8 reads in half the time. */
