@@ -87,6 +87,14 @@ test('a session whose answer cannot be recorded is let go', async () => {
 test.each([
   ['by somebody else', {}, SOMEBODY, 'EPERM', /uid 1000/],
   ['of luod itself', { name: 'luod-internal' }, ROOT, 'EPERM', /luod's own/],
+  ['of systemd', { name: 'systemd' }, ROOT, 'EPERM', /systemd's own/],
+  [
+    'of systemd, that has come',
+    { name: 'systemd-fdstore', direction: 'incoming' as const },
+    ROOT,
+    'EPERM',
+    /systemd's own/,
+  ],
   ['without a name', { name: '' }, ROOT, 'EINVAL', /0 bytes/],
   ['with too long a name', { name: 'ä'.repeat(32) }, ROOT, 'EINVAL', /64 bytes/],
 ])('it is not opened %s', async (_, input, peer, code, message) => {

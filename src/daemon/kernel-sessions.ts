@@ -2,7 +2,8 @@
  * Sessions of the kernel's device for programs that make the ioctls themselves: luod has the device, which takes one
  * opener, so they ask it for a session. luod keeps no copy of what it gives out. All of it is for root: EPERM.
  *
- * Names that begin with `luod` are luod's own: they are not given out (EPERM), and not listed.
+ * Names that begin with `luod` are luod's own: they are not given out (EPERM), and not listed. Nor are those given out that
+ * begin with `systemd`: 261 and newer has the stores of its services in one at a kexec.
  */
 import { type ForeignSession, foreignSessions } from '../backends/kernel.js'
 import { checkName } from '../core/names.js'
@@ -15,6 +16,7 @@ import type { Answers } from './answers.js'
 
 /** Of `luod-internal`, and whatever else luod keeps. */
 const OWN = 'luod'
+const SYSTEMD = 'systemd'
 /** In one answer, which with names of 63 bytes, each of six in JSON, is well below what a message may have. */
 export const MAX_LISTED = 1_000
 
@@ -59,8 +61,8 @@ export async function openKernelSession(
   const what = `open the session ${JSON.stringify(input.name)} of the kernel`
   mustBeRoot(what, peer)
   checkName(input.name)
-  if (isOwn(input.name))
-    throw new LuoError('EPERM', `${what}: names that begin with ${OWN} are luod's own; take another`)
+  const owner = [OWN, SYSTEMD].find((reserved) => input.name.startsWith(reserved))
+  if (owner) throw new LuoError('EPERM', `${what}: names that begin with ${owner} are ${owner}'s own; take another`)
   if (!device) {
     throw new LuoError('LUO_UNSUPPORTED', `${what}: this luod does not have the device of the kernel (luoctl status)`)
   }
