@@ -1,0 +1,79 @@
+/**
+ * What the parts of an update share. `update.ts` is what others see of it, `update-course.ts` follows the table,
+ * `update-actions.ts` does what the table says, and `old-version.ts` and `successor-requests.ts` speak with the two sides.
+ */
+import type { Fd } from '../sys/fd.js'
+import { sameOpenFile } from '../sys/file-info.js'
+import type { Journal } from './journal.js'
+import type { Member } from './member.js'
+import type { State, Workload } from './state.js'
+import type { SuccessorRequests } from './successor-requests.js'
+import type { Targets } from './targets.js'
+import type { Timeline } from './timeline.js'
+import type { UpdateFacts } from './update-record.js'
+import type { UpdateRequest } from './update-types.js'
+import type { VaultKey } from './vault.js'
+
+export interface UpdateParts {
+  readonly id: string
+  /** Of its record. */
+  readonly key: string
+  /** Id of the group that it is, or was, updated in. */
+  readonly group: string | undefined
+  readonly request: UpdateRequest
+  /** Of orphaned state, by a new instance after a crash. */
+  readonly isClaim: boolean
+  readonly state: State
+  readonly workload: Workload
+  readonly old: Member | undefined
+  successor: Member | undefined
+  readonly facts: UpdateFacts
+  readonly timeline: Timeline
+  readonly targets: Targets
+  readonly ticket: Ticket
+  readonly requests: SuccessorRequests
+  ended(): boolean
+  /** What has changed is recorded with the next commit. */
+  record(): void
+}
+
+/** Before somebody is told: a luod after this one must know of it. */
+export function recordNow(parts: UpdateParts): void {
+  parts.record()
+  parts.state.commit()
+}
+
+/** What the successor shows when it joins. */
+export class Ticket {
+  readonly #journal: Journal
+  readonly #key: VaultKey
+  /** A copy: while it is open, no other file can be taken for it. */
+  #file: Fd | undefined
+
+  constructor(journal: Journal, update: string) {
+    this.#journal = journal
+    this.#key = `ticket/${update}`
+  }
+
+  /** Undefined: it is not good any more. */
+  get file(): Fd | undefined {
+    return this.#file
+  }
+
+  /** Owns `file`. */
+  take(file: Fd): void {
+    this.#file = file
+    this.#journal.keep(this.#key, file)
+  }
+
+  is(file: Fd): boolean {
+    return this.#file !== undefined && sameOpenFile(this.#file, file)
+  }
+
+  void(): void {
+    if (!this.#file) return
+    this.#file.close()
+    this.#file = undefined
+    this.#journal.drop(this.#key)
+  }
+}
