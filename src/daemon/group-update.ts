@@ -5,10 +5,11 @@
  * A gate always opens, or the group fails: whoever is held has no deadline, and whoever it waits for has one.
  */
 import { randomUUID } from 'node:crypto'
-import { GroupPlan, type Standing, standingOf } from './group.js'
+import { Gate } from './gate.js'
+import { GroupPlan } from './group.js'
 import { LIMITS } from './limits.js'
 import type { State, Workload } from './state.js'
-import { type Gate, Update } from './update.js'
+import { Update } from './update.js'
 import type { Followed, UpdateRequest, UpdateResult } from './update-types.js'
 
 export interface GroupResult extends UpdateResult {
@@ -29,27 +30,26 @@ export async function resultsOf(updates: readonly Followed[]): Promise<readonly 
   )
 }
 
-export class GroupUpdate implements Gate, FollowedGroup {
+export class GroupUpdate extends Gate implements FollowedGroup {
   readonly group = randomUUID()
   readonly finished: Promise<readonly GroupResult[]>
-  readonly #updates = new Map<Workload, Update>()
   readonly #needs: (workload: Workload) => readonly Workload[]
   #plan: GroupPlan<Workload>
   /** All successors are there. */
   #complete = false
   /** One was let to its commit: they cannot all go back any more. */
   #begun = false
-  #looking = false
 
   /**
    * Asks every supervisor to start its successor. When one cannot be asked it throws; those that were asked before it
    * end again, and no old version has heard of anything.
    */
   constructor(state: State, workloads: readonly Workload[], request: UpdateRequest) {
+    super()
     this.#needs = (workload) => state.needsOf(workload)
     this.#plan = new GroupPlan(workloads, this.#needs)
     try {
-      for (const workload of workloads) this.#updates.set(workload, Update.start(state, workload, request, this))
+      for (const workload of workloads) this.byWorkload.set(workload, Update.start(state, workload, request, this))
     } catch (error) {
       const reason = 'the group could not be started'
       for (const update of this.updates) {
@@ -62,46 +62,32 @@ export class GroupUpdate implements Gate, FollowedGroup {
   }
 
   get updates(): Update[] {
-    return [...this.#updates.values()]
+    return [...this.byWorkload.values()]
   }
 
   lets(update: Update): boolean {
     this.#planAgain()
-    const [workload] = [...this.#updates].find(([, candidate]) => candidate === update) ?? []
-    if (!workload || !this.#plan.mayGoOn(workload, this.#standing, this.#begun)) return false
+    const [workload] = [...this.byWorkload].find(([, candidate]) => candidate === update) ?? []
+    if (!workload || !this.#plan.mayGoOn(workload, this.standing, this.#begun)) return false
     if (update.atGate === 'commitAsked') this.#begun = true
     return true
-  }
-
-  changed(): void {
-    if (this.#looking) return
-    this.#looking = true
-    queueMicrotask(() => {
-      this.#looking = false
-      this.#look()
-    })
   }
 
   /** Once, when all successors are there: they may need others than the versions before them. */
   #planAgain(): void {
     if (this.#complete || this.updates.some((update) => update.atGate === undefined)) return
     this.#complete = true
-    this.#plan = new GroupPlan([...this.#updates.keys()], this.#needs)
+    this.#plan = new GroupPlan([...this.byWorkload.keys()], this.#needs)
   }
 
-  readonly #standing = (workload: Workload): Standing => {
-    const update = this.#updates.get(workload)
-    return update ? standingOf(update) : 'starting'
-  }
-
-  #look(): void {
-    for (const [workload, culprit] of this.#plan.rollBacks(this.#standing, this.#begun)) {
-      const why = this.#updates.get(culprit)?.failure.reason ?? 'it ended'
+  protected override look(): void {
+    for (const [workload, culprit] of this.#plan.rollBacks(this.standing, this.#begun)) {
+      const why = this.byWorkload.get(culprit)?.failure.reason ?? 'it ended'
       const reason = `${culprit.name}, in the same group, does not commit: ${why}`.slice(0, LIMITS.reason_bytes)
-      this.#updates.get(workload)?.event('abortAsked', { code: 'LUO_GROUP', reason })
+      this.byWorkload.get(workload)?.event('abortAsked', { code: 'LUO_GROUP', reason })
     }
-    for (const [workload, update] of this.#updates) {
-      if (this.#plan.mayGoOn(workload, this.#standing, this.#begun)) update.retry()
+    for (const [workload, update] of this.byWorkload) {
+      if (this.#plan.mayGoOn(workload, this.standing, this.#begun)) update.retry()
     }
   }
 }

@@ -7,28 +7,28 @@
  */
 import { LuoError } from '../errors.js'
 import type { Phase } from '../protocol/types.js'
-import { GroupPlan, type Standing, standingOf } from './group.js'
+import { Gate } from './gate.js'
+import { GroupPlan } from './group.js'
 import { LIMITS } from './limits.js'
 import type { State, Workload } from './state.js'
-import { type Gate, Update } from './update.js'
+import { Update } from './update.js'
 import type { UpdateRequest } from './update-types.js'
 import { Waiting } from './waiting.js'
 
 type OnPhase = (workload: string, update: string, phase: Phase) => void
 
-export class KexecBarrier implements Gate {
+export class KexecBarrier extends Gate {
   /** Id of the kexec. */
   readonly group: string
   readonly #passed = new Waiting<void>()
-  readonly #updates = new Map<Workload, Update>()
   readonly #workloads = new Map<Update, Workload>()
   readonly #plan: GroupPlan<Workload>
   readonly #state: State
-  #looking = false
   #ending = false
 
   /** LUO_UPDATING, LUO_WRONG_STATE when a workload cannot be asked now; then none was. */
   constructor(group: string, state: State, request: UpdateRequest, onPhase: OnPhase) {
+    super()
     this.group = group
     this.#state = state
     const workloads = state.workloads(0).filter(mustBeAsked)
@@ -36,10 +36,10 @@ export class KexecBarrier implements Gate {
     for (const workload of workloads) {
       const update = Update.forKexec(state, workload, { ...request, purpose: 'kexec' }, this)
       update.listen((phase) => onPhase(workload.name, update.id, phase))
-      this.#updates.set(workload, update)
+      this.byWorkload.set(workload, update)
       this.#workloads.set(update, workload)
     }
-    for (const update of this.#updates.values()) update.begin()
+    for (const update of this.byWorkload.values()) update.begin()
     this.changed()
   }
 
@@ -51,29 +51,20 @@ export class KexecBarrier implements Gate {
   /** Whether all are frozen, and nobody takes up what was left meanwhile. */
   get stands(): boolean {
     const others = this.#state.workloads(0).some(({ update }) => update && !this.#workloads.has(update))
-    return !others && [...this.#updates.values()].every(({ atGate }) => atGate === 'frozen')
+    return !others && [...this.byWorkload.values()].every(({ atGate }) => atGate === 'frozen')
   }
 
   lets(update: Update): boolean {
     const workload = this.#workloads.get(update)
     if (update.atGate === 'checkDone') return true
-    return update.atGate === 'claimed' && workload !== undefined && this.#plan.mayGoOn(workload, this.#standing, false)
-  }
-
-  changed(): void {
-    if (this.#looking) return
-    this.#looking = true
-    queueMicrotask(() => {
-      this.#looking = false
-      this.#look()
-    })
+    return update.atGate === 'claimed' && workload !== undefined && this.#plan.mayGoOn(workload, this.standing, false)
   }
 
   /** Everybody goes on. */
   async abort(reason: LuoError): Promise<void> {
     this.#ending = true
     const { code, message } = reason
-    for (const update of this.#updates.values()) {
+    for (const update of this.byWorkload.values()) {
       update.event('abortAsked', { code, reason: message.slice(0, LIMITS.reason_bytes) })
     }
     await this.#ended()
@@ -82,26 +73,21 @@ export class KexecBarrier implements Gate {
 
   /** Everybody goes on: it was a dry run. */
   async endCheck(): Promise<void> {
-    for (const update of this.#updates.values()) update.event('checkDone')
+    for (const update of this.byWorkload.values()) update.event('checkDone')
     await this.#ended()
   }
 
   async #ended(): Promise<void> {
-    await Promise.all([...this.#updates.values()].map(({ finished }) => finished))
+    await Promise.all([...this.byWorkload.values()].map(({ finished }) => finished))
   }
 
-  readonly #standing = (workload: Workload): Standing => {
-    const update = this.#updates.get(workload)
-    return update ? standingOf(update) : 'starting'
-  }
-
-  #look(): void {
+  protected override look(): void {
     if (this.#passed.settled || this.#ending) return
-    for (const [workload, update] of this.#updates) {
-      if (this.#standing(workload) === 'failed') return this.#fail(workload, update)
-      if (this.#standing(workload) === 'claimed' && this.#plan.mayGoOn(workload, this.#standing, false)) update.retry()
+    for (const [workload, update] of this.byWorkload) {
+      if (this.standing(workload) === 'failed') return this.#fail(workload, update)
+      if (this.standing(workload) === 'claimed' && this.#plan.mayGoOn(workload, this.standing, false)) update.retry()
     }
-    if ([...this.#updates.values()].every(({ atGate }) => atGate === 'frozen')) this.#passed.answer()
+    if ([...this.byWorkload.values()].every(({ atGate }) => atGate === 'frozen')) this.#passed.answer()
   }
 
   #fail({ name }: Workload, { failure: { code = 'LUO_ABORTED', reason = 'its update ended' } }: Update): void {

@@ -2,15 +2,19 @@
  * What the parts of an update share. `update.ts` is what others see of it, `update-course.ts` follows the table,
  * `update-actions.ts` does what the table says, and `old-version.ts` and `successor-requests.ts` speak with the two sides.
  */
+import { randomUUID } from 'node:crypto'
+import type { UpdateRecord } from '../abi/record-shapes.js'
+import type { Phase } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { sameOpenFile } from '../sys/file-info.js'
+import type { Gate } from './gate.js'
 import type { Journal } from './journal.js'
 import type { Member } from './member.js'
 import type { State, Workload } from './state.js'
-import type { SuccessorRequests } from './successor-requests.js'
-import type { Targets } from './targets.js'
-import type { Timeline } from './timeline.js'
-import type { UpdateFacts } from './update-record.js'
+import { SuccessorRequests } from './successor-requests.js'
+import { Targets } from './targets.js'
+import { Timeline } from './timeline.js'
+import { factsOf, newFacts, type UpdateFacts } from './update-record.js'
 import type { UpdateRequest } from './update-types.js'
 import type { VaultKey } from './vault.js'
 
@@ -35,6 +39,41 @@ export interface UpdateParts {
   ended(): boolean
   /** What has changed is recorded with the next commit. */
   record(): void
+}
+
+export type Recalled = UpdateRecord & { key: string }
+
+export interface Origin {
+  request: UpdateRequest
+  old?: Member | undefined
+  gate?: Gate | undefined
+  /** What a luod before this one wrote down. */
+  record?: Recalled
+}
+
+interface Calls {
+  ended(): boolean
+  record(): void
+  onTargetEnded(pid: number): void
+}
+
+export function newParts(state: State, workload: Workload, from: Origin, calls: Calls): UpdateParts {
+  const { request, old, gate, record } = from
+  const { journal, turnstile } = state
+  const { onTargetEnded: onEnded, ended, record: recordIt } = calls
+  const key = record?.key ?? state.nextUpdateKey()
+  const isClaim = record ? record.old === undefined : old === undefined
+  const known = record && { startedMs: record.started_ms, phases: record.timeline as unknown as Phase[] }
+  return {
+    ...{ id: record?.id ?? randomUUID(), key, group: record?.group ?? gate?.group },
+    ...{ request, isClaim, state, workload, old, successor: undefined },
+    facts: record ? factsOf(record) : newFacts(isClaim ? 'restoring' : 'starting'),
+    timeline: new Timeline(turnstile, known),
+    targets: new Targets({ update: key, journal, turnstile, onEnded }),
+    ticket: new Ticket(journal, key),
+    requests: new SuccessorRequests(workload),
+    ...{ ended, record: recordIt },
+  }
 }
 
 /** Before somebody is told: a luod after this one must know of it. */

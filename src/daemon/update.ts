@@ -6,8 +6,6 @@
  * than once; the table makes sense of them. This file is where they come in: what each side may say when. Its parts are
  * listed in `update-parts.ts`.
  */
-import { randomUUID } from 'node:crypto'
-import type { UpdateRecord } from '../abi/record-shapes.js'
 import type { Change } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type { Phase } from '../protocol/types.js'
@@ -15,32 +13,19 @@ import type { Fd } from '../sys/fd.js'
 import { signalPidfd } from '../sys/pidfd.js'
 import { socketPair } from '../sys/unix.js'
 import { monotonicMs } from './clock.js'
+import type { Gate } from './gate.js'
 import type { Recorded } from './journal.js'
 import { fenceLeftMs, RECONNECT_MS, RESTORE_WAIT_MS } from './limits.js'
 import type { Member, MemberEvent } from './member.js'
 import { OldVersion } from './old-version.js'
 import type { State, Workload } from './state.js'
-import { type ClaimAnswer, type CommitAnswer, SuccessorRequests } from './successor-requests.js'
-import { Targets } from './targets.js'
-import { Timeline } from './timeline.js'
+import type { ClaimAnswer, CommitAnswer } from './successor-requests.js'
 import { UpdateActions } from './update-actions.js'
 import { UpdateCourse } from './update-course.js'
 import type { UpdateEvent, UpdatePhase } from './update-machine.js'
-import { Ticket, type UpdateParts } from './update-parts.js'
-import { factsOf, newFacts, requestOf, updateChange } from './update-record.js'
+import { newParts, type Origin, type Recalled, type UpdateParts } from './update-parts.js'
+import { requestOf, updateChange } from './update-record.js'
 import { type Cause, type Followed, HOLDING, isOver, type UpdateRequest, type UpdateResult } from './update-types.js'
-
-/**
- * Holds the updates of a group back, so that they go on in the group's order. Asked before each event of `GATED`; the
- * event that it does not let through waits, without a deadline, until `Update.retry` asks again.
- */
-export interface Gate {
-  /** Id of the group. */
-  readonly group: string
-  lets(update: Update): boolean
-  /** An update has moved, or waits. Called in the middle of what it does: look at it later. */
-  changed(): void
-}
 
 /** What is left of an update, when luod was replaced in the middle of it. */
 export interface UpdateLeft {
@@ -85,13 +70,9 @@ export class Update implements Followed, Recorded {
     update.#forgotten = true
     workload.update = update
     update.#parts.record()
-    const { id, group } = update
     state.tell(workload, 'updating', {
-      update: id,
-      group,
-      by: request.by,
-      old_pid: workload.member?.pid,
-      detail: 'kexec',
+      ...{ update: update.id, group: update.group, by: request.by },
+      ...{ old_pid: workload.member?.pid, detail: 'kexec' },
     })
     return update
   }
@@ -110,7 +91,7 @@ export class Update implements Followed, Recorded {
   }
 
   /** As it was recorded, with what is left of it, which it owns. Goes on with `restored`, once everything is there. */
-  static restore(state: State, workload: Workload, record: UpdateRecord & { key: string }, left: UpdateLeft): Update {
+  static restore(state: State, workload: Workload, record: Recalled, left: UpdateLeft): Update {
     const { old, successor, ticket, targets } = left
     const update = new Update(state, workload, { request: requestOf(record), old, record })
     update.#parts.successor = successor
@@ -120,37 +101,17 @@ export class Update implements Followed, Recorded {
     return update
   }
 
-  private constructor(
-    state: State,
-    workload: Workload,
-    from: {
-      request: UpdateRequest
-      old?: Member | undefined
-      gate?: Gate | undefined
-      record?: UpdateRecord & { key: string }
-    },
-  ) {
-    const { request, old, gate, record } = from
-    const { journal, turnstile } = state
-    const key = record?.key ?? state.nextUpdateKey()
-    const isClaim = record ? record.old === undefined : old === undefined
-    const known = record && { startedMs: record.started_ms, phases: record.timeline as unknown as Phase[] }
-    const onEnded = (pid: number) => this.#targetEnded(pid)
-    this.#forgotten = isClaim
-    this.#parts = {
-      ...{ id: record?.id ?? randomUUID(), key, group: record?.group ?? gate?.group },
-      ...{ request, isClaim, state, workload, old, successor: undefined },
-      facts: record ? factsOf(record) : newFacts(isClaim ? 'restoring' : 'starting'),
-      timeline: new Timeline(turnstile, known),
-      targets: new Targets({ update: key, journal, turnstile, onEnded }),
-      ticket: new Ticket(journal, key),
-      requests: new SuccessorRequests(workload),
+  private constructor(state: State, workload: Workload, from: Origin) {
+    const { gate } = from
+    this.#parts = newParts(state, workload, from, {
       ended: () => this.ended,
       record: () => {
-        journal.touch(this)
+        state.journal.touch(this)
         state.recordWorkload(workload)
       },
-    }
+      onTargetEnded: (pid) => this.#targetEnded(pid),
+    })
+    this.#forgotten = this.isClaim
     this.#course = new UpdateCourse(this.#parts, {
       gate: gate && { lets: () => gate.lets(this), changed: () => gate.changed() },
       act: (action, cause) => this.#actions.act(action, cause),
@@ -234,16 +195,8 @@ export class Update implements Followed, Recorded {
     if (this.ended && this.#forgotten) return [{ type: 'update', key, value: undefined }]
     const { startedMs, phases } = timeline
     const outcome = this.ended && isOver(this.phase) ? this.phase : undefined
-    const more = {
-      workload,
-      old,
-      ticket: ticket.file !== undefined,
-      startedMs,
-      phases,
-      targets: targets.list(),
-      outcome,
-    }
-    return [updateChange(key, this, facts, more)]
+    const left = { workload, old, ticket: ticket.file !== undefined, targets: targets.list() }
+    return [updateChange(key, this, facts, { ...left, startedMs, phases, outcome })]
   }
 
   /** Of a kexec: the workload is asked as soon as the gate lets it. */
