@@ -107,7 +107,7 @@ export class Beginning {
     }
   }
 
-  /** Of one that has failed, and holds nothing. */
+  /** Of one that has failed for good: the kernel finishes what nobody else has a descriptor of. */
   close(): void {
     this.#incoming?.close()
     this.#kernel?.device.close()

@@ -24,6 +24,7 @@ const MOST_RETRY_MS = 30_000
 const START_EXTRA_MS = 60_000
 
 export interface BeginOptions {
+  /** Closed when it fails for good. */
   beginning: Beginning
   /** Stays the caller's. */
   listener: Fd
@@ -51,7 +52,10 @@ export async function beginAtLast(begin: BeginOptions): Promise<ReturnType<Begin
         return beginning.begin(listener.dup(), options)
       } catch (error) {
         const why = asLuoError(error, 'EIO', 'go on with what came over the kexec')
-        if (beginning.holds.length === 0 || isLuoError(why, 'LUO_RECORDS_VERSION')) throw why
+        if (beginning.holds.length === 0 || isLuoError(why, 'LUO_RECORDS_VERSION')) {
+          beginning.close()
+          throw why
+        }
         if (retryMs === firstRetryMs) for (const signal of signals) process.on(signal, stay)
         safe = await keep(beginning.holds, begin)
         await sayWhy(why, retryMs, begin)
