@@ -23,7 +23,7 @@ export type EventFacts = Omit<HistoryEvent, 'event' | 'at' | 'last_at' | 'times'
 
 export class Events {
   readonly #watchers = new Set<Watcher>()
-  readonly #keepers: ((event: HistoryEvent) => void)[] = []
+  readonly #keepers = new Set<(event: HistoryEvent) => void>()
   readonly #usage: Usage
 
   constructor(usage: Usage) {
@@ -40,9 +40,12 @@ export class Events {
     }
   }
 
-  /** Calls `keep` with everything but what is on its way only (`progress`). */
-  onEvent(keep: (event: HistoryEvent) => void): void {
-    this.#keepers.push(keep)
+  /** Calls `keep` with everything but what is on its way only (`progress`). Answers how to end it. */
+  onEvent(keep: (event: HistoryEvent) => void): () => void {
+    this.#keepers.add(keep)
+    return () => {
+      this.#keepers.delete(keep)
+    }
   }
 
   /** Something has happened. `uid`: whose. */

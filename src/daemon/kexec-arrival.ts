@@ -12,6 +12,8 @@ import type { State } from './state.js'
 const CLOCK = 'by the wall clock, which the kernel has read from the clock chip anew: 1 s off at most, if that is right'
 const NS_PER_MS = 1e6
 
+type Told = Pick<State, 'events' | 'sessions' | 'tellOf' | 'workloads'>
+
 export interface Arrived {
   /** Version of the luod that handed it over. */
   luod: string
@@ -28,7 +30,7 @@ export function pausedSince({ times }: Pick<Arrived, 'times'>): bigint {
 }
 
 /** At the start of a luod that has taken back what one before the kexec handed over. */
-export function tellArrival(state: State, { luod, times, lost }: Arrived): void {
+export function tellArrival(state: Told, { luod, times, lost }: Arrived): void {
   const uid = process.getuid?.() ?? 0
   const now = Date.now()
   const kernelStart = now - Number(process.hrtime.bigint()) / NS_PER_MS
@@ -57,12 +59,12 @@ export function tellArrival(state: State, { luod, times, lost }: Arrived): void 
   watchClaims(state, uid, rebooting ?? stopping ?? now)
 }
 
-function watchClaims(state: State, uid: number, rebootAt: number): void {
+function watchClaims(state: Told, uid: number, rebootAt: number): void {
   const waiting = new Set(state.workloads(0).map(({ uid: owner, name }) => `${owner} ${name}`))
   const total = waiting.size
   let firstClaim: number | undefined
   if (total === 0) return
-  state.events.onEvent(({ event, uid: owner, workload, outcome }) => {
+  const stop = state.events.onEvent(({ event, uid: owner, workload, outcome }) => {
     const key = `${owner} ${workload}`
     if (!waiting.has(key)) return
     if (event === 'joined') firstClaim ??= Date.now()
@@ -70,6 +72,7 @@ function watchClaims(state: State, uid: number, rebootAt: number): void {
     if (!over) return
     waiting.delete(key)
     if (waiting.size > 0) return
+    stop()
     const now = Date.now()
     const spans = {
       ...(firstClaim === undefined ? {} : { firstClaim: firstClaim - rebootAt }),
