@@ -1,5 +1,6 @@
-// After the compiler: luod and luoctl in one file each, and beside it the code that V8 has made of that, so that they start in
-// half the time. Their modules stay where they are, for whoever imports them. Nothing is renamed: messages and stacks are as written.
+// After the compiler: luod and luoctl in one file each, and beside it the code that V8 has made of that, so that they
+// start in half the time. Their modules stay where they are, for whoever imports them. Nothing is renamed: messages and
+// stacks are as written.
 import { spawnSync } from 'node:child_process'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -41,7 +42,10 @@ async function bundled(folder, name) {
   spawnSync(process.execPath, args, { stdio: 'ignore', timeout: CODE_LIMIT_MS, env })
 }
 
-/** A function that `bundle-main.mjs` calls: code out of a cache has no `import` of its own. In ASCII, which V8 reads in half the time. */
+/**
+ * A function that `bundle-main.mjs` calls: code out of a cache has no `import` of its own. In ASCII, which V8 reads in
+ * half the time.
+ */
 function asScript(code) {
   const body = code
     .replace(/^#!.*/, '')

@@ -1,11 +1,11 @@
-/** Every link of a document leads to a file that is there, and to a heading of it. */
+/** Every link of a document leads to a file that is there, and to a heading of it; every path that it names is there. */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 
 const PROJECT = fileURLToPath(new URL('../', import.meta.url))
-const FOLDERS = ['.', 'docs', 'clients', 'examples/kv', 'test/golden']
+const FOLDERS = ['.', 'docs', 'clients', 'examples/kv', 'test/conformance', 'test/golden']
 const pages = FOLDERS.flatMap((folder) =>
   readdirSync(join(PROJECT, folder))
     .filter((name) => name.endsWith('.md'))
@@ -30,6 +30,9 @@ test.each(pages)('%s', (page) => {
     const target = file ? join(dirname(page), file) : page
     expect(existsSync(join(PROJECT, target)), link).toBe(true)
     if (anchor) expect(anchors(target), link).toContain(anchor)
+  }
+  for (const [, path = ''] of prose(page).matchAll(/`((?:src|test|docs|scripts|bench|clients|examples)\/[\w./-]+)`/g)) {
+    expect(existsSync(join(PROJECT, path)), path).toBe(true)
   }
 })
 

@@ -76,7 +76,10 @@ function spawnError(program: string, cause: unknown): LuoError {
   })
 }
 
-/** Where a shell would find it. Names what is wrong before spawn, whose own error cannot tell a missing directory from a missing program. */
+/**
+ * Where a shell would find it. Names what is wrong before spawn, whose own error cannot tell a missing directory from a
+ * missing program.
+ */
 export function findProgram(program: string, directory: string): string {
   if (!existsSync(directory)) {
     throw new LuoError('LUO_SPAWN', `cannot start ${program}: the working directory ${directory} is gone`, {

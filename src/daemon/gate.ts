@@ -1,7 +1,7 @@
 /**
- * Holds the updates of a group back, so that they go on in the group's order. It is asked before each event that concerns
- * others (`GATED`). An event that it does not let through waits, without a deadline, until `Update.retry` asks again,
- * so it is looked at whenever an update of the group has moved.
+ * Holds the updates of a group back, so that they go on in the group's order. It is asked before each event that
+ * concerns others (`GATED`). An event that it does not let through waits, without a deadline, until `Update.retry` asks
+ * again, so it looks whenever an update of the group has moved.
  */
 import { type Standing, standingOf } from './group.js'
 import type { Workload } from './state.js'

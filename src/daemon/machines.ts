@@ -65,7 +65,10 @@ export class Machines {
     return [...this.#machines.values()].map((machine) => machine.save())
   }
 
-  /** Goes on with those of another luod. Their descriptors are this one's from here on; when this fails they are the caller's to close. */
+  /**
+   * Goes on with those of another luod. Their descriptors are this one's from here on; when this fails they are the
+   * caller's to close.
+   */
   restore(states: readonly MachineState[], options: (state: MachineState) => MachineOptions): void {
     if (states.length === 0) return
     for (const state of states) {

@@ -1,6 +1,6 @@
 /**
  * What the parts of an update share. `update.ts` is what others see of it, `update-course.ts` follows the table,
- * `update-actions.ts` does what the table says, and `old-version.ts` and `successor-requests.ts` speak with the two sides.
+ * `update-actions.ts` does what the table says, `old-version.ts` and `successor-requests.ts` speak with the two sides.
  */
 import { randomUUID } from 'node:crypto'
 import type { UpdateRecord } from '../abi/record-shapes.js'

@@ -1,7 +1,8 @@
 /**
  * What the demo does, in order: the harness proves that it sees a loss; ten updates between two versions; versions and
- * moments that go wrong; luod itself upgraded, and killed; the service killed outside an update. Everything that is not as it should be becomes a
- * problem in the result, never an exception that hides the rest, except when the service itself is out of reach.
+ * moments that go wrong; luod itself upgraded, and killed; the service killed outside an update. Everything that is not
+ * as it should be becomes a problem in the result, never an exception that hides the rest, except when the service
+ * itself is out of reach.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Checker } from './checker.js'
