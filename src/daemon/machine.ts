@@ -2,9 +2,8 @@
  * An emulated machine: a device of its own, with its sessions and its generations, for unmodified programs. Their
  * notifiers (`luoctl emulate`) ask here what each intercepted call answers.
  *
- * A program's device and its sessions are ends of socket pairs, known by their inodes; the last close of one is a
- * hang-up here. A kexec hands everything over, then every notifier ends its programs, and when the last has gone the
- * next generation begins. Whoever fails to end in time is killed.
+ * What they have is in `machine-things.ts`. A kexec hands everything over, then every notifier ends its programs, and
+ * when the last has gone the next generation begins. Whoever fails to end in time is killed.
  */
 import {
   decodeMachineRequest,
@@ -13,23 +12,16 @@ import {
   type MachineAnswer,
   type MachineRequest,
 } from '../abi/machine.js'
-import {
-  type Device,
-  type DeviceSession,
-  Generation,
-  type GenerationOptions,
-  type Handover,
-} from '../backends/generation.js'
+import { Generation, type GenerationOptions, type Handover } from '../backends/generation.js'
 import type { GenerationState } from '../backends/generation-state.js'
 import { asLuoError, LuoError } from '../errors.js'
 import type { HandlerContext } from '../handlers/context.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { errnoNumber } from '../sys/ffi.js'
-import { fileInfo } from '../sys/file-info.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { receive, send, socketPair } from '../sys/unix.js'
 import { Faults, type SavedFaults } from './failing-handlers.js'
-import { type Lifetime, type LifetimeOptions, Lifetimes } from './lifetime.js'
+import { deviceThing, MachineThings, type SavedThing, sessionThing } from './machine-things.js'
 import { Turnstile } from './turnstile.js'
 
 /** Requests of one notifier in one turn. */
@@ -49,8 +41,6 @@ export interface MachineOptions {
   changeFiles(by: number): void
 }
 
-type MachineThing = { kind: 'device'; device: Device } | { kind: 'session'; session: DeviceSession }
-
 /** All of a machine, for a luod that goes on with it. Descriptors are those of the machine that was saved. */
 export interface MachineState {
   uid: number
@@ -59,8 +49,8 @@ export interface MachineState {
   liveupdateNumber: bigint
   faults: SavedFaults
   generation: GenerationState
-  /** What programs have: luod's end, the inode of theirs, and for a session its direction and name. */
-  things: { end: Fd; inode: bigint; key: string; session?: { direction: 'outgoing' | 'incoming'; name: string } }[]
+  /** What programs have. */
+  things: SavedThing[]
   notifiers: { id: string; pid: number; channel: Fd }[]
 }
 
@@ -86,8 +76,7 @@ export class Machine {
   readonly faults = new Faults()
   readonly #options: MachineOptions
   readonly #turnstile = new Turnstile()
-  readonly #lifetimes = new Lifetimes(this.#turnstile)
-  readonly #things = new Map<bigint, { thing: MachineThing; lifetime: Lifetime }>()
+  readonly #things = new MachineThings(this.#turnstile, () => this.#charge())
   readonly #channels = new Map<Notifier, Channel>()
   readonly #onEmpty: () => void
   #generation: Generation
@@ -107,7 +96,7 @@ export class Machine {
     try {
       this.#generation = from ? Generation.restore(this.#generationOptions(), from) : this.#begin()
     } catch (error) {
-      this.#lifetimes.close()
+      this.#things.close()
       throw error
     }
   }
@@ -128,19 +117,13 @@ export class Machine {
     this.#liveupdateNumber = liveupdateNumber
     this.faults.restore(faults)
     const held = { outgoing: this.#generation.held('outgoing'), incoming: this.#generation.held('incoming') }
-    for (const { end, inode, key, session: named } of things) {
+    for (const saved of things) {
       const { device } = this.#generation
+      const { session: named } = saved
       const session = named && held[named.direction].get(named.name)
       const thing = session ? sessionThing(session) : !named && device ? deviceThing(device) : undefined
       if (!thing) throw new LuoError('LUO_RECORDS', `machine ${this.name}: a program has ${named?.name ?? 'a device'}`)
-      this.#things.set(inode, {
-        thing,
-        lifetime: this.#lifetimes.adopt(
-          end,
-          key,
-          this.#lifetimeOf(thing, () => inode),
-        ),
-      })
+      this.#things.adopt(saved, thing)
     }
     for (const { id, pid, channel } of notifiers) {
       this.#add({ id, pid, endPrograms: () => {}, kill: () => {} }, channel, true)
@@ -233,16 +216,9 @@ export class Machine {
   /** For a luod that goes on with it, while it is paused. */
   save(): MachineState {
     const { uid, name, handlers, liveupdateNumber } = this
-    const things: MachineState['things'] = []
-    for (const [inode, { thing, lifetime }] of this.#things) {
-      const known = { end: lifetime.end, inode, key: lifetime.inode }
-      if (thing.kind === 'device') things.push(known)
-      // One that was given back is about to be closed: no program ever had it.
-      else if (!thing.session.closed) things.push({ ...known, session: nameOf(thing.session) })
-    }
     const attached = [...this.#channels].filter(([, { fd }]) => !fd.closed)
     return {
-      ...{ uid, name, handlers, liveupdateNumber, things, faults: this.faults.save() },
+      ...{ uid, name, handlers, liveupdateNumber, things: this.#things.save(), faults: this.faults.save() },
       generation: this.#generation.save(),
       notifiers: attached.map(([{ id, pid }, { fd }]) => ({ id, pid, channel: fd })),
     }
@@ -256,7 +232,7 @@ export class Machine {
     channel.fd.close()
     if (this.#channels.size > 0) return
     // What its programs held has hung up by now; whoever outlived a killed notifier can do nothing with it.
-    if (!this.#closed) this.#lifetimes.drain()
+    if (!this.#closed) this.#things.drain()
     this.faults.set([])
     this.#ending?.resolve()
     this.#ending = undefined
@@ -269,10 +245,10 @@ export class Machine {
    */
   kexec(): { ended: Promise<void> } {
     if (this.#ending) throw new LuoError('EBUSY', `kexec of machine ${this.name}: one is under way`)
-    this.#lifetimes.drain()
+    this.#things.drain()
     const handover = this.#generation.kexec()
     this.#liveupdateNumber = this.#liveupdateNumber + 1n
-    this.#forgetThings()
+    this.#things.forget()
     this.#generation = this.#begin(handover)
     this.#charge()
     return { ended: this.endPrograms() }
@@ -305,9 +281,9 @@ export class Machine {
       fd.close()
     }
     this.#channels.clear()
-    this.#forgetThings()
+    this.#things.forget()
     this.#turnstile.close()
-    this.#lifetimes.close()
+    this.#things.close()
     this.#generation.close()
     this.#charge(0)
   }
@@ -329,12 +305,6 @@ export class Machine {
   #charge(files = this.#things.size + this.#generation.openFiles): void {
     this.#options.changeFiles(files - this.#charged)
     this.#charged = files
-  }
-
-  #forgetThings(): void {
-    for (const { thing } of this.#things.values()) if (thing.kind === 'device') thing.device.close()
-    this.#things.clear()
-    this.#lifetimes.forget()
   }
 
   // --- requests -------------------------------------------------------------------------------------------------------
@@ -370,7 +340,7 @@ export class Machine {
   #answer(request: MachineRequest, fds: Fd[]): { answer: MachineAnswer; file?: Fd } {
     const nothing = { errno: 0, object: 'none', inode: 0n, name: '' } as const
     try {
-      this.#lifetimes.drain()
+      this.#things.drain()
       if (this.#ending) throw new LuoError('ENODEV', 'the machine is in a kexec')
       const { file, ...answer } = this.#do(request, fds)
       return { answer: { ...nothing, ...answer }, ...(file ? { file } : {}) }
@@ -386,36 +356,34 @@ export class Machine {
   #do(request: MachineRequest, fds: readonly Fd[]): Partial<MachineAnswer> & { file?: Fd } {
     const { operation, inode, name, flags } = request
     const token = String(request.token)
+    const things = this.#things
     switch (operation) {
       case 'describe':
-        return { object: this.#describe(inode) }
-      case 'open': {
+        return { object: things.describe(inode) }
+      case 'open':
         this.#mayHoldMore()
-        const device = this.#generation.open()
-        return this.#give(deviceThing(device))
-      }
-      case 'createSession': {
+        return things.give(deviceThing(this.#generation.open()))
+      case 'createSession':
         this.#mayHoldMore()
-        return this.#give(sessionThing(this.#device(inode).createSession(name)))
-      }
-      case 'retrieveSession': {
-        return this.#give(sessionThing(this.#device(inode).retrieveSession(name)))
-      }
+        return things.give(sessionThing(things.device(inode).createSession(name)))
+      case 'retrieveSession':
+        return things.give(sessionThing(things.device(inode).retrieveSession(name)))
       case 'giveBackSession':
-        return this.#giveBack(inode)
+        things.giveBack(inode)
+        return {}
       case 'preserve':
         this.#mayHoldMore()
         this.faults.during(request.token, () =>
-          this.#session(inode).preserve(token, flags & FLAG_NO_FILE ? undefined : fds[0]),
+          things.session(inode).preserve(token, flags & FLAG_NO_FILE ? undefined : fds[0]),
         )
         return {}
       case 'retrieve':
-        return { file: this.faults.during(request.token, () => this.#session(inode).retrieve(token)) }
+        return { file: this.faults.during(request.token, () => things.session(inode).retrieve(token)) }
       case 'finish':
-        this.#session(inode).finish()
+        things.session(inode).finish()
         return {}
       case 'getName':
-        return { name: this.#session(inode).name }
+        return { name: things.session(inode).name }
       case 'kexec':
         // What fails is thrown here; the rest goes on without whoever asked, who is ended by it.
         void this.kexec()
@@ -431,82 +399,4 @@ export class Machine {
       throw new LuoError('ENOSPC', `machine ${this.name}: its user has too much`, { cause })
     }
   }
-
-  /** An end of a socket pair that stands for the thing, whose last close releases it. */
-  #give(thing: MachineThing): Partial<MachineAnswer> & { file: Fd } {
-    try {
-      let inode = 0n
-      const { lifetime, fd } = this.#lifetimes.create(this.#lifetimeOf(thing, () => inode))
-      inode = BigInt(fileInfo(fd).ino)
-      this.#things.set(inode, { thing, lifetime })
-      return { file: fd, inode, object: this.#describe(inode) }
-    } catch (error) {
-      release(thing)
-      throw error
-    }
-  }
-
-  #lifetimeOf(thing: MachineThing, inode: () => bigint): LifetimeOptions {
-    return {
-      session: thing.kind === 'session' ? thing.session.name : '',
-      pid: 0,
-      onEnded: () => {
-        this.#things.delete(inode())
-        release(thing)
-        this.#charge()
-      },
-    }
-  }
-
-  #giveBack(inode: bigint): Record<string, never> {
-    const thing = this.#thing(inode)
-    if (thing?.kind === 'session') thing.session.giveBack()
-    return {}
-  }
-
-  #describe(inode: bigint): MachineAnswer['object'] {
-    const thing = this.#thing(inode)
-    if (!thing) return 'none'
-    return thing.kind === 'device' ? 'device' : thing.session.direction
-  }
-
-  #thing(inode: bigint): MachineThing | undefined {
-    return this.#things.get(inode)?.thing
-  }
-
-  #device(inode: bigint): Device {
-    const thing = this.#thing(inode)
-    if (!thing) throw nothingThere()
-    if (thing.kind === 'device') return thing.device
-    throw new LuoError('EINVAL', 'a call on the device: this is none')
-  }
-
-  #session(inode: bigint): DeviceSession {
-    const thing = this.#thing(inode)
-    if (!thing) throw nothingThere()
-    if (thing.kind === 'session') return thing.session
-    throw new LuoError('EINVAL', 'a call on a session: this is none')
-  }
-}
-
-function deviceThing(device: Device): MachineThing {
-  return { kind: 'device', device }
-}
-
-function sessionThing(session: DeviceSession): MachineThing {
-  return { kind: 'session', session }
-}
-
-function nameOf({ direction, name }: DeviceSession): { direction: 'outgoing' | 'incoming'; name: string } {
-  return { direction, name }
-}
-
-function release(thing: MachineThing): void {
-  if (thing.kind === 'device') thing.device.close()
-  else thing.session.close()
-}
-
-/** A notifier may remember what has gone, and its number may be another file's by now. */
-function nothingThere(): LuoError {
-  return new LuoError('ENXIO', 'a call on a descriptor that is nothing of this machine')
 }
