@@ -37,7 +37,7 @@ export async function join(options: JoinOptions = {}): Promise<Live> {
   const workload = options.workload ?? process.env.LUO_WORKLOAD
   if (workload === undefined || workload === '') return new PlainLive()
   // Only here: everything below needs Linux and the native part.
-  const { joinWorkload } = await import('./managed.js')
+  const { joinWorkload } = await import('./join.js')
   return joinWorkload(workload, options)
 }
 

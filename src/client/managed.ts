@@ -17,18 +17,17 @@
 import { randomUUID } from 'node:crypto'
 import type { Server } from 'node:net'
 import { isLuoError, LuoError } from '../errors.js'
-import { type Fd, inheritedFd } from '../sys/fd.js'
-import { getSeals } from '../sys/memfd.js'
+import type { Fd } from '../sys/fd.js'
 import { duplicateNumber } from '../sys/node.js'
 import { listenUnix } from '../sys/unix.js'
 import { DEFAULT_RECONNECT_MS } from '../wire/reconnecting.js'
-import { socketPath } from '../wire/socket-path.js'
+import { allOf, unlessAborted } from './abort.js'
 import { HookList } from './hooks.js'
 import { listen } from './listen.js'
-import { LuodLink, type MemberEvent } from './luod-link.js'
+import type { LuodLink, MemberEvent } from './luod-link.js'
 import type { Resource } from './manifest.js'
+import { Memories, memoryResource } from './memories.js'
 import { PreservedMemory } from './memory.js'
-import { rehearse } from './rehearsal.js'
 import { Resources } from './resources.js'
 import { Serving } from './serving.js'
 import { MemberSessions } from './session.js'
@@ -61,59 +60,7 @@ const UNIX_SOCKET_MODE = 0o666
 
 type LiveState = 'starting' | 'running' | 'preparing' | 'frozen' | 'released' | 'left'
 
-export async function joinWorkload(workload: string, options: JoinOptions): Promise<Live> {
-  const path = socketPath(options.socket)
-  using ticket = takeTicket()
-  const { reconnectMs } = options
-  const link = await LuodLink.connect({ path, action: `join the workload ${workload}`, reconnectMs })
-  try {
-    const { parameters, fds } = await link.call(
-      'Join',
-      {
-        id: randomUUID(),
-        workload,
-        accepts: [...(options.accepts ?? ['*'])],
-        ...(options.after === undefined ? {} : { after: [...options.after] }),
-        ...(options.keepMs === undefined ? {} : { keep_ms: options.keepMs }),
-        ...(ticket ? { fds: 1 } : {}),
-      },
-      ticket ? [ticket] : [],
-    )
-    const [sessionFd] = fds
-    if (!sessionFd) throw new LuoError('LUO_PROTOCOL', `join ${workload}: luod sent no session`)
-    const { member, session, origin } = parameters
-    const live = new ManagedLive({ link, workload, member, session, sessionFd, origin, options })
-    try {
-      await link.subscribe(workload, member, {
-        onEvent: (event) => live.onEvent(event),
-        onLost: () => live.onLost(),
-      })
-    } catch (error) {
-      // It must not hold a session that nobody can use.
-      await live.close()
-      throw error
-    }
-    await rehearse()
-    return live
-  } catch (error) {
-    link.close()
-    throw error
-  }
-}
-
-/** It is for this process alone: a child that joins is another member. */
-function takeTicket(): Fd | undefined {
-  const { LUO_TICKET } = process.env
-  if (LUO_TICKET === undefined) return undefined
-  delete process.env.LUO_TICKET
-  try {
-    return inheritedFd(Number(LUO_TICKET))
-  } catch (error) {
-    throw new LuoError('LUO_TICKET', `take the ticket from descriptor ${LUO_TICKET}: it is not open`, { cause: error })
-  }
-}
-
-interface Membership {
+export interface Membership {
   link: LuodLink
   workload: string
   member: string
@@ -123,7 +70,7 @@ interface Membership {
   options: JoinOptions
 }
 
-class ManagedLive implements Live {
+export class ManagedLive implements Live {
   readonly workload: string
   readonly origin: 'new' | 'update' | 'crash'
   readonly #link: LuodLink
@@ -132,9 +79,7 @@ class ManagedLive implements Live {
   readonly #options: JoinOptions
   readonly #hooks = new HookList()
   readonly #resources: Resources
-  readonly #memory = new Map<string, PreservedMemory>()
-  /** Takes the place of memory of the same name at `ready`. */
-  readonly #replacing = new Map<string, PreservedMemory>()
+  readonly #memories: Memories
   readonly #files = new Map<string, number>()
   readonly #sessions: MemberSessions
   readonly #servings = new Map<string, Serving>()
@@ -155,6 +100,7 @@ class ManagedLive implements Live {
     this.workload = workload
     this.#member = member
     this.#resources = new Resources(link, session)
+    this.#memories = new Memories(this.#resources, () => this.#whyNotGrow())
     this.#sessions = new MemberSessions(link, member)
     this.#sessionFd = sessionFd
     this.origin = origin
@@ -186,28 +132,21 @@ class ManagedLive implements Live {
       reserved?.unmap()
       throw error
     }
-    const known = this.#replacing.get(name) ?? this.#memory.get(name)
+    const known = this.#memories.find(name)
     if (known) {
       reserved?.unmap()
       return known
     }
-    const handed = this.#resources.take('memory', name)
-    const mayGrow = () => this.#whyNotGrow()
-    if (!handed) reserved?.unmap()
-    const memory = handed
-      ? PreservedMemory.open(name, handed.fd, memoryOptions(handed.resource, options), mayGrow, reserved)
-      : PreservedMemory.create(name, options, mayGrow)
-    this.#memory.set(name, memory)
-    if (!handed) await this.#add(memoryResource(memory), memory.fd)
+    const { memory, isNew } = this.#memories.open(name, options, reserved)
+    if (isNew) await this.#add(memoryResource(memory), memory.fd)
     else if (this.#state === 'running') memory.makeShared()
     return memory
   }
 
   async replace(name: string, options: MemoryOptions): Promise<Memory> {
     await this.#mayHaveResources(`replace ${name}`)
-    const made = PreservedMemory.create(name, options, () => this.#whyNotGrow())
-    this.#replacing.set(name, made)
-    if (this.#state === 'running') await this.#replaceMemory()
+    const made = this.#memories.replace(name, options)
+    if (this.#state === 'running') await this.#memories.replaceNow()
     return made
   }
 
@@ -292,7 +231,7 @@ class ManagedLive implements Live {
     if (this.#state !== 'starting') throw new LuoError('LUO_WRONG_STATE', `ready: this version is ${this.#state}`)
     const commit = () => this.#link.call('Commit', { id: randomUUID(), member: this.#member })
     if (this.origin === 'new') {
-      await this.#replaceMemory()
+      await this.#memories.replaceNow()
       await this.#resources.flush()
       await commit()
       this.#state = 'running'
@@ -310,8 +249,8 @@ class ManagedLive implements Live {
       throw error
     }
     this.#state = 'running'
-    for (const memory of this.#memory.values()) memory.makeShared()
-    await this.#replaceMemory()
+    this.#memories.makeShared()
+    await this.#memories.replaceNow()
     await this.#resources.flush()
     for (const serving of servings) await this.#takeUp(serving)
     setTimeout(() => void this.#tidyUp(), TIDY_DELAY_MS)
@@ -333,17 +272,6 @@ class ManagedLive implements Live {
     if (!handed) return
     await serving.listen(handed.fd)
     serving.serveAdopted()
-  }
-
-  /** New memory takes the place of what it was made beside. */
-  async #replaceMemory(): Promise<void> {
-    for (const [name, made] of this.#replacing) {
-      const old = this.#memory.get(name)
-      this.#memory.set(name, made)
-      await this.#resources.replace(memoryResource(made), made.fd)
-      old?.close()
-    }
-    this.#replacing.clear()
   }
 
   // --- letting go ---------------------------------------------------------------------------------------------------
@@ -423,13 +351,13 @@ class ManagedLive implements Live {
       heldSince = performance.now()
       await allOf(servings.map((serving) => serving.quiesce(settle(serving.settleMs), signal)))
       await unlessAborted(this.#hooks.run('freeze', info), signal)
-      for (const memory of this.#memory.values()) memory.makePrivate()
+      this.#memories.makePrivate()
       this.#state = 'frozen'
       // Those of the update before would be refused, and none of them lives longer than this kernel.
       if (info.purpose === 'kexec') {
         this.#link.waitFor(this.#kexecWaitMs)
         await unlessAborted(this.#resources.takeBackConnections(), signal)
-        for (const memory of this.#memory.values()) warnOfReadOnly(memory)
+        this.#memories.warnOfReadOnly()
       }
       const moving = info.purpose === 'kexec' ? [] : servings
       await unlessAborted(this.#sayReady(info.update, moving, heldSince, signal), signal)
@@ -473,7 +401,7 @@ class ManagedLive implements Live {
   }
 
   async #goOn(reason: string): Promise<void> {
-    for (const memory of this.#memory.values()) memory.makeShared()
+    this.#memories.makeShared()
     this.#state = 'running'
     for (const serving of this.#servings.values()) await this.#resumeServing(serving)
     this.#link.letGo()
@@ -562,37 +490,7 @@ class ManagedLive implements Live {
   }
 }
 
-/** As the kernel gives back what may not be executed (`createMemfd`). */
-function warnOfReadOnly({ name, fd }: PreservedMemory): void {
-  if (!getSeals(fd).has('exec')) return
-  process.emitWarning(`memory ${name} will be read-only after the kexec: vm.memfd_noexec=2 was set when it was made`)
-}
-
-function memoryResource(memory: PreservedMemory): Omit<Resource, 'token'> {
-  const { name, max, format } = memory
-  return { name, kind: 'memory', max, ...(format === undefined ? {} : { format }) }
-}
-
-function memoryOptions(resource: Resource, options: MemoryOptions): { format: string | undefined; max: number } {
-  return { format: resource.format, max: Math.max(resource.max ?? 0, options.max ?? 0) }
-}
-
 function listenerName({ name, port, host, path }: ServeOptions & { name?: string }): string {
   if (name !== undefined) return name
   return path === undefined ? `tcp ${host ?? '*'}:${port ?? 0}` : `unix ${path}`
-}
-
-/** All of them to their end; then the first failure. */
-async function allOf(work: readonly Promise<void>[]): Promise<void> {
-  const results = await Promise.allSettled(work)
-  for (const result of results) if (result.status === 'rejected') throw result.reason
-}
-
-function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason)
-    if (signal.aborted) return abort()
-    signal.addEventListener('abort', abort, { once: true })
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort))
-  })
 }
