@@ -8,8 +8,9 @@
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { type Change, type Json, RECORD_TYPES, type RecordStorage, Records } from './records.js'
+import { type Change, type Json, RECORD_TYPES, Records } from './records.js'
 import { RecordsFollower } from './records-follow.js'
+import { MemoryStorage } from './records-memory.js'
 import { verifyRecords } from './records-verify.js'
 
 const WORD = 8
@@ -19,32 +20,17 @@ const CUTS = 3
 type Step = { write: Uint8Array; at: number } | { size: number }
 
 /** Remembers each call that changes the file. */
-class Recorder implements RecordStorage {
-  bytes: Uint8Array<ArrayBuffer>
+class Recorder extends MemoryStorage {
   steps: Step[] = []
 
-  constructor(bytes: Uint8Array = new Uint8Array(0)) {
-    this.bytes = new Uint8Array(bytes)
-  }
-
-  size(): number {
-    return this.bytes.length
-  }
-
-  read(offset: number, length: number): Uint8Array {
-    return this.bytes.slice(offset, offset + length)
-  }
-
-  write(bytes: Uint8Array, offset: number): void {
+  override write(bytes: Uint8Array, offset: number): void {
     this.steps.push({ write: bytes.slice(), at: offset })
-    this.bytes.set(bytes, offset)
+    super.write(bytes, offset)
   }
 
-  resize(size: number): void {
+  override resize(size: number): void {
     this.steps.push({ size })
-    const bytes = new Uint8Array(size)
-    bytes.set(this.bytes.subarray(0, size))
-    this.bytes = bytes
+    super.resize(size)
   }
 }
 

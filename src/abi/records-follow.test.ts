@@ -2,35 +2,21 @@
 import fc from 'fast-check'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { codeOf } from '../../test/code-of.js'
-import { type Change, decodeRecords, RECORD_TYPES, type RecordStorage, Records } from './records.js'
+import { type Change, decodeRecords, RECORD_TYPES, Records } from './records.js'
 import { RecordsFollower } from './records-follow.js'
+import { MemoryStorage } from './records-memory.js'
 
 const HEADER_BYTES = 64
 
 /** Answers the same memory again and again, as storages may. */
-class Memory implements RecordStorage {
-  bytes = new Uint8Array(0)
+class Memory extends MemoryStorage {
   readonly #answer = new Uint8Array(64 * 1024)
 
-  size(): number {
-    return this.bytes.length
-  }
-
-  read(offset: number, length: number): Uint8Array {
-    const there = this.bytes.subarray(offset, offset + length)
+  override read(offset: number, length: number): Uint8Array {
+    const there = super.read(offset, length)
     if (there.length > this.#answer.length) return there.slice()
     this.#answer.set(there)
     return this.#answer.subarray(0, there.length)
-  }
-
-  write(bytes: Uint8Array, offset: number): void {
-    this.bytes.set(bytes, offset)
-  }
-
-  resize(size: number): void {
-    const bytes = new Uint8Array(size)
-    bytes.set(this.bytes.subarray(0, size))
-    this.bytes = bytes
   }
 }
 

@@ -1,23 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import { codeOf } from '../../test/code-of.js'
-import { type Change, decodeRecords, type Json, type RecordStorage, Records, type RecordType } from './records.js'
+import { type Change, decodeRecords, type Json, Records, type RecordType } from './records.js'
+import { MemoryStorage } from './records-memory.js'
 import { verifyRecords } from './records-verify.js'
-
-class Memory implements RecordStorage {
-  bytes = new Uint8Array(0)
-  size = () => this.bytes.length
-  read(offset: number, length: number): Uint8Array {
-    return this.bytes.slice(offset, offset + length)
-  }
-  write(bytes: Uint8Array, offset: number): void {
-    this.bytes.set(bytes, offset)
-  }
-  resize(size: number): void {
-    const bytes = new Uint8Array(size)
-    bytes.set(this.bytes.subarray(0, size))
-    this.bytes = bytes
-  }
-}
 
 const put = (type: RecordType, key: string, value: Json): Change => ({ type, key, value })
 const workload = {
@@ -62,7 +47,7 @@ const WHOLE: readonly Change[] = [
 ]
 
 function bytesOf(changes: readonly Change[], without: readonly string[] = []): Uint8Array {
-  const memory = new Memory()
+  const memory = new MemoryStorage()
   Records.create(memory).transaction(changes.filter(({ type, key }) => !without.includes(`${type}/${key}`)))
   return memory.bytes
 }

@@ -9,42 +9,27 @@ import {
   type Json,
   RECORD_TYPES,
   RECORDS_VERSION,
-  type RecordStorage,
   Records,
   salvageRecords,
 } from './records.js'
 import { RecordsFollower } from './records-follow.js'
+import { MemoryStorage } from './records-memory.js'
 
 const HEADER_BYTES = 64
 /** As in records.ts: from here on a log is compacted when it has this much more than twice what is alive. */
 const COMPACT_FROM_BYTES = 256 * 1024
 const MAX_JSON_BYTES = 1024 * 1024
 
-class Memory implements RecordStorage {
-  bytes: Uint8Array
+class Memory extends MemoryStorage {
   largest = 0
 
-  constructor(bytes: Uint8Array = new Uint8Array(0)) {
-    this.bytes = bytes.slice()
-  }
-
-  size(): number {
-    return this.bytes.length
-  }
-
-  read(offset: number, length: number): Uint8Array {
-    return this.bytes.slice(offset, offset + length)
-  }
-
-  write(bytes: Uint8Array, offset: number): void {
+  override write(bytes: Uint8Array, offset: number): void {
     if (offset + bytes.length > this.bytes.length) throw new LuoError('ENOSPC', 'write behind the end of the file')
-    this.bytes.set(bytes, offset)
+    super.write(bytes, offset)
   }
 
-  resize(size: number): void {
-    const bytes = new Uint8Array(size)
-    bytes.set(this.bytes.subarray(0, size))
-    this.bytes = bytes
+  override resize(size: number): void {
+    super.resize(size)
     this.largest = Math.max(this.largest, size)
   }
 }

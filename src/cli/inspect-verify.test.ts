@@ -10,6 +10,7 @@ import { writeImage } from '../abi/kho.js'
 import { encodeLuo } from '../abi/luo.js'
 import { encodeMemfd } from '../abi/memfd.js'
 import { type Change, Records } from '../abi/records.js'
+import { MemoryStorage } from '../abi/records-memory.js'
 import { isLuoError } from '../errors.js'
 import { countOpenFds } from '../sys/fd.js'
 import { inspectCommand } from './inspect.js'
@@ -36,20 +37,10 @@ const SOUND: readonly Change[] = [
 ]
 
 function recordsOf(transactions: readonly (readonly Change[])[]): Uint8Array {
-  let bytes = new Uint8Array(0)
-  const storage = {
-    size: () => bytes.length,
-    read: (offset: number, length: number) => bytes.slice(offset, offset + length),
-    write: (part: Uint8Array, offset: number) => bytes.set(part, offset),
-    resize: (size: number) => {
-      const before = bytes
-      bytes = new Uint8Array(size)
-      bytes.set(before.subarray(0, size))
-    },
-  }
+  const storage = new MemoryStorage()
   const records = Records.create(storage)
   for (const changes of transactions) records.transaction(changes)
-  return bytes
+  return storage.bytes
 }
 
 interface Verdict {

@@ -7,6 +7,7 @@ import { HandoverMemory } from '../abi/handover-memory.js'
 import { writeImage } from '../abi/kho.js'
 import { encodeLuo } from '../abi/luo.js'
 import { Records } from '../abi/records.js'
+import { MemoryStorage } from '../abi/records-memory.js'
 import { isLuoError } from '../errors.js'
 import { countOpenFds } from '../sys/fd.js'
 import { inspectCommand } from './inspect.js'
@@ -122,17 +123,9 @@ describe('inspect', () => {
   })
 
   test("shows luod's records", async () => {
-    let bytes = new Uint8Array(0)
-    const storage = {
-      size: () => bytes.length,
-      read: (offset: number, length: number) => bytes.slice(offset, offset + length),
-      write: (part: Uint8Array, offset: number) => bytes.set(part, offset),
-      resize: (size: number) => {
-        bytes = new Uint8Array(size)
-      },
-    }
+    const storage = new MemoryStorage()
     Records.create(storage).transaction([{ type: 'workload', key: '1', value: { name: 'web' } }])
-    const path = fileOf(bytes)
+    const path = fileOf(storage.bytes)
     expect((await inspect(path))[0]).toBe(`${path}: records version 3, 65536 bytes`)
     expect(await inspectJson(path)).toMatchObject({ format: 'luod-records', version: 3 })
   })

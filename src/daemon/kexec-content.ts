@@ -5,6 +5,7 @@
  */
 import type { FileRecord, SessionRecord, WorkloadRecord } from '../abi/record-shapes.js'
 import { type Change, type Json, Records, type RecordType } from '../abi/records.js'
+import { MemoryStorage } from '../abi/records-memory.js'
 import type { ContentToCross, SessionToCross } from '../backends/crossing.js'
 import { KEPT_KINDS } from '../handlers/kinds.js'
 import type { State } from './state.js'
@@ -50,9 +51,9 @@ function recordsOf(sessions: readonly SessionToCross[], records: Records): Uint8
   }
   copy('meta', '0', records.get('meta', '0'))
   for (const [key, event] of records.entries('history')) copy('history', key, event)
-  const storage = inMemory()
+  const storage = new MemoryStorage()
   Records.create(storage).transaction(changes)
-  return storage.bytes()
+  return storage.bytes
 }
 
 /** The kernel gives memory without a name back as a memory file. */
@@ -71,19 +72,4 @@ function withoutProcesses({ uid, name, keep_ms, generation, after, session }: Wo
   const workload: WorkloadRecord = { uid, name, keep_ms, generation, state: 'orphaned', after }
   if (session !== undefined) workload.session = session
   return workload
-}
-
-function inMemory() {
-  let all = new Uint8Array()
-  return {
-    size: () => all.length,
-    read: (offset: number, length: number) => all.subarray(offset, offset + length),
-    write: (bytes: Uint8Array, offset: number) => all.set(bytes, offset),
-    resize: (size: number) => {
-      const before = all.subarray(0, size)
-      all = new Uint8Array(size)
-      all.set(before)
-    },
-    bytes: () => all,
-  }
 }

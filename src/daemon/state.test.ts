@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
 import { Records } from '../abi/records.js'
+import { MemoryStorage } from '../abi/records-memory.js'
 import { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
 import { type HeldFile, heldFiles } from '../handlers/held-file.js'
@@ -9,24 +10,10 @@ import { Usage } from './usage.js'
 import { userLimits } from './user-limits.js'
 import { Vault } from './vault.js'
 
-function inMemory() {
-  let bytes = new Uint8Array()
-  return {
-    size: () => bytes.length,
-    read: (offset: number, length: number) => bytes.slice(offset, offset + length),
-    write: (written: Uint8Array, offset: number) => bytes.set(written, offset),
-    resize: (size: number) => {
-      const resized = new Uint8Array(size)
-      resized.set(bytes.subarray(0, size))
-      bytes = resized
-    },
-  }
-}
-
 function newState(): State {
   const orchestrator = new Orchestrator({ registry: new HandlerRegistry<HeldFile>(), files: heldFiles })
   const usage = new Usage(userLimits({}, { nofile: 20_000, shared: false, memory: 2 ** 30 }))
-  const records = Records.create(inMemory())
+  const records = Records.create(new MemoryStorage())
   const journal = new Journal(records, new Vault(), () => {})
   const meta = { version: '1', pid: 1, started_at: 0, next_session: 0 }
   return new State(orchestrator as never, records, { log: () => {}, usage, journal, meta })

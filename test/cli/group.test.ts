@@ -2,13 +2,13 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { LoadGenerator } from '../../src/demo/load.js'
 import { eventually } from '../daemon/stage.js'
+import { freePort } from '../free-port.js'
 
 const LUOCTL = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 const SERVICE = fileURLToPath(new URL('./group-service.mjs', import.meta.url))
@@ -48,16 +48,6 @@ afterEach(async () => {
   }
   rmSync(folder, { recursive: true, force: true })
 })
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer().once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => resolve(typeof address === 'object' && address ? address.port : 0))
-    })
-  })
-}
 
 function environment(): NodeJS.ProcessEnv {
   const { LUO_WORKLOAD, LUO_TICKET, NOTIFY_SOCKET, ...env } = process.env

@@ -3,15 +3,15 @@
  * and whatever it does, each visitor gets a number of their own, and no number is lost.
  */
 import { execFile, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { type RunningTest, startInTest } from '../../src/testing/index.js'
 import { eventually } from '../daemon/stage.js'
+import { freePort } from '../free-port.js'
 import { CLIENTS, compile } from './build.js'
 
 const VISITORS = 4
@@ -41,14 +41,6 @@ beforeEach(async () => {
 afterEach(async () => {
   for (const each of running.splice(0)) await each.dispose()
 })
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  server.close()
-  return typeof address === 'object' && address ? address.port : 0
-}
 
 const COMMANDS = {
   C: () => [counter, String(port)],

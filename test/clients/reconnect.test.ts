@@ -3,24 +3,16 @@
  * are cut every few milliseconds. No visitor notices, and no number is lost or told twice.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
 import { eventually, PROJECT, Stage } from '../daemon/stage.js'
+import { freePort } from '../free-port.js'
 import { CLIENTS, compile, HERE } from './build.js'
 
 const CUT_EVERY_MS = 40
 const VISITS = 20
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  server.close()
-  return typeof address === 'object' && address ? address.port : 0
-}
 
 function visit(port: number): Promise<number> {
   return new Promise((resolve, reject) => {

@@ -4,12 +4,12 @@
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { Agent, get } from 'node:http'
-import { createServer } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test } from 'vitest'
 import { connect } from '../../src/cli/context.js'
 import { type RunningTest, startInTest } from '../../src/testing/index.js'
 import { eventually } from '../daemon/stage.js'
+import { freePort } from '../free-port.js'
 import { FAULTS, type FaultRow, MESSAGE_FAULTS } from './table.js'
 
 const SERVICE = fileURLToPath(new URL('./service.mjs', import.meta.url))
@@ -28,16 +28,6 @@ const cleanups: (() => Promise<void> | void)[] = []
 afterEach(async () => {
   for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
 })
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer().once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => resolve(typeof address === 'object' && address ? address.port : 0))
-    })
-  })
-}
 
 function ask(port: number, agent?: Agent): Promise<Answer> {
   return new Promise((resolve, reject) => {
