@@ -130,6 +130,7 @@ export class Lifetimes {
     try {
       return { lifetime: this.adopt(end, inodeKey(fd), options), fd }
     } catch (error) {
+      end.close()
       fd.close()
       throw error
     }
