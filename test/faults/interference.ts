@@ -1,10 +1,8 @@
 /**
  * Calls of libc that fail once, for want of descriptors, memory or space, or do half of what they were asked for: which can
- * fail how, and one after the other of all that some work makes. Where there are more than `most` of them, so many at
- * random, of a seed that a failure prints and LUO_FAULTS_SEED repeats; LUO_FAULTS_ALL=1 takes all.
+ * fail how, and one after the other of all that some work makes.
  */
 import { type Call, type Interference, interfere } from '../../src/sys/ffi.js'
-import { Random } from '../soak/random.js'
 
 type Instead = (args: Parameters<Interference>[1]) => ReturnType<Interference>
 
@@ -22,12 +20,9 @@ export const FAILURES: readonly [string, readonly Call[], Instead][] = [
   ['a short write', ['pwrite'], ([fd, bytes, length, offset]) => [fd, bytes, Number(length) >> 1, offset] as never],
 ]
 
-export const SEED = process.env.LUO_FAULTS_SEED ?? String(Date.now())
-const all = process.env.LUO_FAULTS_ALL === '1'
-
 export interface Struck {
   call: Call | undefined
-  /** For messages: which call of which, and the seed. */
+  /** For messages: which call of how many. */
   where: string
 }
 
@@ -46,7 +41,6 @@ export function besides<T>(work: () => T): T {
 export interface Failing {
   calls: readonly Call[]
   instead: Instead
-  most?: number
   /** Before each time, with nothing failing. */
   before?(): Promise<void> | void
   /** Makes the same calls each time. */
@@ -56,7 +50,7 @@ export interface Failing {
 }
 
 /** Answers how many calls have failed. */
-export async function failEach({ calls, instead, most, before, work, after }: Failing): Promise<number> {
+export async function failEach({ calls, instead, before, work, after }: Failing): Promise<number> {
   const mayFail: Interference = (call, args) =>
     aside === 0 && calls.includes(call) && (call !== 'epoll_ctl' || args[1] === EPOLL_CTL_ADD)
       ? instead(args)
@@ -69,8 +63,7 @@ export async function failEach({ calls, instead, most, before, work, after }: Fa
   })
   await quietly(work)
   await after({ call: undefined, where: 'with nothing failing' })
-  const places = sample(count, all ? count : (most ?? count))
-  for (const place of places) {
+  for (let place = 0; place < count; place++) {
     await before?.()
     let at = 0
     let call: Call | undefined
@@ -81,9 +74,9 @@ export async function failEach({ calls, instead, most, before, work, after }: Fa
       return answer
     })
     await quietly(work)
-    await after({ call, where: `${call} at ${place} of ${count}, seed ${SEED}` })
+    await after({ call, where: `${call} at ${place} of ${count}` })
   }
-  return places.length
+  return count
 }
 
 async function quietly(work: () => Promise<void> | void): Promise<void> {
@@ -92,11 +85,4 @@ async function quietly(work: () => Promise<void> | void): Promise<void> {
   } finally {
     interfere(undefined)
   }
-}
-
-function sample(count: number, most: number): number[] {
-  const places = Array.from({ length: count }, (_, place) => place)
-  const random = new Random(`${SEED} ${count}`)
-  while (places.length > most) places.splice(Math.floor(random.next() * places.length), 1)
-  return places
 }
