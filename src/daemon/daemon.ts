@@ -217,62 +217,62 @@ export class Daemon implements MetricsSource {
       if (kernel?.descriptor) this.#journal.keep('device', kernel.descriptor)
       this.#machines.restore(machines, (about) => machineOptions(about, usage, log))
       this.#journal.commit()
+      this.#state.onEnded = () => this.#watchIdle()
+      this.#kexecs = new Kexecs(kernel && this.#kexecHost(kernel, records, version, replacement))
+      const facts = {
+        version,
+        nofile,
+        backend: kernel ? ('kernel' as const) : ('userspace' as const),
+        connections: () => this.#server.connections,
+        records: () => sealedCopy(this.#records, 'luod-records-copy'),
+        protection: () => replacement.protection,
+        takeover: () => this.#takeover,
+      }
+      this.#server = new Server({
+        listener,
+        version,
+        maxConnections: limits.connections,
+        maxUnderWay: underWay(nofile),
+        handlers: {
+          ...memberHandlers(this.#state, answers),
+          ...sessionHandlers(this.#state, answers),
+          ...machineHandlers(this.#machines, answers, usage, log),
+          ...supervisorHandlers(this.#state, answers),
+          ...operatorHandlers(this.#state, answers, facts),
+          ...luodHandlers(replacement),
+          ...kexecHandlers(this.#kexecs, answers, kernel?.descriptor),
+        },
+        // What was closed before a request counts before it.
+        onRequest: () => this.#state.sessions.holds.lifetimes.drain(),
+        turn: (run) => this.#turnstile.run(run),
+        settled: () => {
+          step('change.answer')
+          return replacement.settled()
+        },
+        onAnswered: ({ method, peer, input, error }) => {
+          for (const told of this.#onAnswered) told(method, error?.code ?? 'ok')
+          if (error && REFUSALS.has(error.code)) this.#state.refused(peer, { error, method, input })
+        },
+        onDefect: (error, method) => {
+          log('error', `${method} failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
+        },
+        onRefused: (error, { pid, uid }) => {
+          // A process that was killed is no news to a daemon that is there for that.
+          const level = error.code === 'ECONNRESET' ? 'info' : 'warning'
+          log(level, `pid ${pid} of uid ${uid}: ${error.message} (${error.code})`)
+          if (error.code !== 'ECONNRESET') this.#state.refused({ uid, pid }, { error })
+        },
+        onConnections: (_, { uid, by }) => {
+          usage.change(uid, 'connections', by)
+          this.#watchIdle()
+        },
+      })
     } catch (error) {
       this.#machines.close()
       closeAll(filesOf(machines))
       this.#state.letGo()
       throw error
     }
-    this.#state.onEnded = () => this.#watchIdle()
-    this.#kexecs = new Kexecs(kernel && this.#kexecHost(kernel, records, version, replacement))
-    const facts = {
-      version,
-      nofile,
-      backend: kernel ? ('kernel' as const) : ('userspace' as const),
-      connections: () => this.#server.connections,
-      records: () => sealedCopy(this.#records, 'luod-records-copy'),
-      protection: () => replacement.protection,
-      takeover: () => this.#takeover,
-    }
-    this.#server = new Server({
-      listener,
-      version,
-      maxConnections: limits.connections,
-      maxUnderWay: underWay(nofile),
-      handlers: {
-        ...memberHandlers(this.#state, answers),
-        ...sessionHandlers(this.#state, answers),
-        ...machineHandlers(this.#machines, answers, usage, log),
-        ...supervisorHandlers(this.#state, answers),
-        ...operatorHandlers(this.#state, answers, facts),
-        ...luodHandlers(replacement),
-        ...kexecHandlers(this.#kexecs, answers, kernel?.descriptor),
-      },
-      // What was closed before a request counts before it.
-      onRequest: () => this.#state.sessions.holds.lifetimes.drain(),
-      turn: (run) => this.#turnstile.run(run),
-      settled: () => {
-        step('change.answer')
-        return replacement.settled()
-      },
-      onAnswered: ({ method, peer, input, error }) => {
-        for (const told of this.#onAnswered) told(method, error?.code ?? 'ok')
-        if (error && REFUSALS.has(error.code)) this.#state.refused(peer, { error, method, input })
-      },
-      onDefect: (error, method) => {
-        log('error', `${method} failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
-      },
-      onRefused: (error, { pid, uid }) => {
-        // A process that was killed is no news to a daemon that is there for that.
-        const level = error.code === 'ECONNRESET' ? 'info' : 'warning'
-        log(level, `pid ${pid} of uid ${uid}: ${error.message} (${error.code})`)
-        if (error.code !== 'ECONNRESET') this.#state.refused({ uid, pid }, { error })
-      },
-      onConnections: (_, { uid, by }) => {
-        usage.change(uid, 'connections', by)
-        this.#watchIdle()
-      },
-    })
     const detail = restoreState ? `luod ${version}, with what was there before` : `luod ${version}`
     this.#state.events.emit(process.getuid?.() ?? 0, 'started', { pid: process.pid, detail })
     this.#watchIdle()

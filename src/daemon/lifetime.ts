@@ -136,7 +136,7 @@ export class Lifetimes {
     }
   }
 
-  /** One that was created before: `end` is luod's, and `inode` that of the holder's. Owns `end`. */
+  /** One that was created before: `end` is luod's, and `inode` that of the holder's. Owns `end`, also when it fails. */
   adopt(end: Fd, inode: string, options: LifetimeOptions): Lifetime {
     const surroundings = {
       poller: this.#poller,
@@ -144,9 +144,14 @@ export class Lifetimes {
       doubtful: this.#doubtful,
       turnstile: this.#turnstile,
     }
-    const lifetime = new Lifetime(end, inode, surroundings, options)
-    this.#known.set(inode, lifetime)
-    return lifetime
+    try {
+      const lifetime = new Lifetime(end, inode, surroundings, options)
+      this.#known.set(inode, lifetime)
+      return lifetime
+    } catch (error) {
+      end.close()
+      throw error
+    }
   }
 
   /** The lifetime that `file` is a holder's end of. In constant time. */

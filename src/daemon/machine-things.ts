@@ -36,13 +36,17 @@ export class MachineThings {
 
   /** The end that stands for the thing, which it owns. */
   give(thing: MachineThing): Partial<MachineAnswer> & { file: Fd } {
+    let given: ReturnType<Lifetimes['create']> | undefined
     try {
       let inode = 0n
-      const { lifetime, fd } = this.#lifetimes.create(this.#lifetimeOf(thing, () => inode))
+      given = this.#lifetimes.create(this.#lifetimeOf(thing, () => inode))
+      const { lifetime, fd } = given
       inode = BigInt(fileInfo(fd).ino)
       this.#things.set(inode, { thing, lifetime })
       return { file: fd, inode, object: this.describe(inode) }
     } catch (error) {
+      given?.lifetime.close()
+      given?.fd.close()
       release(thing)
       throw error
     }

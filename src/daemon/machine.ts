@@ -78,6 +78,8 @@ export class Machine {
   readonly #turnstile = new Turnstile()
   readonly #things = new MachineThings(this.#turnstile, () => this.#charge())
   readonly #channels = new Map<Notifier, Channel>()
+  /** Whose channels have ended while this was paused. */
+  readonly #hungUp = new Set<Notifier>()
   readonly #onEmpty: () => void
   #generation: Generation
   /** Of the kexecs of this machine. */
@@ -171,7 +173,12 @@ export class Machine {
   }
 
   #watch(notifier: Notifier, fd: Fd): Registration {
-    return Poller.shared().add(fd, { read: true, write: false }, () => this.#serve(notifier, fd))
+    return Poller.shared().add(fd, { read: true, write: false }, () => {
+      if (!this.#turnstile.paused) return this.#serve(notifier, fd)
+      // It has hung up, which is told again and again: `resume` looks.
+      this.#channels.get(notifier)?.watch.close()
+      this.#hungUp.add(notifier)
+    })
   }
 
   /** One that another luod knew is back: its channel goes on. LUO_NOT_FOUND when there is none that could be it. */
@@ -195,15 +202,20 @@ export class Machine {
   /** Answers nothing, and lets nothing happen, until `resume`. */
   pause(): void {
     this.#turnstile.pause()
-    for (const { watch } of this.#channels.values()) watch.close()
+    // Watched all the while, so that `resume` needs nothing that it might not get.
+    for (const { watch } of this.#channels.values()) watch.update({ read: false, write: false })
   }
 
   resume(): void {
     if (!this.#turnstile.paused) return
-    for (const [notifier, channel] of this.#channels) {
-      if (!channel.fd.closed) channel.watch = this.#watch(notifier, channel.fd)
-    }
+    for (const { watch } of this.#channels.values()) watch.update({ read: true, write: false })
     this.#turnstile.resume()
+    for (const notifier of this.#hungUp) {
+      const { fd } = this.#channels.get(notifier) ?? {}
+      // What it asked before, and then its end.
+      while (fd && !fd.closed) this.#serve(notifier, fd)
+    }
+    this.#hungUp.clear()
   }
 
   /** LUO_UPDATING when no other luod could go on with it now. */

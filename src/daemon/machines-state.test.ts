@@ -141,6 +141,16 @@ test('what a paused machine is asked waits, and it goes on', async () => {
   expect(await answer).toMatchObject({ errno: 0, object: 'device' })
 })
 
+test('a notifier that ends while a machine is paused has ended when it goes on', async () => {
+  replace()
+  machine.pause()
+  channel.close()
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  expect(machine.notifiers).toBe(1)
+  machine.resume()
+  expect(machine.notifiers).toBe(0)
+})
+
 test.each<[string, string, (descriptors: Map<string, Fd>) => void]>([
   [
     'another version',

@@ -82,7 +82,7 @@ export class Member implements Recorded {
   }
 
   /**
-   * As it was recorded. Owns `pidfd`. `restoreLifetime` answers the one that it holds its session through, if somebody
+   * As it was recorded. Owns `pidfd`, also when it fails. `restoreLifetime` answers the one that it holds its session through, if somebody
    * may still have its descriptor.
    */
   static restore(
@@ -91,12 +91,20 @@ export class Member implements Recorded {
     { ready, released }: Pick<MemberRecord, 'ready' | 'released'>,
     restoreLifetime: (onEnded: () => void) => Lifetime | undefined,
   ): Member {
-    const member = new Member(options, holds)
-    member.ready = ready
-    member.committed = released
-    member.expect(RESTORE_WAIT_MS)
-    member.#lifetime = restoreLifetime(() => member.#onReleased())
-    return member
+    let member: Member | undefined
+    try {
+      const restored = new Member(options, holds)
+      member = restored
+      restored.ready = ready
+      restored.committed = released
+      restored.#lifetime = restoreLifetime(() => restored.#onReleased())
+      restored.expect(RESTORE_WAIT_MS)
+      return restored
+    } catch (error) {
+      member?.close()
+      options.pidfd.close()
+      throw error
+    }
   }
 
   private constructor(options: MemberOptions, holds: Holds) {

@@ -77,12 +77,17 @@ export class Poller {
   private constructor(outer?: Poller) {
     this.#epoll = Fd.adopt(checked('open an epoll', 'epoll_create1', EPOLL_CLOEXEC))
     const wake = () => void this.#wake()
-    if (outer) {
-      const registration = outer.add(this.#epoll, { read: true, write: false }, wake)
-      this.#handle = { close: () => registration.close(), ref: () => outer.ref(), unref: () => outer.unref() }
-    } else {
-      this.#handle = koffi().node.poll(this.#epoll.number, { readable: true }, wake) as PollHandle
-      this.#handle.unref()
+    try {
+      if (outer) {
+        const registration = outer.add(this.#epoll, { read: true, write: false }, wake)
+        this.#handle = { close: () => registration.close(), ref: () => outer.ref(), unref: () => outer.unref() }
+      } else {
+        this.#handle = koffi().node.poll(this.#epoll.number, { readable: true }, wake) as PollHandle
+        this.#handle.unref()
+      }
+    } catch (error) {
+      this.#epoll.close()
+      throw error
     }
   }
 

@@ -132,7 +132,12 @@ export class Server {
 
   constructor(options: ServerOptions) {
     this.#options = options
-    this.#registration = Poller.shared().add(options.listener, { read: true, write: false }, () => this.#accept())
+    try {
+      this.#registration = Poller.shared().add(options.listener, { read: true, write: false }, () => this.#accept())
+    } catch (error) {
+      closeAll(this.#spare)
+      throw error
+    }
     Poller.shared().ref()
   }
 

@@ -156,6 +156,25 @@ export class Replaceable implements AsyncDisposable {
     return 'nothing was refused'
   }
 
+  /** Another one is built beside this one, which goes on; answers what it counts, once it is built and ended. */
+  async beside(mode: 'strict' | 'recover', ahead: boolean): Promise<() => ReturnType<Daemon['counts']>> {
+    const registry = await loadHandlers([])
+    const descriptors = this.copies.taken()
+    const replica = new Replica(registry, (error) => {
+      throw error
+    })
+    return () => {
+      for (const [key, fd] of descriptors) replica.put(key, fd)
+      if (ahead) while (replica.work(1));
+      const daemon = Daemon.takeOver({ ...this.#options, registry, replica, mode })
+      try {
+        return daemon.counts()
+      } finally {
+        daemon.letGo()
+      }
+    }
+  }
+
   /** What anybody sees of it, but for what changes with time, and that it was replaced. */
   async view() {
     const { stage } = this
