@@ -103,6 +103,19 @@ describe('what the vault has', () => {
     closeAll(files)
   })
 
+  test('is there when all is taken at once, whatever else has been waiting', () => {
+    using file = memory('kept')
+    const count = 100
+    for (let key = 1; key <= count; key++) sender.put([{ key: `file/${key}`, fd: file }])
+    expect(got.size).toBe(0)
+    receiver.drain()
+    expect(got.size).toBe(count)
+    expect(receiver.closed).toBe(false)
+    sender.close()
+    receiver.drain()
+    expect([heard.downClosed.length, receiver.closed]).toEqual([1, true])
+  })
+
   test('is there when its sender is gone: what was sent has arrived', async () => {
     using file = memory('kept')
     sender.put([{ key: 'file/1', fd: file }])

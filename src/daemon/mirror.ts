@@ -12,7 +12,7 @@
  */
 import { isLuoError, LuoError } from '../errors.js'
 import { closeAll, type Fd } from '../sys/fd.js'
-import { Poller, type Registration, waitWritable } from '../sys/poller.js'
+import { Poller, waitWritable } from '../sys/poller.js'
 import { type Received, receive, send } from '../sys/unix.js'
 import { MAX_VAULT_BATCH, type VaultEntry, type VaultSink } from './vault.js'
 
@@ -40,7 +40,7 @@ export type UpMessage =
 /** The side of luod. Owns `fd`. */
 export class MirrorSender implements VaultSink {
   readonly #fd: Fd
-  readonly #watch: Registration
+  readonly #watch: Line
 
   /** `onMessage` gets what comes up; `onClosed` is called once, when the other side has closed or broken the line. */
   constructor(fd: Fd, options: { onMessage(message: UpMessage): void; onClosed(error?: LuoError): void }) {
@@ -107,7 +107,7 @@ export interface ReceiverOptions {
 /** The side of whoever can take luod's place. Owns `fd`. */
 export class MirrorReceiver {
   readonly #fd: Fd
-  readonly #watch: Registration
+  readonly #watch: Line
   readonly #options: ReceiverOptions
   #over = false
 
@@ -131,6 +131,11 @@ export class MirrorReceiver {
 
   tell(message: UpMessage): void {
     transmit(this.#fd, message, [])
+  }
+
+  /** Takes all that has come. Only for a line whose other side sends no more. */
+  drain(): void {
+    while (!this.#fd.closed && this.#watch.read());
   }
 
   close(): void {
@@ -190,17 +195,29 @@ interface LineOptions {
   onClosed(error?: LuoError): void
 }
 
-function listen(fd: Fd, { onMessage, onClosed }: LineOptions): Registration {
-  const watch = Poller.shared().add(fd, { read: true, write: false }, () => {
-    for (let count = 0; count < MAX_MESSAGES && !fd.closed; count++) {
+interface Line {
+  /** Answers whether there may be more. */
+  read(): boolean
+  close(): void
+}
+
+function listen(fd: Fd, { onMessage, onClosed }: LineOptions): Line {
+  let open = true
+  const close = () => {
+    open = false
+    watch.close()
+  }
+  const read = () => {
+    for (let count = 0; count < MAX_MESSAGES && open && !fd.closed; count++) {
       let got: Received | undefined
       try {
         got = receive(fd)
-        if (!got) return
+        if (!got) return false
         if (got.bytes.length === 0) {
           closeAll(got.fds)
-          watch.close()
-          return onClosed()
+          close()
+          onClosed()
+          return false
         }
         if (got.truncated)
           throw new LuoError('EMFILE', 'receive files of the other luod: some are lost; raise the limit')
@@ -209,13 +226,15 @@ function listen(fd: Fd, { onMessage, onClosed }: LineOptions): Registration {
         closeAll(got?.fds ?? [])
         // The other side died before it had read everything of ours: told once, and before what it had sent.
         if (!got && isLuoError(error, 'ECONNRESET')) continue
-        watch.close()
-        const known = error instanceof LuoError ? error : unknownMessage('it is not JSON', error)
-        return onClosed(known)
+        close()
+        onClosed(error instanceof LuoError ? error : unknownMessage('it is not JSON', error))
+        return false
       }
     }
-  })
-  return watch
+    return open
+  }
+  const watch = Poller.shared().add(fd, { read: true, write: false }, read)
+  return { read, close }
 }
 
 function unknownMessage(why: string, cause?: unknown): LuoError {

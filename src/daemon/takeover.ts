@@ -2,10 +2,18 @@
  * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, builds what
  * it can of it ahead, and waits for the word, or for luod's death. Only when luod is known to be dead does the end of
  * the line mean that this one is next: it may also mean that luod gave this one up.
+ *
+ * A process that is killed gives its memory back before it closes its files, which takes longer than to take over. So
+ * the end of the line is not waited for. The kernel sends ENDING to the children of a thread that ends. Anybody may send
+ * that, so it is only a reason to look: luod is taken for dead when the kernel has marked its main thread as exiting.
+ * Such a thread never runs code of the process again, and no other thread of luod speaks to clients or over the line. So
+ * nothing more can come of luod, and what it has sent is in the queue: all of it is taken first. The kill is for threads
+ * that are left, should the main thread alone have ended. A luod that is stopped, hangs, or has closed the line is not
+ * marked, and is waited for as ever.
  */
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { openPidfd } from '../sys/pidfd.js'
+import { isEnding, openPidfd, signalAtEndOfParent, signalPidfd } from '../sys/pidfd.js'
 import { Poller, waitReadable } from '../sys/poller.js'
 import { peerCredentials, peerPidfd } from '../sys/unix.js'
 import { MirrorReceiver } from './mirror.js'
@@ -14,6 +22,8 @@ import type { Replica } from './replica.js'
 
 /** From the end of its line to luod's death; one that only gave this process up kills it in this time. */
 const DEATH_LIMIT_MS = 2_000
+/** Nobody uses it, and whoever does not know it ignores it. */
+const ENDING = 'SIGURG'
 const VERIFY_ATTEMPTS = 20
 const VERIFY_RETRY_MS = 50
 
@@ -51,6 +61,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
   return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
       const close = () => receiver.close()
+      process.off(ENDING, look)
       preparing.stop()
       resolve({
         how,
@@ -73,7 +84,18 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         },
       })
     }
+    const look = () => {
+      if (receiver.closed || !primary || !isEnding(primary)) return
+      const endedAt = process.hrtime.bigint()
+      signalPidfd(primary, 'SIGKILL')
+      receiver.drain()
+      // It may have said or shown its end in what came last.
+      if (receiver.closed) return
+      receiver.close()
+      finish('crash', endedAt)
+    }
     const end = () => {
+      process.off(ENDING, look)
       preparing.stop()
       primary?.close()
       receiver.close()
@@ -110,6 +132,8 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         else end()
       },
     })
+    process.on(ENDING, look)
+    signalAtEndOfParent(ENDING)
     try {
       const { version, records } = options
       receiver.tell({ hello: { version, pid: process.pid, records: [...records] } })

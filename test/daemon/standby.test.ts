@@ -233,6 +233,26 @@ describe('a standby', () => {
     })
   })
 
+  test('looks for itself when it is told that luod ends: one that is stopped is not dead', async () => {
+    start('--standby')
+    const { pid, protection } = await whole()
+    await goesOn(async () => {
+      process.kill(pid, 'SIGSTOP')
+      try {
+        process.kill(protection.pid ?? 0, 'SIGURG')
+        // It has the signal, and has looked at what there is to look at, when it sleeps again.
+        await eventually(
+          () => readFileSync(`/proc/${protection.pid}/status`, 'latin1'),
+          (text) => /^State:\s+S/m.test(text) && /^ShdPnd:\s+0+$/m.test(text),
+          'the standby does not look',
+        )
+      } finally {
+        process.kill(pid, 'SIGCONT')
+      }
+      expect(await status()).toMatchObject({ pid, protection: { pid: protection.pid, ready: true, lost: 0 } })
+    })
+  })
+
   test('is started again when it is killed, and luod goes on', async () => {
     start('--standby')
     const { pid, protection } = await whole()
