@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config'
 /** Logic alone: no descriptor is counted, no process started. */
 const LOGIC = ['src/{abi,core,protocol}/**/*.test.ts']
 /** They share what the machine has once (huge pages, its table of processes), or compare two times. */
-const ALONE = ['test/{emulate,faults,kinds,soak}/**/*.test.ts', 'test/daemon/abuse.test.ts']
+const ALONE = ['test/{emulate,kinds,soak}/**/*.test.ts', 'test/faults/faults.test.ts', 'test/daemon/abuse.test.ts']
 const VM = ['test/vm/**/*.test.ts']
 /** Vitest itself would take one on two processors. */
 const WORKERS = 2

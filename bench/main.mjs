@@ -10,6 +10,7 @@ import { measureBlackoutMemory, measureBlackoutStartup } from './blackout.mjs'
 import { measureCore } from './core.mjs'
 import { measureEmulate } from './emulate.mjs'
 import { measureFdHolder } from './fdholder.mjs'
+import { measureKexec } from './kexec.mjs'
 import { measureFreeze, measureStart } from './luod.mjs'
 import { measurePeers } from './peers.mjs'
 import { measurePreserve } from './preserve.mjs'
@@ -27,6 +28,7 @@ const MEASUREMENTS = {
   luod_start: measureStart,
   standby: measureStandby,
   emulate: measureEmulate,
+  kexec: measureKexec,
   peers: measurePeers,
   blackout_startup: measureBlackoutStartup,
   blackout_memory: measureBlackoutMemory,
@@ -42,7 +44,8 @@ Usage: npm run bench -- [--json] [--quick] [--only NAME...] | --report
   --report    measure nothing: write docs/benchmarks.md and its plots from bench/last-run.json
 
 A whole run takes about six minutes and 10 GiB of memory, and is kept in bench/last-run.json. It needs a machine with nothing
-else to do. pm2 is installed in bench/ when it is needed; s6 (apt-get install s6) is not, and is skipped without.`
+else to do. pm2 is installed in bench/ when it is needed; s6 (apt-get install s6) is not, and is skipped without.
+kexec takes LUO_KERNEL, and is left out without.`
 
 const LAST_RUN = fileURLToPath(new URL('last-run.json', import.meta.url))
 

@@ -252,6 +252,47 @@ function emulateSection({ emulate }) {
   ]
 }
 
+const KEXEC_PARTS = [
+  ['reboot', 'from the reboot call to the next kernel: devices are stopped, the image is moved and unpacked'],
+  ['init', "that kernel's boot, until its first process"],
+  ['program', 'that init, until it starts the first program'],
+  ['luodNode', 'Node.js starts, for luod'],
+  ['luodBack', 'luod loads itself, and has everything back'],
+  ['luodReady', 'luod listens, and says that it is ready'],
+  ['service', '`luoctl run` and the service start, until the service has joined'],
+  ['claim', "the claim: memory and listener are the service's"],
+  ['answer', 'the first answer'],
+]
+
+function kexecSection({ kexec }) {
+  if (!kexec || kexec.skipped) return []
+  const { bare, luod, history } = kexec
+  const cell = (parts, name) => (parts[name] ? spread(parts[name], ' ms') : '')
+  const rows = KEXEC_PARTS.filter(([name]) => bare[name] || luod[name]).map(([name, what]) => [
+    what,
+    cell(luod, name),
+    cell(bare, name),
+  ])
+  const { reboot, rebootByConsole, boot, bootByConsole } = history
+  const ms = ({ median }) => `${count(median)} ms`
+  return [
+    '## A kexec',
+    '',
+    'From the reboot call to the first answer of the service, with 16 MiB of its memory, in a virtual machine of two processors',
+    'and 1 GiB under software emulation: everything takes some times as long as on a machine. Beside it a program in C that makes',
+    "the kernel's calls itself, in turns with it. Each part begins where the one before ends. Files are read anew by the next",
+    'kernel, from the host: what loads few of them starts sooner. So luod is one file, with the code that V8 has made of it; it',
+    'takes back all that crossed before it listens; and listeners are there before their services, so that clients wait for an',
+    'answer and not for a listener.',
+    '',
+    table(['', 'luod', 'C alone'], [...rows, ['**all of it**', cell(luod, 'total'), cell(bare, 'total')]]),
+    '',
+    `\`luoctl history\` says of the same kexecs: reboot ${ms(reboot)}, boot ${ms(boot)}. By the console, with the clock of the`,
+    `host, it is ${ms(rebootByConsole)} and ${ms(bootByConsole)}: the reboot's end is known to luod by a clock of whole seconds only.`,
+    '',
+  ]
+}
+
 export function writeReport(run) {
   const { cpu, cores, memory_gib: memory, kernel, node } = run.machine
   const plots = {}
@@ -268,6 +309,7 @@ export function writeReport(run) {
     ...filesSection(run, plots),
     ...emulateSection(run),
     ...standbySection(run),
+    ...kexecSection(run),
   ]
   const folder = join(DOCS, 'benchmarks')
   rmSync(folder, { recursive: true, force: true })

@@ -16,10 +16,12 @@ if [ "${#missing[@]}" -gt 0 ]; then
   exit 1
 fi
 
-mkdir -p "$build/package"
+mkdir -p "$build"
 if [ ! -e "$build/source/Makefile" ]; then
   archive=/usr/src/$package.tar.xz
   if [ ! -e "$archive" ]; then
+    # What an earlier run has left may be of another version, or not whole.
+    rm -rf "$build/package" && mkdir "$build/package"
     if ! (cd "$build/package" && apt-get download "$package"); then
       echo "apt has no package $package. It is in Debian's suite trixie-backports: add that suite to a file in" >&2
       echo '/etc/apt/sources.list.d (same mirror and components as your trixie), run apt-get update, and try again.' >&2
@@ -32,6 +34,7 @@ if [ ! -e "$build/source/Makefile" ]; then
   rm -rf "$build/unpacked" && mkdir "$build/unpacked"
   tar -xf "$archive" -C "$build/unpacked" --strip-components=1
   mv "$build/unpacked" "$build/source"
+  rm -rf "$build/package"
 fi
 
 make -s -C "$build/source" O="$build/out" KCONFIG_ALLCONFIG="$fragment" alldefconfig

@@ -8,6 +8,7 @@ import { MEMFD_COMPATIBLE } from '../src/abi/memfd.js'
 import { RECORDS_VERSION } from '../src/abi/records.js'
 import { IOCTLS } from '../src/abi/uapi.js'
 import { MANIFEST_FORMAT_VERSION } from '../src/client/manifest.js'
+import { MACHINES_VERSION } from '../src/daemon/machines-state.js'
 
 const TEXT = readFileSync(new URL('../docs/formats.md', import.meta.url), 'utf8')
 
@@ -16,6 +17,7 @@ test('every format is in the table, with its version and a source that is there'
   expect(formats.map(([, name]) => name?.replaceAll('`', ''))).toEqual([
     `luod-records/${RECORDS_VERSION}`,
     `luod-crossing/${CROSSING_VERSION}`,
+    `luod-machines/${MACHINES_VERSION}`,
     `${IMAGE_MAGIC} ${IMAGE_VERSION}`,
     KHO_COMPATIBLE,
     'device tree 17',

@@ -2,26 +2,9 @@
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { EVENTS, endOf, nextMove, PHASES, UPDATE_TABLE } from '../src/daemon/update-machine.js'
+import { tableOf } from './markdown.js'
 
 const TEXT = readFileSync(new URL('../docs/update.md', import.meta.url), 'utf8')
-
-/** Rows of the table that begins with this head, as cells without backquotes. */
-function tableOf(head: string): string[][] {
-  const lines = TEXT.split('\n')
-  const start = lines.indexOf(head)
-  expect(start, `the table ${head}`).toBeGreaterThan(-1)
-  const rest = lines.slice(start + 2)
-  const rows = rest.slice(
-    0,
-    rest.findIndex((line) => !line.startsWith('|')),
-  )
-  return rows.map((row) =>
-    row
-      .split('|')
-      .slice(1, -1)
-      .map((cell) => cell.replaceAll('`', '').trim()),
-  )
-}
 
 /** Everything that can happen, as `phase event next actions`. */
 function moves(): string[] {
@@ -33,7 +16,7 @@ function moves(): string[] {
 }
 
 test('the table has every row, and no other', () => {
-  const rows = tableOf('| phase | event | next | actions |').map((cells) => cells.join(' '))
+  const rows = tableOf(TEXT, '| phase | event | next | actions |').map((cells) => cells.join(' '))
   expect(rows.sort()).toEqual(moves())
 })
 
@@ -61,14 +44,14 @@ test('the drawing begins and ends where the update does', () => {
 })
 
 test('every phase and every action is explained, and an event without a row changes nothing', () => {
-  expect(tableOf('| phase | luod waits for |').map(([phase]) => phase)).toEqual([...PHASES])
+  expect(tableOf(TEXT, '| phase | luod waits for |').map(([phase]) => phase)).toEqual([...PHASES])
   const actions = new Set(PHASES.flatMap((phase) => Object.values(UPDATE_TABLE[phase]).flatMap((move) => move.actions)))
   expect(
-    tableOf('| action | what luod does |')
+    tableOf(TEXT, '| action | what luod does |')
       .map(([action]) => action)
       .sort(),
   ).toEqual([...actions].sort())
-  const rows = new Set(tableOf('| phase | event | next | actions |').map(([phase, event]) => `${phase} ${event}`))
+  const rows = new Set(tableOf(TEXT, '| phase | event | next | actions |').map(([phase, event]) => `${phase} ${event}`))
   for (const phase of PHASES) {
     for (const event of EVENTS) {
       const move = nextMove(phase, event)

@@ -1,7 +1,7 @@
 /** A luod in this process, at a socket in a folder of its own, that answers as a test says. */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { LuoError } from '../src/errors.js'
 import { parseInterface } from '../src/protocol/idl.js'
 import { INTERFACE_TEXT } from '../src/protocol/interface.js'
@@ -12,10 +12,13 @@ export interface FakeLuod extends Disposable {
   socket: string
 }
 
-/** Methods that are not among `handlers` fail with LUO_UNSUPPORTED. */
-export function fakeLuod(handlers: Partial<Handlers>): FakeLuod {
-  const folder = mkdtempSync(join(tmpdir(), 'fake-luod-'))
-  const socket = join(folder, 's')
+/** Methods that are not among `handlers` fail with LUO_UNSUPPORTED. `socket`: of one before, which has ended. */
+export function fakeLuod(
+  handlers: Partial<Handlers>,
+  socket = join(mkdtempSync(join(tmpdir(), 'fake-luod-')), 's'),
+): FakeLuod {
+  const folder = dirname(socket)
+  mkdirSync(folder, { recursive: true })
   const others = [...parseInterface(INTERFACE_TEXT).methods.keys()].map((name) => [
     name,
     () => {
@@ -37,7 +40,7 @@ export function fakeLuod(handlers: Partial<Handlers>): FakeLuod {
     socket,
     [Symbol.dispose]: () => {
       server.close()
-      rmSync(folder, { recursive: true })
+      rmSync(folder, { recursive: true, force: true })
     },
   }
 }

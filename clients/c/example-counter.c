@@ -67,7 +67,7 @@ static void serve(int listener, unsigned long *counter) {
 
 int main(int argc, char **argv) {
   const char *accepts[] = {FORMAT};
-  luo_options options = {NULL, NULL, accepts, 1, 0, 0, 0};
+  luo_options options = {NULL, NULL, accepts, 1, 0, 0, 0, 0};
   luo_workload *workload;
   luo_error error;
   int serving = 1, memory, listener;

@@ -37,6 +37,8 @@
 #define NO_FILE (-1)
 /* How long luod may be away, if nothing else is asked for. */
 #define RECONNECT_MS 10000
+/* The same of a version that has let go for a kexec. A shutdown ends sooner, with the process. */
+#define KEXEC_WAIT_MS 600000
 /* A connection that lasted this long without an answer was luod's all the same: it may be away for the whole time again. */
 #define STABLE_MS 1000
 
@@ -1178,6 +1180,9 @@ struct luo_workload {
   char *refused; /* the one that this version went on in because luod was away */
   bool asked;    /* to prepare, and nothing was heard of the end of that */
   bool released; /* told to touch nothing any more */
+  bool crossing; /* the update is a kexec that luod may have the word for */
+  luo_purpose purpose;
+  int64_t kexec_wait_ms;
   int64_t prepared_at;
   int poll_fd, timer_fd; /* what is polled stays the same, whatever becomes of the connection */
   int64_t lost_at;       /* 0: luod is there */
@@ -1302,7 +1307,7 @@ static int begin_polling(luo_workload *made, luo_error *error) {
 }
 
 int luo_join(luo_workload **workload, const luo_options *options, luo_error *error) {
-  static const luo_options DEFAULTS = {NULL, NULL, NULL, 0, 0, 0, 0};
+  static const luo_options DEFAULTS = {NULL, NULL, NULL, 0, 0, 0, 0, 0};
   const luo_options *given = options ? options : &DEFAULTS;
   int64_t reconnect_ms = given->reconnect_ms == 0 ? RECONNECT_MS : given->reconnect_ms < 0 ? 0 : given->reconnect_ms;
   const char *name = given->workload ? given->workload : getenv("LUO_WORKLOAD");
@@ -1312,6 +1317,7 @@ int luo_join(luo_workload **workload, const luo_options *options, luo_error *err
   made = calloc(1, sizeof *made);
   if (!made) return no_memory(error);
   made->poll_fd = made->timer_fd = NO_FILE;
+  made->kexec_wait_ms = given->kexec_wait_ms > 0 ? given->kexec_wait_ms : KEXEC_WAIT_MS;
   made->control = luo_connect(given->socket, given->timeout_ms, error);
   if (made->control) luo_connection_reconnect(made->control, reconnect_ms);
   if (made->control && join(made, name, given, error) == 0 &&
@@ -1358,7 +1364,8 @@ static int read_event(luo_workload *workload, const luo_reply *reply, luo_event 
   const char *name = luo_json_string(luo_json_get(parameters, "event"));
   const char *reason = luo_json_string(luo_json_get(parameters, "reason"));
   const char *update = luo_json_string(luo_json_get(parameters, "update"));
-  /* It does not know this member any more. */
+  /* It does not know this member any more, and of no kexec either. */
+  if (reply->error) workload->crossing = false;
   if (reply->error && workload->lost_at != 0) return fail(error, "LUO_GONE", "luod answered %s", reply->error);
   if (reply->error || !name) return broken(error, "it is no event");
   if (strcmp(name, "subscribed") == 0) return subscribed_again(workload, update, event, error);
@@ -1376,7 +1383,8 @@ static int read_event(luo_workload *workload, const luo_reply *reply, luo_event 
     free(workload->update);
     workload->update = id;
     workload->asked = true;
-    workload->released = false;
+    workload->released = workload->crossing = false;
+    workload->purpose = event->purpose;
     workload->prepared_at = now_ms();
     event->kind = LUO_PREPARE;
   } else if (strcmp(name, "resume") == 0 && (workload->asked || !workload->update)) {
@@ -1435,15 +1443,16 @@ static void events_end(luo_workload *workload, luo_event *event) {
 
 /* Without the word for it luod lets nobody else begin, and is told when it is back. */
 static int while_away(luo_workload *workload, luo_event *event, luo_error *error) {
-  int64_t away = now_ms() - workload->lost_at;
-  if (away >= workload->events->reconnect_ms) {
-    events_end(workload, event);
-  } else if (workload->asked && !workload->released && away >= workload->events->reconnect_ms / 2) {
+  int64_t away = now_ms() - workload->lost_at, reconnect_ms = workload->events->reconnect_ms;
+  bool crossing = workload->asked && workload->crossing;
+  if (workload->asked && !workload->released && away >= (crossing ? workload->kexec_wait_ms : reconnect_ms / 2)) {
     char *refused = strdup(workload->update);
     if (!refused) return no_memory(error);
     free(workload->refused);
     workload->refused = refused;
     resumed(workload, event, "luod was away for too long");
+  } else if (away >= reconnect_ms && !crossing) {
+    events_end(workload, event);
   }
   return 0;
 }
@@ -1505,6 +1514,7 @@ int luo_ready(luo_workload *workload, const luo_item *items, size_t count, luo_e
   int *fds, result;
   if (not_asked(workload, "ready", error) != 0) return -1;
   if (count > LUO_MAX_FDS) return too_many(count, "ready", error);
+  workload->crossing = workload->purpose == LUO_FOR_KEXEC;
   parameters = about_update(workload);
   fds = add_items(&parameters, items, count);
   add_held(&parameters, workload);

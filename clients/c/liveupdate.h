@@ -15,7 +15,8 @@
  * luod may be replaced, or the connection cut, at any time: the connection is made again for up to reconnect_ms, and
  * what was under way is asked again with its id, so that nothing happens twice. Calls wait meanwhile; luo_dispatch() does
  * not, and tries again when the descriptor that is polled says so. The program itself goes on. A version that an update
- * holds still waits for half of that time, then gets LUO_RESUME; luod hears of it when it is back.
+ * holds still waits for half of that time, then gets LUO_RESUME; luod hears of it when it is back. One that has said
+ * luo_ready() for a kexec waits for kexec_wait_ms: luod may have ended for it, and what would be written then is lost.
  *
  * There is no global state and no thread. An object may be used by one thread at a time. Nothing raises SIGPIPE, and
  * signals interrupt nothing.
@@ -60,6 +61,7 @@ typedef struct luo_options {
   int64_t keep_ms;    /* how long the state waits after a crash; 0: as luoctl run was told */
   int64_t timeout_ms; /* for each answer of luod; 0: as long as it takes. An update waits for its other side. */
   int64_t reconnect_ms; /* how long luod may be away; 0: 10 seconds, less: not at all */
+  int64_t kexec_wait_ms; /* the same for a version that has let go for a kexec; 0: 10 minutes */
 } luo_options;
 
 /*

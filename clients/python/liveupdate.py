@@ -13,7 +13,9 @@ one thread at a time.
 
 luod may be replaced, or the connection cut, at any time: the connection is made again for up to `reconnect` seconds,
 and what was under way is asked again with its id, so that nothing happens twice. Calls wait meanwhile; dispatch() does
-not, and tries again when the descriptor that is polled says so. The program itself goes on.
+not, and tries again when the descriptor that is polled says so. The program itself goes on. A version that has said
+ready() for a kexec waits for `kexec_wait` seconds instead: luod may have ended for it, and what would be written after
+that is lost.
 
 What luod sends is checked as if it came from a stranger: whatever does not fit is LUO_PROTOCOL, closes what came with
 it, and ends the connection.
@@ -49,6 +51,8 @@ PREPARE, RESUME, RELEASE, LOST = 'prepare', 'resume', 'release', 'lost'
 _INTERFACE = 'org.liveupdate.Orchestrator.'
 #: Seconds for which luod may be away. A version that an update holds still waits for half of it, then goes on.
 RECONNECT = 10
+#: The same of one that has let go for a kexec. A shutdown ends sooner, with the process.
+KEXEC_WAIT = 600
 #: A connection that lasted this long without an answer was luod's all the same: it may be away for all of that again.
 _STABLE = 1
 #: Between attempts to reach it, in seconds: quick ones first, then the last one again and again.
@@ -561,7 +565,8 @@ def _has_expired(timer):
 # --- a workload -------------------------------------------------------------------------------------------------------
 
 
-def join(workload=None, socket=None, accepts=('*',), keep_ms=0, timeout=None, reconnect=RECONNECT):
+def join(workload=None, socket=None, accepts=('*',), keep_ms=0, timeout=None, reconnect=RECONNECT,
+         kexec_wait=KEXEC_WAIT):
     """Becomes the running version of a workload ($LUO_WORKLOAD), its successor ($LUO_TICKET), or the one that goes on
     after a crash. None when nothing says that this is a workload: the program runs alone. When it is one and that
     fails, it raises, such as LUO_NO_DAEMON: to start empty would be a lie. Takes LUO_TICKET out of the environment."""
@@ -570,7 +575,7 @@ def join(workload=None, socket=None, accepts=('*',), keep_ms=0, timeout=None, re
         return None
     connection = Connection(socket, timeout, reconnect)
     try:
-        return Workload(connection, socket, timeout, name, accepts, keep_ms)
+        return Workload(connection, socket, timeout, name, accepts, keep_ms, kexec_wait)
     except BaseException:
         connection.close()
         raise
@@ -593,9 +598,12 @@ class Workload:
     """Made by join(). `origin` is NEW: preserve, then commit; or UPDATE or CRASH: claim, check, then commit, and change
     nothing before that. `session` is its own: there are its files."""
 
-    def __init__(self, connection, path, timeout, name, accepts, keep_ms):
+    def __init__(self, connection, path, timeout, name, accepts, keep_ms, kexec_wait=KEXEC_WAIT):
         self.connection = connection
         self._update = None
+        self._kexec_wait = kexec_wait
+        # What the update is for; whether it is a kexec that luod may have the word for.
+        self._purpose, self._crossing = UPDATE, False
         # Asked to prepare, and nothing heard of the end of that; told to release; refused because luod was away.
         self._asked = self._released = False
         self._refused = None
@@ -701,19 +709,22 @@ class Workload:
 
     def _while_away(self):
         away = time.monotonic() - self._lost_at
-        if away >= self._events.reconnect:
-            self._end_events()
-            return Event(LOST, 0, '')
+        crossing = self._asked and self._crossing
+        patience = self._kexec_wait if crossing else self._events.reconnect / 2
         # Without the word for it luod lets nobody else begin, and is told when it is back.
-        if self._asked and not self._released and away >= self._events.reconnect / 2:
+        if self._asked and not self._released and away >= patience:
             self._asked, self._refused = False, self._update
             return Event(RESUME, 0, 'luod was away for too long')
+        if away >= self._events.reconnect and not crossing:
+            self._end_events()
+            return Event(LOST, 0, '')
         return None
 
     def _read_event(self, reply):
         """None for what has been said before."""
         if 'error' in reply:
-            # A luod that is back does not know this member any more.
+            # A luod that is back does not know this member any more, and of no kexec either.
+            self._crossing = False
             raise _broken('it is no event') if self._lost_at is None else _gone()
         parameters = reply.get('parameters')
         kind = _member(parameters, 'event', str)
@@ -727,6 +738,7 @@ class Workload:
             if update == self._refused or (self._asked and update == self._update):
                 return None
             self._update, self._asked, self._released = update, True, False
+            self._purpose, self._crossing = event.purpose, False
             self._prepared_at = time.monotonic()
         elif kind == RESUME:
             if self._update is not None and not self._asked:
@@ -766,6 +778,7 @@ class Workload:
     def ready(self, items=()):
         """The old version has let go, and luod holds these files (`Item`) too, MAX_FDS at most."""
         request = self._about_update('ready')
+        self._crossing = self._purpose == KEXEC
         described, fds = _describe([Item(*item) for item in items])
         self.connection.call('Ready', {**request, 'files': described, 'held_ms': self._held_ms()}, fds)
 

@@ -30,7 +30,8 @@ export type WorkloadRecord = {
   member?: string
   /** Id of the one that its members hold. */
   session?: string
-  supervisor?: { id: string; pid: number; after: string[] }
+  /** `away_since_ms`: it was there before luod was replaced, and has not come back; of the monotonic clock. */
+  supervisor?: { id: string; pid: number; after: string[]; away_since_ms?: number }
   /** The update before. */
   last_update?: { id: string; committed: boolean }
 }
@@ -109,6 +110,8 @@ export type UpdateRecord = {
   deadline_ms: number
   check: 'successor' | 'prepare' | undefined
   command: string[] | undefined
+  /** Why the old version is asked to let go, when that is not for a new one. */
+  purpose?: 'kexec' | undefined
   by: { uid: number; pid: number }
   /** Keys of members. */
   old?: string | undefined

@@ -52,6 +52,7 @@ const FIELDS: Readonly<Record<RecordType, Readonly<Record<string, Check>>>> = {
     ...{ id: text, workload: u64, name: text, phase: text, outcome: optional(text), group: optional(text) },
     ...{ deadline_ms: count, by: object, old: optional(u64), successor: optional(u64), ticket: flag, targets: list },
     ...{ asked: flag, checked: flag, failure: object, started_ms: number, asked_at_ms: number, timeline: list },
+    purpose: optional(oneOf('kexec')),
   },
   history: { number: count, event: text, at: text, uid: count },
   member: {

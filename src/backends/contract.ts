@@ -21,5 +21,7 @@ export interface LiveSession extends Disposable {
   /** Owned by the caller; the same open file each time. */
   retrieve(token: string): Fd
   finish(): void
+  /** Of one that is a descriptor: a copy, owned by the caller, which keeps the session too. */
+  descriptor?(): Fd
   close(): void
 }

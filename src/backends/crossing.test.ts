@@ -7,7 +7,7 @@ import { fileInfo } from '../sys/file-info.js'
 import { createMemfd, readAt, writeAt } from '../sys/memfd.js'
 import { socketPair } from '../sys/unix.js'
 import type { LiveDevice } from './contract.js'
-import { handOver, MANIFEST_SESSION, SESSION_PREFIX, takeBack, VERSION_SESSION } from './crossing.js'
+import { handOver, IncomingSessions, MANIFEST_SESSION, SESSION_PREFIX, takeBack, VERSION_SESSION } from './crossing.js'
 import { type Device, Generation } from './generation.js'
 
 const records = Buffer.from('records')
@@ -66,7 +66,7 @@ test('memory, values, records and times come back, once', () => {
   const handed = own(handOver(first.device, content()))
   handed.note({ frozen: 17 })
   const { device } = begin(first.generation)
-  const taken = takeBack(device)
+  const taken = takeBack(new IncomingSessions(device))
   owned.push({ close: () => closeAll(taken?.files.values() ?? []) })
   expect(taken?.lost).toEqual([])
   expect(taken?.records).toEqual(new Uint8Array(records))
@@ -76,7 +76,7 @@ test('memory, values, records and times come back, once', () => {
   expect(eventfdState(taken?.files.get('2') as Fd)).toMatchObject({ counter: 5n, semaphore: true })
   expect(eventfdState(taken?.files.get('3') as Fd)).toMatchObject({ counter: 2n, semaphore: false })
   taken?.finish()
-  expect(takeBack(device)).toBeUndefined()
+  expect(takeBack(new IncomingSessions(device))).toBeUndefined()
 })
 
 test('what was handed over is undone by closing it, and can be handed over again', () => {
@@ -116,7 +116,7 @@ test('a session that is missing costs its memory only', () => {
   const handed = own(handOver(first.device, content()))
   handed.sessions[0]?.close()
   const { device } = begin(first.generation)
-  const taken = takeBack(device)
+  const taken = takeBack(new IncomingSessions(device))
   owned.push({ close: () => closeAll(taken?.files.values() ?? []) })
   expect(taken?.lost.map(({ key, error }) => [key, error.code])).toEqual([['1', 'ENOENT']])
   expect([...(taken?.files.keys() ?? [])]).toEqual(['2', '3'])
@@ -124,7 +124,7 @@ test('a session that is missing costs its memory only', () => {
 })
 
 test('nothing comes back where nobody handed anything over', () => {
-  expect(takeBack(begin().device)).toBeUndefined()
+  expect(takeBack(new IncomingSessions(begin().device))).toBeUndefined()
 })
 
 test('another version is refused, and its manifest and its sessions are left to whoever knows it', () => {
@@ -134,7 +134,7 @@ test('another version is refused, and its manifest and its sessions are left to 
   own(first.device.createSession(VERSION_SESSION)).preserve('0', memory('9.9 7.0.0'))
   own(first.device.createSession('luod-internal-9.9')).preserve('0', memory('what only 7.0.0 knows'))
   const { device } = begin(first.generation)
-  expect(() => takeBack(device)).toThrow(/luod 7\.0\.0 .* version 9\.9, /)
+  expect(() => takeBack(new IncomingSessions(device))).toThrow(/luod 7\.0\.0 .* version 9\.9, /)
   expect(textOf(own(own(device.retrieveSession('luod-internal-9.9')).retrieve('0')))).toBe('what only 7.0.0 ')
   expect(textOf(own(own(device.retrieveSession(`${SESSION_PREFIX}1`)).retrieve('7')))).toBe('in web')
 })

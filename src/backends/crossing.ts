@@ -163,23 +163,60 @@ export interface TakenBack {
 }
 
 /**
- * Undefined when no luod handed anything over. LUO_RECORDS_VERSION when one of another version did, and then none of that
- * is touched; LUO_RECORDS when it is damaged.
+ * Sessions that came in, each taken out of the kernel once: it is finished with its last descriptor, so that whoever fails
+ * on the way keeps them here, and may try again.
  */
-export function takeBack(device: LiveDevice): TakenBack | undefined {
-  const manifest = retrieveIfThere(device, MANIFEST_SESSION)
-  const version = retrieveIfThere(device, VERSION_SESSION)
+export class IncomingSessions {
+  readonly #device: LiveDevice
+  readonly #taken: Map<string, LiveSession>
+
+  /** `taken`: by somebody else before, such as the service manager. They are this one's now. */
+  constructor(device: LiveDevice, taken: readonly LiveSession[] = []) {
+    this.#device = device
+    this.#taken = new Map(taken.map((session) => [session.name, session]))
+  }
+
+  /** Those that end with this process. */
+  get taken(): readonly LiveSession[] {
+    return [...this.#taken.values()]
+  }
+
+  /** ENOENT: it did not come in. */
+  take(name: string): LiveSession {
+    const known = this.#taken.get(name)
+    if (known) return known
+    const session = this.#device.retrieveSession(name)
+    this.#taken.set(name, session)
+    return session
+  }
+
+  /** The kernel finishes what nobody else has a descriptor of. */
+  close(): void {
+    for (const session of this.#taken.values()) session.close()
+    this.#taken.clear()
+  }
+}
+
+/**
+ * Undefined when no luod handed anything over. LUO_RECORDS_VERSION when one of another version did, and then none of that
+ * is touched; LUO_RECORDS when it is damaged. After a failure `incoming` has what it had to take out of the kernel.
+ */
+export function takeBack(incoming: IncomingSessions): TakenBack | undefined {
+  const manifest = ifThere(() => incoming.take(MANIFEST_SESSION))
+  const version = ifThere(() => incoming.take(VERSION_SESSION))
   if (!manifest) {
     if (version) refuseVersion(version)
     return undefined
   }
+  // Without it: it was finished, and somebody still had a descriptor.
+  using file = ifThere(() => manifest.retrieve(ONLY_TOKEN))
+  if (!file) return undefined
   const sessions = version ? [manifest, version] : [manifest]
   const files = new Map<string, Fd>()
   const lost: Loss[] = []
-  using file = manifest.retrieve(ONLY_TOKEN)
   const { crossing, records } = decodeCrossing(contentOf(file))
   try {
-    for (const session of crossing.sessions) sessions.push(...takeOne(device, session, files, lost))
+    for (const session of crossing.sessions) sessions.push(...takeOne(incoming, session, files, lost))
   } catch (error) {
     closeAll(files.values())
     throw error
@@ -195,16 +232,16 @@ export function takeBack(device: LiveDevice): TakenBack | undefined {
         } catch (error) {
           refused.push(asLuoError(error, 'EIO', `finish the kernel's session ${session.name}`))
         }
-        session.close()
       }
+      incoming.close()
       return refused
     },
   }
 }
 
-function retrieveIfThere(device: LiveDevice, name: string): LiveSession | undefined {
+function ifThere<T>(take: () => T): T | undefined {
   try {
-    return device.retrieveSession(name)
+    return take()
   } catch (error) {
     if (isLuoError(error, 'ENOENT')) return undefined
     throw error
@@ -222,21 +259,28 @@ function refuseVersion(session: LiveSession): never {
   )
 }
 
-function takeOne(device: LiveDevice, session: CrossingSession, files: Map<string, Fd>, lost: Loss[]): LiveSession[] {
+function takeOne(
+  incoming: IncomingSessions,
+  session: CrossingSession,
+  files: Map<string, Fd>,
+  lost: Loss[],
+): LiveSession[] {
   const { session: id, name } = session
   let kernelSession: LiveSession | undefined
   let missing: LuoError | undefined
   try {
-    kernelSession = name === undefined ? undefined : device.retrieveSession(name)
+    kernelSession = name === undefined ? undefined : incoming.take(name)
   } catch (error) {
     missing = asLuoError(error, 'EIO', `take back session ${id}`)
   }
+  if (missing && isTransient(missing)) throw missing
   for (const { key, token, description } of session.files) {
     try {
       if (description !== undefined) files.set(key, recreate(description))
       else if (kernelSession) files.set(key, kernelSession.retrieve(token))
       else throw missing ?? new LuoError('LUO_RECORDS', `take back file ${token} of session ${id}: it is in no session`)
     } catch (error) {
+      if (isTransient(error)) throw error
       lost.push({
         key,
         token,
@@ -246,6 +290,11 @@ function takeOne(device: LiveDevice, session: CrossingSession, files: Map<string
     }
   }
   return kernelSession ? [kernelSession] : []
+}
+
+/** It may go well later. What the kernel says of a file itself is final. */
+function isTransient(error: unknown): boolean {
+  return isLuoError(error, 'EMFILE') || isLuoError(error, 'ENFILE')
 }
 
 function contentOf(file: Fd): Uint8Array {

@@ -9,7 +9,7 @@
  * device is first opened; if that fails, every open is EIO, `failure` says why, and what came in is left as it is.
  */
 
-import { HandoverMemory } from '../abi/handover-memory.js'
+import { type Allocation, HandoverMemory } from '../abi/handover-memory.js'
 import { readImage, writeImage } from '../abi/kho.js'
 import { decodeLuo, encodeLuo, freeLuo } from '../abi/luo.js'
 import { HandlerRegistry } from '../core/handler.js'
@@ -23,6 +23,14 @@ import { closeAll, type Fd } from '../sys/fd.js'
 import { fileInfo } from '../sys/file-info.js'
 import { addSeals, createMemfd, fileSize, readAt, truncate, writeAt } from '../sys/memfd.js'
 import type { LiveDevice, LiveSession } from './contract.js'
+import {
+  type GenerationState,
+  restoreError,
+  restoreSessions,
+  saveError,
+  saveOutgoing,
+  saveReceived,
+} from './generation-state.js'
 
 /** What one generation hands to the next. Owned by whoever has it. */
 export interface Handover {
@@ -47,14 +55,17 @@ export interface GenerationOptions {
   enabled?: boolean
   /** An operation that must not fail has failed. */
   onDefect?: (error: unknown, action: string) => void
+  /** Told of each file that a generation which goes on (`restore`) has got, with its token. */
+  onFile?: (file: HeldFile, token: string) => void
 }
 
 export class Generation {
   readonly #enabled: boolean
   readonly #beforeDeserialize: (() => void) | undefined
   readonly #orchestrator: Orchestrator<HeldFile, FileAbout>
+  readonly #registry: HandlerRegistry<HeldFile>
   readonly #slots: FileSlots
-  readonly #memory = new HandoverMemory()
+  readonly #memory: HandoverMemory
   /** What came in, for as long as this generation lasts. */
   readonly #image: Fd | undefined
   #received = new HandoverMemory()
@@ -68,15 +79,80 @@ export class Generation {
     return new Generation(options)
   }
 
-  private constructor({ register, handover, enabled = true, onDefect, beforeDeserialize }: GenerationOptions) {
+  /**
+   * Goes on with what another process has saved: the descriptors are this generation's from here on, and on a failure
+   * nobody else's. `open` says whether somebody has the device open: it is this one's `device` then.
+   */
+  static restore(options: Omit<GenerationOptions, 'handover'>, state: GenerationState): Generation {
+    const { came } = state
+    const handover = came && { image: came.image, files: came.slots }
+    const generation = new Generation({ ...options, ...(handover ? { handover } : {}) }, state.memory)
+    generation.#restore(state, options.onFile ?? (() => {}))
+    return generation
+  }
+
+  private constructor(
+    { register, handover, enabled = true, onDefect, beforeDeserialize }: GenerationOptions,
+    memory: Iterable<Allocation> = [],
+  ) {
     this.#enabled = enabled
+    this.#memory = HandoverMemory.restore(memory)
     this.#beforeDeserialize = beforeDeserialize
     const registry = new HandlerRegistry<HeldFile>({ enabled })
+    this.#registry = registry
     this.#slots = new FileSlots(handover?.files)
     const received = () => this.#received
     if (enabled) register({ registry, slots: this.#slots, memory: this.#memory, received })
     this.#orchestrator = new Orchestrator({ registry, files: heldFiles, ...(onDefect ? { onDefect } : {}) })
     this.#image = handover?.image
+  }
+
+  #restore(state: GenerationState, onFile: (file: HeldFile, token: string) => void): void {
+    const read = state.came?.read
+    if (read) {
+      this.#deserialized = 'failure' in read ? { failure: restoreError(read.failure) } : {}
+      if (!('failure' in read)) this.#received = HandoverMemory.restore(read.memory)
+    }
+    restoreSessions(this.#orchestrator, state, onFile)
+    if (state.open) this.open()
+  }
+
+  /** Whether files in it share state, such as reserved huge pages, that cannot be saved. */
+  get sharesState(): boolean {
+    return this.#registry.flbs.records().length > 0
+  }
+
+  /**
+   * All of it as it is, for another process of this kernel (`restore`): one of the two goes on, and the descriptors are
+   * still this one's. LUO_WRONG_STATE with state that is shared by files (huge pages), which cannot be handed over so.
+   */
+  save(): GenerationState {
+    this.#mustLast('save it')
+    const { flbs } = this.#registry
+    if (this.sharesState) throw new LuoError('LUO_WRONG_STATE', 'save this generation: it has huge pages')
+    const image = this.#image
+    const failure = this.failure
+    const read = failure
+      ? { failure: saveError(failure) }
+      : saveReceived(this.#orchestrator, this.#received, flbs.incomingRecords())
+    return {
+      memory: [...this.#memory.entries()],
+      outgoing: saveOutgoing(this.#orchestrator),
+      open: this.#device !== undefined,
+      ...(image ? { came: { image, slots: this.#slots.incoming(), ...(this.#deserialized ? { read } : {}) } } : {}),
+    }
+  }
+
+  /** Whoever has the device open. */
+  get device(): Device | undefined {
+    return this.#device
+  }
+
+  /** Those that somebody has, by their names, for whoever goes on with them. */
+  held(direction: 'outgoing' | 'incoming'): Map<string, DeviceSession> {
+    const orchestrator = this.#orchestrator
+    const sessions = direction === 'outgoing' ? orchestrator.outgoing() : orchestrator.incoming()
+    return new Map([...sessions].map((session) => [session.name, new DeviceSession(orchestrator, session)]))
   }
 
   /** How many transitions there were before; known once the device has been opened. */
@@ -259,6 +335,10 @@ export class DeviceSession implements LiveSession {
 
   get direction(): 'outgoing' | 'incoming' {
     return this.#session.direction
+  }
+
+  get closed(): boolean {
+    return this.#closed
   }
 
   preserve(token: string, fd: Fd | undefined): void {

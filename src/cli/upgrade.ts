@@ -14,8 +14,10 @@ type Status = Methods['Status']['output']
 
 export async function upgradeCommand(context: Context, to: string | undefined): Promise<number> {
   const before = await withClient(context, async (client) => (await client.call('Status', {})).parameters)
-  const successor = await replace(context, to)
-  const status = await answerOf(context, successor)
+  const { successor, ended } = await replace(context, to)
+  const status = await answerOf(context, successor, before.pid)
+  // It has not ended at all: this was its answer.
+  if (status.pid === before.pid) throw ended
   const { takeover } = status
   if (context.json) {
     context.out(
@@ -31,9 +33,10 @@ export async function upgradeCommand(context: Context, to: string | undefined): 
   return EXIT.OK
 }
 
-/** The pid of the process that is luod now. */
-async function replace(context: Context, to: string | undefined): Promise<number> {
+/** The pid of the process that is luod now, and how the one before has ended, as it seems. */
+async function replace(context: Context, to: string | undefined): Promise<{ successor: number; ended: unknown }> {
   let successor: number | undefined
+  let ended: unknown = new LuoError('LUO_GONE', 'upgrade luod: it goes on')
   const request = { id: randomUUID(), ...(to === undefined ? {} : { to: resolve(to) }) }
   try {
     // Asked again, the other one would be replaced in its turn.
@@ -46,18 +49,20 @@ async function replace(context: Context, to: string | undefined): Promise<number
   } catch (error) {
     // The end of the connection is the end of the luod that was asked; who follows is asked next.
     if (successor === undefined || !isLuoError(error, 'LUO_GONE')) throw error
+    ended = error
   }
   if (successor === undefined) throw new LuoError('LUO_GONE', 'upgrade luod: it ended, and named no other process')
-  return successor
+  return { successor, ended }
 }
 
-async function answerOf(context: Context, successor: number): Promise<Status> {
+/** The first answer of this process, or of the one that it was to replace. */
+async function answerOf(context: Context, successor: number, before: number): Promise<Status> {
   const end = performance.now() + ANSWER_LIMIT_MS
   for (;;) {
     let failure: unknown
     try {
       const status = await withClient(context, async (client) => (await client.call('Status', {})).parameters)
-      if (status.pid === successor) return status
+      if (status.pid === successor || status.pid === before) return status
       failure = new LuoError('LUO_GONE', `upgrade luod: pid ${status.pid} answers, and pid ${successor} should`)
     } catch (error) {
       failure = error

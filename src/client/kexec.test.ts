@@ -1,13 +1,13 @@
 /** What a workload does when a kexec asks it to let go, against a luod that only notes down what it is told. */
 import { fstatSync } from 'node:fs'
 import { Agent, createServer, request } from 'node:http'
-import { afterEach, expect, test } from 'vitest'
+import { afterEach, describe, expect, test } from 'vitest'
 import { fakeLuod } from '../../test/fake-luod.js'
 import { until } from '../../test/until.js'
 import type { FileIn, Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { createMemfd, getSeals } from '../sys/memfd.js'
-import { join, Refusal, type UpdateInfo } from './index.js'
+import { type JoinOptions, join, Refusal, type UpdateInfo } from './index.js'
 
 type Event = Methods['Subscribe']['output']
 
@@ -17,7 +17,10 @@ afterEach(async () => {
 })
 
 /** A running workload with a server, its luod, and a client with one connection. */
-async function running(prepare: (info: UpdateInfo) => unknown = () => {}) {
+async function running(
+  prepare: (info: UpdateInfo) => unknown = () => {},
+  wait: Pick<JoinOptions, 'reconnectMs' | 'kexecWaitMs'> = { reconnectMs: 0 },
+) {
   let say: (event: Event) => void = () => {}
   const told: { method: string; files: readonly FileIn[]; tokens: readonly string[]; reason: string }[] = []
   const note = (method: string, input: { files?: FileIn[]; tokens?: string[]; reason?: string }) => {
@@ -48,7 +51,7 @@ async function running(prepare: (info: UpdateInfo) => unknown = () => {}) {
   })
   const sealed: boolean[] = []
   closing.push(() => luod[Symbol.dispose]())
-  const live = await join({ workload: 'web', socket: luod.socket, exitWhenReleased: false, reconnectMs: 0 })
+  const live = await join({ workload: 'web', socket: luod.socket, exitWhenReleased: false, ...wait })
   closing.push(() => live.close())
   const heard: string[] = []
   live.on('prepare', prepare)
@@ -75,7 +78,7 @@ async function running(prepare: (info: UpdateInfo) => unknown = () => {}) {
       asked.once('error', reject).end()
     })
   const last = (method: string) => told.findLast((one) => one.method === method)
-  return { say: (event: Event) => say(event), told, last, heard, memory, ask, sealed }
+  return { luod, say: (event: Event) => say(event), told, last, heard, memory, ask, sealed }
 }
 
 const prepare = (update: string, purpose?: 'update' | 'kexec'): Event => ({
@@ -141,4 +144,29 @@ test('a file may be for updates only; memory and the manifest are such that a ke
   const files = told.flatMap(({ method, files }) => (method === 'Preserve' ? files : []))
   expect(files.filter(({ until }) => until === 'update')).toHaveLength(1)
   expect(sealed).toEqual([false, false])
+})
+
+describe('luod ends when it has the word for a kexec', () => {
+  const frozen = async (wait: Pick<JoinOptions, 'reconnectMs' | 'kexecWaitMs'>) => {
+    const workload = await running(() => {}, wait)
+    workload.say(prepare('k', 'kexec'))
+    await until(() => workload.last('Ready') !== undefined, 'ready')
+    workload.luod[Symbol.dispose]()
+    return workload
+  }
+
+  test('nothing goes on while it is away, and all of it when another one knows of no kexec', async () => {
+    const { luod, heard } = await frozen({ reconnectMs: 20 })
+    // Long after an update would have been given up.
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    expect(heard).toEqual(['freeze for kexec'])
+    const next = fakeLuod({}, luod.socket)
+    closing.push(() => next[Symbol.dispose]())
+    await until(() => heard.includes('resume'), 'it goes on')
+  })
+
+  test('it goes on alone when its time is over', async () => {
+    const { heard } = await frozen({ reconnectMs: 0, kexecWaitMs: 50 })
+    await until(() => heard.includes('resume'), 'it goes on')
+  })
 })

@@ -65,6 +65,12 @@ export class LuodLink {
     }
   }
 
+  /** How long luod may be away from here on, in milliseconds; without it as long as at first. */
+  waitFor(ms?: number): void {
+    this.#control.waitFor(ms)
+    this.#events?.waitFor(ms)
+  }
+
   /** The process stays alive until `letGo`. */
   hold(): void {
     if (this.#busy++ === 0) this.#control.ref()

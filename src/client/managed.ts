@@ -49,6 +49,8 @@ import type {
 const DEFAULT_DRAIN_MS = 30_000
 /** A version that holds still waits for luod only this part of the time. */
 const PATIENCE_SHARE = 0.5
+/** A shutdown ends sooner, with this process. */
+const DEFAULT_KEXEC_WAIT_MS = 600_000
 /** Of the deadline that luod gives, requests under way may take this much. */
 const SETTLE_SHARE = 0.8
 /** What can be done later is done this much later, when the clients have their answers. */
@@ -140,7 +142,7 @@ class ManagedLive implements Live {
   #state: LiveState = 'starting'
   /** Why luod cannot be reached any more. */
   #gone: LuoError | undefined
-  #update: { id: string; abort: AbortController; work: Promise<void> } | undefined
+  #update: (Pick<UpdateInfo, 'purpose'> & { id: string; abort: AbortController; work: Promise<void> }) | undefined
   /** Asked for while this version still comes back from the one before. */
   #next: UpdateInfo | undefined
   /** The update in which this version went on because luod was away, until luod has ended it too. */
@@ -362,7 +364,8 @@ class ManagedLive implements Live {
     // Held still, nothing else may keep this process alive.
     this.#link.hold()
     const abort = new AbortController()
-    this.#update = { id: info.update, abort, work: this.#prepare(info, abort.signal) }
+    const { update: id, purpose } = info
+    this.#update = { id, purpose, abort, work: this.#prepare(info, abort.signal) }
   }
 
   #resumed(update: string, reason: string): void {
@@ -381,8 +384,15 @@ class ManagedLive implements Live {
 
   onLost(): void {
     if (!this.#update || this.#patience) return
-    const ms = (this.#options.reconnectMs ?? DEFAULT_RECONNECT_MS) * PATIENCE_SHARE
+    const { reconnectMs = DEFAULT_RECONNECT_MS } = this.#options
+    // luod may have its word for a kexec: what is written from then on would be lost with this kernel.
+    const toCross = this.#update.purpose === 'kexec' && this.#state === 'frozen'
+    const ms = toCross ? this.#kexecWaitMs : reconnectMs * PATIENCE_SHARE
     this.#patience = setTimeout(() => this.#goOnAlone(ms), ms)
+  }
+
+  get #kexecWaitMs(): number {
+    return this.#options.kexecWaitMs ?? DEFAULT_KEXEC_WAIT_MS
   }
 
   /** The word for it was not given, and is not given any more. luod hears that first when it is back. */
@@ -417,6 +427,7 @@ class ManagedLive implements Live {
       this.#state = 'frozen'
       // Those of the update before would be refused, and none of them lives longer than this kernel.
       if (info.purpose === 'kexec') {
+        this.#link.waitFor(this.#kexecWaitMs)
         await unlessAborted(this.#resources.takeBackConnections(), signal)
         for (const memory of this.#memory.values()) warnOfReadOnly(memory)
       }
@@ -457,6 +468,7 @@ class ManagedLive implements Live {
     await update.work
     if (this.#update !== update) return
     this.#update = undefined
+    this.#link.waitFor()
     await this.#goOn(reason)
   }
 

@@ -23,6 +23,11 @@ export interface JoinOptions {
    * of it, then goes on. 0: not at all. Default 10,000.
    */
   reconnectMs?: number
+  /**
+   * The same of a version that has let go for a kexec, in milliseconds: luod may have ended for it, and what would be
+   * written after that is lost. It goes on when a luod says so, or does not know of the kexec. Default 600,000.
+   */
+  kexecWaitMs?: number
 }
 
 export interface MemoryOptions {

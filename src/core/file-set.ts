@@ -193,9 +193,7 @@ export class FileSets<F, A> {
     try {
       const file = handler.retrieve(data)
       try {
-        const holder = holderOf(name, token, handler, file)
-        this.#held.add(holder)
-        return { file, holder }
+        return this.#hold(name, token, handler, file)
       } catch (error) {
         this.#quietly(`close token ${token}`, () => this.#access.close(file))
         throw error
@@ -203,6 +201,21 @@ export class FileSets<F, A> {
     } catch (error) {
       return { error: asLuoError(error, 'EIO', `retrieve token ${token} of session ${name}`) }
     }
+  }
+
+  /** What an orchestrator before this one has retrieved, or why it could not. The file is this one's from here on. */
+  adoptRetrieved(
+    { name }: IncomingSession<F>,
+    incoming: IncomingFile<F>,
+    made: { file: F } | { error: LuoError },
+  ): void {
+    incoming.retrieved = 'error' in made ? made : this.#hold(name, incoming.token, incoming.handler, made.file)
+  }
+
+  #hold(session: string, token: string, handler: FileHandler<F>, file: F): { file: F; holder: Holder<F> } {
+    const holder = holderOf(session, token, handler, file)
+    this.#held.add(holder)
+    return { file, holder }
   }
 
   /** All files of the session, or none: EBUSY when one refuses. In reverse order of preservation. */

@@ -117,6 +117,11 @@ export class Flbs {
     return records
   }
 
+  /** What came in, with the counts as they are now. */
+  incomingRecords(): LuoFlb[] {
+    return [...this.#incoming].map(([compatible, { data, count }]) => ({ compatible, data, count }))
+  }
+
   /** Of those that can be saved. */
   save(): SavedFlb[] {
     const all: SavedFlb[] = []

@@ -161,6 +161,34 @@ export class Orchestrator<F, A> {
     return this.#fileSets.adopt(session, file)
   }
 
+  /**
+   * What became of a session that was received (`receive`), and of the files that were asked for: they are this
+   * orchestrator's from here on. ENOENT when none of this name came in, or no such file.
+   */
+  adoptIncoming(
+    scope: string,
+    {
+      name,
+      retrieved,
+      finished,
+      files,
+    }: Pick<IncomingSession<F>, 'name' | 'retrieved' | 'finished'> & {
+      files: ReadonlyMap<string, { file: F } | { error: LuoError }>
+    },
+  ): IncomingSession<F> {
+    this.#mustBeOpen(`adopt session ${name}`)
+    const session = this.#incoming.get(keyOf(scope, name))
+    if (!session) throw new LuoError('ENOENT', `adopt session ${name}: none of this name was handed over`)
+    for (const [token, made] of files) {
+      const file = session.files.get(token)
+      if (!file) throw new LuoError('ENOENT', `adopt token ${token}: session ${name} has no such file`)
+      this.#fileSets.adoptRetrieved(session, file, made)
+    }
+    session.retrieved = retrieved
+    session.finished = finished
+    return session
+  }
+
   /** Undo of `adoptFile`: the file is the caller's again. */
   giveBackFile(session: OutgoingSession<F, A>, preserved: PreservedFile<F, A>): void {
     this.#mustBeThere(session, 'give back a file')

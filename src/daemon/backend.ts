@@ -4,10 +4,11 @@
  * Root's luod takes the device where there is one. That another process has it is an error and no reason to go on without:
  * what workloads preserve would not cross the next kexec, and what the last one brought would never be found.
  */
-import { type TakenBack, takeBack } from '../backends/crossing.js'
-import { KernelDevice } from '../backends/kernel.js'
+import type { LiveSession } from '../backends/contract.js'
+import { IncomingSessions, takeBack } from '../backends/crossing.js'
+import { KernelDevice, KernelSession } from '../backends/kernel.js'
 import { type ErrnoName, isLuoError, LuoError } from '../errors.js'
-import type { Fd } from '../sys/fd.js'
+import { closeAll, type Fd } from '../sys/fd.js'
 import { createMemfd, truncate, writeAt } from '../sys/memfd.js'
 import { Daemon, type DaemonOptions, type KernelBackend } from './daemon.js'
 import { MACHINE } from './kexec-system.js'
@@ -45,39 +46,70 @@ export function adoptBackend(device: Fd): KernelBackend {
 }
 
 function kernelBackend(device: KernelDevice): KernelBackend {
-  return { device, descriptor: device.descriptor, system: MACHINE }
+  return {
+    device,
+    descriptor: device.descriptor,
+    adoptSession: (fd) => KernelSession.adopt(fd),
+    system: MACHINE,
+  }
 }
 
 /**
- * A luod that begins: with nothing, or with what came over a kexec. Owns `listener`. `finish` lets go of the kernel's
- * sessions, and answers what refused that. LUO_RECORDS, LUO_RECORDS_VERSION: what came over cannot be taken back.
+ * A luod that begins: with nothing, or with what came over a kexec. What it has taken out of the kernel it keeps when
+ * `begin` fails, which may be tried again: it would be lost with the last descriptor.
  */
-export function beginWith(
-  listener: Fd,
-  open: () => KernelBackend | undefined,
-  options: Omit<DaemonOptions, 'listener' | 'kernel'>,
-): { daemon: Daemon; finish(): LuoError[] } {
-  let kernel: KernelBackend | undefined
-  let taken: TakenBack | undefined
-  try {
-    kernel = open()
-    taken = kernel && takeBack(kernel.device)
-  } catch (error) {
-    listener.close()
-    kernel?.device.close()
-    throw error
+export class Beginning {
+  readonly #kernel: KernelBackend | undefined
+  readonly #incoming: IncomingSessions | undefined
+
+  /** Owns the device of `kernel`. `taken`: sessions that came in, and that the service manager had; owned too. */
+  constructor(kernel: KernelBackend | undefined, taken: readonly LiveSession[] = []) {
+    this.#kernel = kernel
+    this.#incoming = kernel && new IncomingSessions(kernel.device, taken)
   }
-  if (!taken) return { daemon: Daemon.begin({ ...options, kernel, listener }), finish: () => [] }
-  const { crossing, lost, files } = taken
-  const records = createMemfd('luod-records')
-  const descriptors = new Map([
-    ['listener', listener],
-    ['records', records],
-  ])
-  for (const [key, fd] of files) descriptors.set(`file/${key}`, fd)
-  truncate(records, taken.records.length)
-  writeAt(records, taken.records, 0)
-  const daemon = Daemon.restore({ ...options, kernel, descriptors, mode: 'recover' })
-  daemon.arrived({ luod: crossing.luod, times: crossing.times, lost })
-  return { daemon, finish: () => taken.finish() }
+
+  /** What would be lost with this process. */
+  get holds(): readonly LiveSession[] {
+    return this.#incoming?.taken ?? []
+  }
+
+  /**
+   * Owns `listener`, also when it fails. `arrived`: with what came over. `finish` lets go of the kernel's sessions, and
+   * answers what refused that. LUO_RECORDS, LUO_RECORDS_VERSION: what came over cannot be taken back.
+   */
+  begin(
+    listener: Fd,
+    options: Omit<DaemonOptions, 'listener' | 'kernel'>,
+  ): { daemon: Daemon; arrived: boolean; finish(): LuoError[] } {
+    const kernel = this.#kernel
+    const descriptors = new Map([['listener', listener]])
+    try {
+      const taken = this.#incoming && takeBack(this.#incoming)
+      if (!taken) {
+        this.#incoming?.close()
+        return { daemon: Daemon.begin({ ...options, kernel, listener }), arrived: false, finish: () => [] }
+      }
+      const { crossing, lost, files } = taken
+      for (const [key, fd] of files) descriptors.set(`file/${key}`, fd)
+      const records = createMemfd('luod-records')
+      descriptors.set('records', records)
+      truncate(records, taken.records.length)
+      writeAt(records, taken.records, 0)
+      const all = new Map(descriptors)
+      // They are its own now, also when it fails.
+      descriptors.clear()
+      const daemon = Daemon.restore({ ...options, kernel, descriptors: all, mode: 'recover' })
+      daemon.arrived({ luod: crossing.luod, times: crossing.times, lost })
+      return { daemon, arrived: true, finish: () => taken.finish() }
+    } catch (error) {
+      closeAll(descriptors.values())
+      throw error
+    }
+  }
+
+  /** Of one that has failed, and holds nothing. */
+  close(): void {
+    this.#incoming?.close()
+    this.#kernel?.device.close()
+  }
 }

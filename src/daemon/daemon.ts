@@ -6,7 +6,7 @@
 import type { MetaRecord } from '../abi/record-shapes.js'
 import { Records } from '../abi/records.js'
 import type { Finding } from '../abi/records-check.js'
-import type { LiveDevice } from '../backends/contract.js'
+import type { LiveDevice, LiveSession } from '../backends/contract.js'
 import { crossesByKernel } from '../backends/crossing.js'
 import type { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
@@ -26,9 +26,12 @@ import { Journal } from './journal.js'
 import type { KexecHost } from './kexec.js'
 import { type Arrived, pausedSince, tellArrival } from './kexec-arrival.js'
 import { contentToCross } from './kexec-content.js'
+import type { Keeper } from './kexec-keeper.js'
 import type { KexecSystem } from './kexec-system.js'
 import type { Logger } from './log.js'
+import type { MachineState } from './machine.js'
 import { Machines } from './machines.js'
+import { filesOf, MACHINES_VERSION, readMachines, type SavedMachines, writeMachines } from './machines-state.js'
 import type { MetricsSource } from './metrics.js'
 import { recordsStorage } from './records-file.js'
 import { Replica } from './replica.js'
@@ -36,12 +39,13 @@ import { restore } from './restore.js'
 import type { Ahead, RestoreMode } from './restore-source.js'
 import { Kexecs, kexecHandlers } from './rpc-kexec.js'
 import { luodHandlers, type Replacement } from './rpc-luod.js'
-import { machineHandlers } from './rpc-machine.js'
+import { machineHandlers, machineOptions } from './rpc-machine.js'
 import { memberHandlers } from './rpc-member.js'
 import { operatorHandlers, sealedCopy } from './rpc-operator.js'
 import { sessionHandlers } from './rpc-session.js'
 import { supervisorHandlers } from './rpc-supervisor.js'
 import { State } from './state.js'
+import { step } from './steps.js'
 import { Turnstile } from './turnstile.js'
 import { Usage } from './usage.js'
 import { type UserLimits, underWay } from './user-limits.js'
@@ -76,6 +80,8 @@ interface CommonOptions {
 export interface KernelBackend {
   /** Owned by the daemon. */
   device: LiveDevice
+  /** A session of a descriptor that somebody else kept, which it owns; it throws when it is none. */
+  adoptSession(fd: Fd): LiveSession
   /** The device's, for whoever goes on after this luod. */
   descriptor?: Fd
   system: KexecSystem
@@ -106,6 +112,8 @@ interface Parts {
   records: Records
   /** What of the state is there already. */
   ahead?: Ahead
+  /** Emulated machines, which go on. */
+  machines?: readonly MachineState[]
   /** Builds the state anew, before the first request. */
   restore?: (target: Parameters<typeof restore>[0]) => Finding[]
 }
@@ -159,8 +167,10 @@ export class Daemon implements MetricsSource {
       if (!recordsFile || !listener) {
         throw new LuoError('LUO_RECORDS', 'restore: there is no descriptor of the records, or of the listener')
       }
+      // A luod that has died has not said how far its machines had come.
+      const machines = mode === 'strict' ? readMachines(descriptors) : []
       const daemon = new Daemon(options, {
-        ...{ listener, recordsFile, records, ahead: source.ahead },
+        ...{ listener, recordsFile, records, ahead: source.ahead, machines },
         restore: (target) => {
           const findings = restore(target, source)
           // New connections are ours by what the kernel says of the listener.
@@ -180,7 +190,7 @@ export class Daemon implements MetricsSource {
 
   private constructor(
     { version, nofile, limits, registry, log, onIdle, replacement, kernel }: CommonOptions,
-    { listener, recordsFile, records, ahead, restore: restoreState }: Parts,
+    { listener, recordsFile, records, ahead, machines = [], restore: restoreState }: Parts,
   ) {
     this.#records = recordsFile
     this.#kernel = kernel
@@ -205,13 +215,16 @@ export class Daemon implements MetricsSource {
       this.#journal.keep('listener', listener)
       this.#journal.keep('records', recordsFile)
       if (kernel?.descriptor) this.#journal.keep('device', kernel.descriptor)
+      this.#machines.restore(machines, (about) => machineOptions(about, usage, log))
       this.#journal.commit()
     } catch (error) {
+      this.#machines.close()
+      closeAll(filesOf(machines))
       this.#state.letGo()
       throw error
     }
     this.#state.onEnded = () => this.#watchIdle()
-    this.#kexecs = new Kexecs(kernel && this.#kexecHost(kernel, records, version))
+    this.#kexecs = new Kexecs(kernel && this.#kexecHost(kernel, records, version, replacement))
     const facts = {
       version,
       nofile,
@@ -238,7 +251,10 @@ export class Daemon implements MetricsSource {
       // What was closed before a request counts before it.
       onRequest: () => this.#state.sessions.holds.lifetimes.drain(),
       turn: (run) => this.#turnstile.run(run),
-      settled: () => replacement.settled(),
+      settled: () => {
+        step('change.answer')
+        return replacement.settled()
+      },
       onAnswered: ({ method, peer, input, error }) => {
         for (const told of this.#onAnswered) told(method, error?.code ?? 'ok')
         if (error && REFUSALS.has(error.code)) this.#state.refused(peer, { error, method, input })
@@ -292,16 +308,32 @@ export class Daemon implements MetricsSource {
     this.#state.events.emit(process.getuid?.() ?? 0, 'tookOver', facts)
   }
 
-  /** LUO_UPDATING while there is what no other luod could go on with. */
-  mustBeReplaceable(): void {
+  /**
+   * LUO_UPDATING while there is what no other luod could go on with, LUO_RECORDS_VERSION when this one could not: it does
+   * not read the state of emulated machines.
+   */
+  mustBeReplaceable(by?: { readonly machines: readonly number[] }): void {
     const { current } = this.#kexecs
     if (current) throw new LuoError('LUO_UPDATING', `upgrade luod: a kexec is under way (${current.id})`)
-    if (this.#machines.size === 0) return
+    this.#machines.mustBeReplaceable()
+    if (!by || this.#machines.size === 0 || by.machines.includes(MACHINES_VERSION)) return
     const names = this.#machines.list(0).map(({ name, uid }) => `${name} of uid ${uid}`)
     throw new LuoError(
-      'LUO_UPDATING',
-      `upgrade luod: emulated machines end with it: ${names.join(', ')}; end them first (luoctl machines --end)`,
+      'LUO_RECORDS_VERSION',
+      `upgrade luod: that build cannot go on with emulated machines of version ${MACHINES_VERSION}: ` +
+        `${names.join(', ')}; end them first (luoctl machines --end)`,
     )
+  }
+
+  /** Whoever has to be there until the reboot call, while a kexec of the service manager is under way. */
+  get kexecHolder(): Keeper | undefined {
+    return this.#kexecs.current?.holder
+  }
+
+  /** The emulated machines stand still too, and go along. */
+  leave(): SavedMachines {
+    this.#machines.pause()
+    return writeMachines(this.#machines.save())
   }
 
   /** It has taken back what a luod before the kexec handed over, and serves. */
@@ -322,6 +354,7 @@ export class Daemon implements MetricsSource {
   }
 
   resume(): void {
+    this.#machines.resume()
     this.#turnstile.resume()
     this.#server.resume()
   }
@@ -354,10 +387,16 @@ export class Daemon implements MetricsSource {
     this.#kernel?.device.close()
   }
 
-  #kexecHost({ device, system }: KernelBackend, records: Records, version: string): KexecHost {
+  #kexecHost(
+    { device, system }: KernelBackend,
+    records: Records,
+    version: string,
+    replacement: Replacement,
+  ): KexecHost {
     const state = this.#state
     return {
       ...{ state, device, system },
+      store: () => replacement.store,
       content: () => contentToCross(state, records, version),
       standStill: () => this.pause(['AbortKexec', 'Status']),
       goOn: () => this.resume(),

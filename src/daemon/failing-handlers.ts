@@ -51,6 +51,11 @@ function invalid(message: string): LuoError {
   return new LuoError('LUO_INVALID_PARAMETER', message, { params: { parameter: 'fail' } })
 }
 
+export interface SavedFaults {
+  faults: readonly Fault[]
+  calls: [FailingOperation, number][]
+}
+
 export class Faults {
   #faults: readonly Fault[] = []
   readonly #calls = new Map<FailingOperation, number>()
@@ -62,6 +67,21 @@ export class Faults {
   set(faults: readonly Fault[]): void {
     this.#faults = faults
     this.#calls.clear()
+  }
+
+  /** As they are, with the calls that were counted. */
+  save(): SavedFaults {
+    return { faults: this.#faults, calls: [...this.#calls] }
+  }
+
+  restore({ faults, calls }: SavedFaults): void {
+    this.set(faults)
+    for (const [operation, count] of calls) this.#calls.set(operation, count)
+  }
+
+  /** A file of this token, that was preserved or retrieved before. */
+  know(file: HeldFile, token: bigint): void {
+    this.#tokens.set(file, token)
   }
 
   /** Runs a preserve or a retrieve of this token. */

@@ -18,6 +18,7 @@ import type { InheritedFile } from '../sys/listen-fds.js'
 import { BARRIER_MESSAGE, NotifyChannel, storeMessage, unstoreMessage } from '../sys/notify.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { socketPair } from '../sys/unix.js'
+import { step } from './steps.js'
 import type { VaultEntry, VaultSink } from './vault.js'
 
 /** Tells what is luod's from sockets of a socket unit. */
@@ -96,6 +97,11 @@ export class FdStore implements VaultSink {
     return this.#stored.size
   }
 
+  /** What the manager calls it; undefined when it does not have it. */
+  nameOf(key: string): string | undefined {
+    return this.#stored.get(key)?.name
+  }
+
   put(entries: readonly VaultEntry[]): void {
     this.#check()
     const changed = entries
@@ -112,6 +118,7 @@ export class FdStore implements VaultSink {
       throw new LuoError('ENOSPC', `${what}: ${why}; raise FileDescriptorStoreMax=`)
     }
     for (const { key, fd, inode, before } of changed) {
+      step('store.put')
       const name = before ? nextName(before.name) : firstName(key)
       this.#change({ text: storeMessage(name), fd })
       if (before) this.#change({ text: unstoreMessage(before.name) })
@@ -155,6 +162,7 @@ export class FdStore implements VaultSink {
   }
 
   #startFlush(): Flush {
+    step('store.barrier')
     const [ours, theirs] = socketPair()
     const changes = this.#changes
     let finish: (error?: LuoError) => void = () => {}
@@ -170,6 +178,7 @@ export class FdStore implements VaultSink {
       ours.close()
       theirs.close()
       this.#flushes.delete(settle)
+      if (!error) step('store.flushed')
       if (!error) this.#done = Math.max(this.#done, changes)
       finish(error)
     }

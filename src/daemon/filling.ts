@@ -5,6 +5,7 @@
  * A part that the other side has no room for waits for the next turn; what changes does not (`mirror.ts`).
  */
 import type { Fd } from '../sys/fd.js'
+import { step } from './steps.js'
 import type { VaultEntry, VaultSink } from './vault.js'
 
 /** Descriptors of one part: sent in far less than a millisecond. */
@@ -59,6 +60,7 @@ export class Filling implements VaultSink {
         if (fd.closed) this.#left.delete(key)
         else if (part.push({ key, fd }) === PART) break
       }
+      step('copy.fill')
       if (part.length > 0 && this.#options.line.tryPut(part)) for (const { key } of part) this.#left.delete(key)
       if (this.#left.size === 0) return this.#options.onFull()
       this.#timer = setTimeout(() => this.#next(), PAUSE_MS)

@@ -9,6 +9,7 @@
  */
 import type { Change, Records } from '../abi/records.js'
 import type { Fd } from '../sys/fd.js'
+import { step } from './steps.js'
 import type { Vault, VaultKey } from './vault.js'
 
 /** Something that is recorded. */
@@ -77,11 +78,14 @@ export class Journal {
     for (const recorded of touched) this.#touched.delete(recorded)
     this.#records.add(more)
     if (this.#puts.size > 0) {
+      step('change.put')
       this.#vault.put([...this.#puts].map(([key, fd]) => ({ key, fd })))
       this.#puts.clear()
     }
+    step('change.commit')
     this.#records.commit()
     if (this.#removes.size > 0) {
+      step('change.remove')
       this.#vault.remove([...this.#removes])
       this.#removes.clear()
     }

@@ -10,6 +10,7 @@ import {
   remountWritable,
   sync,
 } from '../sys/kexec.js'
+import { askKeeper, type Keeper } from './kexec-keeper.js'
 
 const SYSTEMCTL_MS = 30_000
 
@@ -29,6 +30,8 @@ export interface KexecSystem {
   remountWritable(paths: readonly string[]): void
   /** Does not return, but by an error. */
   reboot(): void
+  /** Who has the sessions at the reboot call of the service manager's kexec. Rejects when nobody would. */
+  keeper(storeWorks: boolean): Promise<Keeper>
   /** Resolves when the service manager has begun; its word may be the last that this process hears. */
   askManager(): Promise<void>
 }
@@ -50,6 +53,7 @@ export const MACHINE: KexecSystem = {
   remountReadOnly,
   remountWritable,
   reboot: rebootIntoLoaded,
+  keeper: askKeeper,
   askManager: () =>
     new Promise((resolve, reject) => {
       execFile('systemctl', ['kexec'], { timeout: SYSTEMCTL_MS }, (error, _, said) => {

@@ -4,7 +4,8 @@
  *     asking        every workload lets go (`kexec-barrier.ts`)
  *     preserving    luod stands still, and what it holds is put into sessions of the kernel
  *     preserved     dry run: undone, and everybody goes on
- *     stopping      direct: workloads are killed, and what is not written is written; systemd: it is asked, and does that
+ *     stopping      direct: workloads are killed, and what is not written is written; systemd: it gets the sessions to keep,
+ *                   if it is one that takes them over the kexec, is asked for it, and does that
  *     rebooting     direct: the call that does not return
  *
  * Whoever refuses, and whatever fails, is the error that the request is answered with, when everybody goes on again. Only
@@ -18,7 +19,9 @@ import type { Methods } from '../protocol/types.js'
 import { waitReadable } from '../sys/poller.js'
 import type { Actor, EventFacts } from './events.js'
 import { KexecBarrier } from './kexec-barrier.js'
+import type { Keeper } from './kexec-keeper.js'
 import type { KexecSystem } from './kexec-system.js'
+import { keepSessions, type SessionStore, takeOut } from './session-store.js'
 import type { State } from './state.js'
 
 /** A process that was sent SIGKILL is waited for this long in all; the reboot ends the others. */
@@ -41,6 +44,8 @@ export interface KexecHost {
   readonly state: State
   readonly device: LiveDevice
   readonly system: KexecSystem
+  /** The service manager's, if it has everything of luod. */
+  store(): SessionStore | undefined
   /** Everything that crosses. */
   content(): ContentToCross
   /** Nothing happens any more, until `goOn`; an abort is heard. */
@@ -60,7 +65,12 @@ export class Kexec {
   readonly #times: Record<string, number> = {}
   readonly #said: KexecProgress[] = []
   readonly #listeners = new Set<(progress: KexecProgress) => void>()
+  readonly #keeper: Promise<Keeper> | undefined
   #handedOver: HandedOver | undefined
+  /** Of its sessions, in the service manager's store. */
+  #kept: { store: SessionStore; keys: readonly string[] } | undefined
+  #holder: Keeper | undefined
+  #undone: Promise<void> | undefined
   #aborted: LuoError | undefined
   #step: KexecStep = 'asking'
   #over = false
@@ -72,6 +82,9 @@ export class Kexec {
     this.#request = request
     if (!request.dryRun) system.mustBePossible(request.how)
     mustLoseNothing(system, request.drop)
+    // Asked while workloads let go; what comes of it counts after that.
+    this.#keeper = request.how === 'systemd' ? system.keeper(host.store() !== undefined) : undefined
+    this.#keeper?.catch(() => {})
     const { deadlineMs, by } = request
     this.#barrier = new KexecBarrier(
       this.id,
@@ -86,6 +99,11 @@ export class Kexec {
   /** Nothing of it is left in this kernel. */
   get over(): boolean {
     return this.#over
+  }
+
+  /** Whoever has to be there until the reboot call, for what was preserved to cross. */
+  get holder(): Keeper | undefined {
+    return this.#over ? undefined : this.#holder
   }
 
   /** Calls `listener` with all that was said, and what will be. Answers how to stop that. */
@@ -117,9 +135,10 @@ export class Kexec {
       await Promise.resolve()
       this.#enter('asking')
       await this.#barrier.passed
+      const keeper = await this.#keeper
       this.#preserve()
       if (dryRun) return await this.#endDryRun()
-      return this.#request.how === 'direct' ? this.#reboot() : await this.#askManager()
+      return this.#request.how === 'direct' ? this.#reboot() : await this.#askManager(keeper)
     } catch (error) {
       const known = asLuoError(error, 'EIO', 'kexec')
       await this.#undo(known)
@@ -172,8 +191,15 @@ export class Kexec {
     return last
   }
 
-  async #askManager(): Promise<KexecProgress> {
-    const { system } = this.#host
+  async #askManager(keeper: Keeper | undefined): Promise<KexecProgress> {
+    const { system, store } = this.#host
+    if (keeper === 'manager' && this.#handedOver) {
+      const keeping = keepSessions(store(), this.#handedOver.sessions)
+      this.#kept = keeping
+      await keeping.kept
+      if (this.#aborted) throw this.#aborted
+    }
+    this.#holder = keeper
     const last = this.#enter('stopping')
     this.#handedOver?.note(this.#times)
     await system.askManager()
@@ -181,7 +207,15 @@ export class Kexec {
     return last
   }
 
-  async #undo(reason: LuoError): Promise<void> {
+  #undo(reason: LuoError): Promise<void> {
+    this.#undone ??= this.#undoOnce(reason)
+    return this.#undone
+  }
+
+  async #undoOnce(reason: LuoError): Promise<void> {
+    this.#holder = undefined
+    // As long as somebody has the sessions, memory can neither grow nor shrink.
+    if (this.#kept) await takeOut(this.#kept)
     this.#letGo()
     await this.#barrier.abort(reason)
     if (this.#over) return

@@ -13,7 +13,14 @@ import {
   type MachineAnswer,
   type MachineRequest,
 } from '../abi/machine.js'
-import { type Device, type DeviceSession, Generation, type Handover } from '../backends/generation.js'
+import {
+  type Device,
+  type DeviceSession,
+  Generation,
+  type GenerationOptions,
+  type Handover,
+} from '../backends/generation.js'
+import type { GenerationState } from '../backends/generation-state.js'
 import { asLuoError, LuoError } from '../errors.js'
 import type { HandlerContext } from '../handlers/context.js'
 import { closeAll, type Fd } from '../sys/fd.js'
@@ -21,8 +28,9 @@ import { errnoNumber } from '../sys/ffi.js'
 import { fileInfo } from '../sys/file-info.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { receive, send, socketPair } from '../sys/unix.js'
-import { Faults } from './failing-handlers.js'
-import { Lifetimes } from './lifetime.js'
+import { Faults, type SavedFaults } from './failing-handlers.js'
+import { type Lifetime, type LifetimeOptions, Lifetimes } from './lifetime.js'
+import { Turnstile } from './turnstile.js'
 
 /** Requests of one notifier in one turn. */
 const MAX_REQUESTS = 16
@@ -43,7 +51,29 @@ export interface MachineOptions {
 
 type MachineThing = { kind: 'device'; device: Device } | { kind: 'session'; session: DeviceSession }
 
+/** All of a machine, for a luod that goes on with it. Descriptors are those of the machine that was saved. */
+export interface MachineState {
+  uid: number
+  name: string
+  handlers: MachineHandlers
+  liveupdateNumber: bigint
+  faults: SavedFaults
+  generation: GenerationState
+  /** What programs have: luod's end, the inode of theirs, and for a session its direction and name. */
+  things: { end: Fd; inode: bigint; key: string; session?: { direction: 'outgoing' | 'incoming'; name: string } }[]
+  notifiers: { id: string; pid: number; channel: Fd }[]
+}
+
+interface Channel {
+  fd: Fd
+  watch: Registration
+  /** Its notifier has not come back since luod was replaced. Its questions are answered all the same. */
+  absent: boolean
+}
+
 export interface Notifier {
+  /** Of its request. */
+  readonly id: string
   readonly pid: number
   /** End all programs, and then yourself. */
   endPrograms(): void
@@ -55,9 +85,10 @@ export class Machine {
   readonly name: string
   readonly faults = new Faults()
   readonly #options: MachineOptions
-  readonly #lifetimes = new Lifetimes()
-  readonly #things = new Map<bigint, MachineThing>()
-  readonly #channels = new Map<Notifier, { fd: Fd; watch: Registration }>()
+  readonly #turnstile = new Turnstile()
+  readonly #lifetimes = new Lifetimes(this.#turnstile)
+  readonly #things = new Map<bigint, { thing: MachineThing; lifetime: Lifetime }>()
+  readonly #channels = new Map<Notifier, Channel>()
   readonly #onEmpty: () => void
   #generation: Generation
   /** Of the kexecs of this machine. */
@@ -68,12 +99,53 @@ export class Machine {
   #ending: { ended: Promise<void>; resolve: () => void } | undefined
   #closed = false
 
-  constructor(uid: number, name: string, options: MachineOptions, onEmpty: () => void) {
+  constructor(uid: number, name: string, options: MachineOptions, onEmpty: () => void, from?: GenerationState) {
     this.uid = uid
     this.name = name
     this.#options = options
     this.#onEmpty = onEmpty
-    this.#generation = this.#begin()
+    try {
+      this.#generation = from ? Generation.restore(this.#generationOptions(), from) : this.#begin()
+    } catch (error) {
+      this.#lifetimes.close()
+      throw error
+    }
+  }
+
+  /** Goes on with what another luod has saved. The descriptors are this machine's; when this fails they are to be closed. */
+  static restore(state: MachineState, options: MachineOptions, onEmpty: () => void): Machine {
+    const machine = new Machine(state.uid, state.name, options, onEmpty, state.generation)
+    try {
+      machine.#restore(state)
+      return machine
+    } catch (error) {
+      machine.close()
+      throw error
+    }
+  }
+
+  #restore({ liveupdateNumber, faults, things, notifiers }: MachineState): void {
+    this.#liveupdateNumber = liveupdateNumber
+    this.faults.restore(faults)
+    const held = { outgoing: this.#generation.held('outgoing'), incoming: this.#generation.held('incoming') }
+    for (const { end, inode, key, session: named } of things) {
+      const { device } = this.#generation
+      const session = named && held[named.direction].get(named.name)
+      const thing = session ? sessionThing(session) : !named && device ? deviceThing(device) : undefined
+      if (!thing) throw new LuoError('LUO_RECORDS', `machine ${this.name}: a program has ${named?.name ?? 'a device'}`)
+      this.#things.set(inode, {
+        thing,
+        lifetime: this.#lifetimes.adopt(
+          end,
+          key,
+          this.#lifetimeOf(thing, () => inode),
+        ),
+      })
+    }
+    for (const { id, pid, channel } of notifiers) {
+      this.#add({ id, pid, endPrograms: () => {}, kill: () => {} }, channel, true)
+    }
+    this.#charge()
   }
 
   get liveupdateNumber(): bigint {
@@ -103,12 +175,76 @@ export class Machine {
     if (this.#ending) throw new LuoError('EBUSY', `join machine ${this.name}: its programs are being ended by a kexec`)
     const [fd, theirs] = socketPair('packets')
     try {
-      const watch = Poller.shared().add(fd, { read: true, write: false }, () => this.#serve(notifier, fd))
-      this.#channels.set(notifier, { fd, watch })
+      this.#add(notifier, fd, false)
       return theirs
     } catch (error) {
       closeAll([fd, theirs])
       throw error
+    }
+  }
+
+  #add(notifier: Notifier, fd: Fd, absent: boolean): void {
+    this.#channels.set(notifier, { fd, watch: this.#watch(notifier, fd), absent })
+  }
+
+  #watch(notifier: Notifier, fd: Fd): Registration {
+    return Poller.shared().add(fd, { read: true, write: false }, () => this.#serve(notifier, fd))
+  }
+
+  /** One that another luod knew is back: its channel goes on. LUO_NOT_FOUND when there is none that could be it. */
+  returns(notifier: Notifier): void {
+    for (const [known, { fd, watch, absent }] of this.#channels) {
+      if (!absent || known.id !== notifier.id || known.pid !== notifier.pid) continue
+      watch.close()
+      this.#channels.delete(known)
+      this.#add(notifier, fd, false)
+      if (this.#ending) notifier.endPrograms()
+      return
+    }
+    throw new LuoError('LUO_NOT_FOUND', `come back to machine ${this.name}: it does not know this notifier`)
+  }
+
+  /** Who was there before and has not come back. */
+  forgetAbsent(): void {
+    for (const [notifier, { absent }] of [...this.#channels]) if (absent) this.detach(notifier)
+  }
+
+  /** Answers nothing, and lets nothing happen, until `resume`. */
+  pause(): void {
+    this.#turnstile.pause()
+    for (const { watch } of this.#channels.values()) watch.close()
+  }
+
+  resume(): void {
+    if (!this.#turnstile.paused) return
+    for (const [notifier, channel] of this.#channels) {
+      if (!channel.fd.closed) channel.watch = this.#watch(notifier, channel.fd)
+    }
+    this.#turnstile.resume()
+  }
+
+  /** LUO_UPDATING when no other luod could go on with it now. */
+  mustBeReplaceable(): void {
+    const action = `upgrade luod: machine ${this.name} of uid ${this.uid}`
+    if (this.#ending) throw new LuoError('LUO_UPDATING', `${action} ends its programs; wait for it`)
+    if (this.#generation.sharesState) throw new LuoError('LUO_UPDATING', `${action} holds huge pages; end it first`)
+  }
+
+  /** For a luod that goes on with it, while it is paused. */
+  save(): MachineState {
+    const { uid, name, handlers, liveupdateNumber } = this
+    const things: MachineState['things'] = []
+    for (const [inode, { thing, lifetime }] of this.#things) {
+      const known = { end: lifetime.end, inode, key: lifetime.inode }
+      if (thing.kind === 'device') things.push(known)
+      // One that was given back is about to be closed: no program ever had it.
+      else if (!thing.session.closed) things.push({ ...known, session: nameOf(thing.session) })
+    }
+    const attached = [...this.#channels].filter(([, { fd }]) => !fd.closed)
+    return {
+      ...{ uid, name, handlers, liveupdateNumber, things, faults: this.faults.save() },
+      generation: this.#generation.save(),
+      notifiers: attached.map(([{ id, pid }, { fd }]) => ({ id, pid, channel: fd })),
     }
   }
 
@@ -170,19 +306,24 @@ export class Machine {
     }
     this.#channels.clear()
     this.#forgetThings()
+    this.#turnstile.close()
     this.#lifetimes.close()
     this.#generation.close()
     this.#charge(0)
   }
 
   #begin(handover?: Handover): Generation {
+    return Generation.begin({ ...this.#generationOptions(), ...(handover ? { handover } : {}) })
+  }
+
+  #generationOptions(): Omit<GenerationOptions, 'handover'> {
     const { register, handlers, onDefect } = this.#options
-    return Generation.begin({
+    return {
       register: (context) => register(context, handlers, this.faults),
       beforeDeserialize: () => this.faults.check('deserialize'),
       onDefect,
-      ...(handover ? { handover } : {}),
-    })
+      onFile: (file, token) => this.faults.know(file, BigInt(token)),
+    }
   }
 
   #charge(files = this.#things.size + this.#generation.openFiles): void {
@@ -191,7 +332,7 @@ export class Machine {
   }
 
   #forgetThings(): void {
-    for (const thing of this.#things.values()) if (thing.kind === 'device') thing.device.close()
+    for (const { thing } of this.#things.values()) if (thing.kind === 'device') thing.device.close()
     this.#things.clear()
     this.#lifetimes.forget()
   }
@@ -221,6 +362,8 @@ export class Machine {
       const channel = this.#channels.get(notifier)
       channel?.watch.close()
       channel?.fd.close()
+      // There is no connection whose end would tell.
+      if (channel?.absent) this.detach(notifier)
     }
   }
 
@@ -249,16 +392,14 @@ export class Machine {
       case 'open': {
         this.#mayHoldMore()
         const device = this.#generation.open()
-        return this.#give({ kind: 'device', device }, () => device.close())
+        return this.#give(deviceThing(device))
       }
       case 'createSession': {
         this.#mayHoldMore()
-        const session = this.#device(inode).createSession(name)
-        return this.#give({ kind: 'session', session }, () => session.close())
+        return this.#give(sessionThing(this.#device(inode).createSession(name)))
       }
       case 'retrieveSession': {
-        const session = this.#device(inode).retrieveSession(name)
-        return this.#give({ kind: 'session', session }, () => session.close())
+        return this.#give(sessionThing(this.#device(inode).retrieveSession(name)))
       }
       case 'giveBackSession':
         return this.#giveBack(inode)
@@ -291,53 +432,78 @@ export class Machine {
     }
   }
 
-  /** An end of a socket pair that stands for the thing, whose last close is `release`. */
-  #give(thing: MachineThing, release: () => void): Partial<MachineAnswer> & { file: Fd } {
+  /** An end of a socket pair that stands for the thing, whose last close releases it. */
+  #give(thing: MachineThing): Partial<MachineAnswer> & { file: Fd } {
     try {
-      let key = 0n
-      const { fd } = this.#lifetimes.create({
-        session: thing.kind === 'session' ? thing.session.name : '',
-        pid: 0,
-        onEnded: () => {
-          this.#things.delete(key)
-          release()
-          this.#charge()
-        },
-      })
-      key = BigInt(fileInfo(fd).ino)
-      this.#things.set(key, thing)
-      return { file: fd, inode: key, object: this.#describe(key) }
+      let inode = 0n
+      const { lifetime, fd } = this.#lifetimes.create(this.#lifetimeOf(thing, () => inode))
+      inode = BigInt(fileInfo(fd).ino)
+      this.#things.set(inode, { thing, lifetime })
+      return { file: fd, inode, object: this.#describe(inode) }
     } catch (error) {
-      release()
+      release(thing)
       throw error
     }
   }
 
+  #lifetimeOf(thing: MachineThing, inode: () => bigint): LifetimeOptions {
+    return {
+      session: thing.kind === 'session' ? thing.session.name : '',
+      pid: 0,
+      onEnded: () => {
+        this.#things.delete(inode())
+        release(thing)
+        this.#charge()
+      },
+    }
+  }
+
   #giveBack(inode: bigint): Record<string, never> {
-    const thing = this.#things.get(inode)
+    const thing = this.#thing(inode)
     if (thing?.kind === 'session') thing.session.giveBack()
     return {}
   }
 
   #describe(inode: bigint): MachineAnswer['object'] {
-    const thing = this.#things.get(inode)
+    const thing = this.#thing(inode)
     if (!thing) return 'none'
     return thing.kind === 'device' ? 'device' : thing.session.direction
   }
 
+  #thing(inode: bigint): MachineThing | undefined {
+    return this.#things.get(inode)?.thing
+  }
+
   #device(inode: bigint): Device {
-    const thing = this.#things.get(inode)
+    const thing = this.#thing(inode)
     if (!thing) throw nothingThere()
     if (thing.kind === 'device') return thing.device
     throw new LuoError('EINVAL', 'a call on the device: this is none')
   }
 
   #session(inode: bigint): DeviceSession {
-    const thing = this.#things.get(inode)
+    const thing = this.#thing(inode)
     if (!thing) throw nothingThere()
     if (thing.kind === 'session') return thing.session
     throw new LuoError('EINVAL', 'a call on a session: this is none')
   }
+}
+
+function deviceThing(device: Device): MachineThing {
+  return { kind: 'device', device }
+}
+
+function sessionThing(session: DeviceSession): MachineThing {
+  return { kind: 'session', session }
+}
+
+function nameOf({ direction, name }: DeviceSession): { direction: 'outgoing' | 'incoming'; name: string } {
+  return { direction, name }
+}
+
+function release(thing: MachineThing): void {
+  if (thing.kind === 'device') thing.device.close()
+  else thing.session.close()
 }
 
 /** A notifier may remember what has gone, and its number may be another file's by now. */

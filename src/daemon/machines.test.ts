@@ -47,12 +47,12 @@ test('a machine ends with its last notifier, unless it holds what was handed ove
   // The shared poller stays open.
   machines
     .ensure(1, 'warm', options)
-    .attach({ pid: 1, endPrograms: () => {}, kill: () => {} })
+    .attach({ id: 'n', pid: 1, endPrograms: () => {}, kill: () => {} })
     .close()
   machines.end(machines.get(1, 'warm'))
   const before = countOpenFds()
   const machine = machines.ensure(1, 'm', options)
-  const notifier = { pid: 1, endPrograms: () => machine.detach(notifier), kill: () => {} }
+  const notifier = { id: 'n', pid: 1, endPrograms: () => machine.detach(notifier), kill: () => {} }
   machine.attach(notifier).close()
   await machine.kexec().ended
   expect(machine.liveupdateNumber).toBe(1n)
@@ -64,7 +64,7 @@ test('a machine ends with its last notifier, unless it holds what was handed ove
   machine.detach(notifier)
   expect([machines.size, ended]).toEqual([0, 2])
   const empty = machines.ensure(1, 'empty', options)
-  const last = { pid: 1, endPrograms: () => {}, kill: () => {} }
+  const last = { id: 'n', pid: 1, endPrograms: () => {}, kill: () => {} }
   empty.attach(last).close()
   empty.detach(last)
   expect(ended).toBe(3)
@@ -83,8 +83,8 @@ test('a defect in an answer is told, and ends that notifier alone', async () => 
         if (broken) throw new TypeError('a defect')
       },
     })
-    const notifier = { pid: 1, endPrograms: () => {}, kill: () => {} }
-    const other = { pid: 2, endPrograms: () => {}, kill: () => {} }
+    const notifier = { id: 'n', pid: 1, endPrograms: () => {}, kill: () => {} }
+    const other = { id: 'n', pid: 2, endPrograms: () => {}, kill: () => {} }
     using channel = machine.attach(notifier)
     using otherChannel = machine.attach(other)
     const question = encodeMachineRequest({ operation: 'describe', flags: 0, inode: 1n, token: 0n, name: '' })

@@ -3,12 +3,13 @@
  * holds what a generation handed over.
  */
 import { LuoError } from '../errors.js'
-import { LIMITS } from './limits.js'
-import { Machine, type MachineOptions } from './machine.js'
+import { LIMITS, RESTORE_WAIT_MS } from './limits.js'
+import { Machine, type MachineOptions, type MachineState } from './machine.js'
 
 export class Machines {
   readonly #machines = new Map<string, Machine>()
   readonly #onEnded: () => void
+  #timer: NodeJS.Timeout | undefined
 
   constructor(onEnded: () => void) {
     this.#onEnded = onEnded
@@ -38,11 +39,45 @@ export class Machines {
     if (count >= LIMITS.machines) {
       throw new LuoError('LUO_LIMIT', `start the machine ${name}: uid ${uid} has ${count}, of ${LIMITS.machines}`)
     }
-    const machine = new Machine(uid, name, options, () => {
-      this.endIdle(machine)
-    })
+    const machine = new Machine(uid, name, options, () => this.endIdle(machine))
     this.#machines.set(keyOf(uid, name), machine)
     return machine
+  }
+
+  // --- for a luod that takes the place of this one ----------------------------------------------------------------------
+
+  /** LUO_UPDATING, which names it, when there is one that no other luod could go on with now. */
+  mustBeReplaceable(): void {
+    for (const machine of this.#machines.values()) machine.mustBeReplaceable()
+  }
+
+  /** Nothing is answered and nothing happens on any machine, until `resume`. */
+  pause(): void {
+    for (const machine of this.#machines.values()) machine.pause()
+  }
+
+  resume(): void {
+    for (const machine of this.#machines.values()) machine.resume()
+  }
+
+  /** All of them, while they are paused. */
+  save(): MachineState[] {
+    return [...this.#machines.values()].map((machine) => machine.save())
+  }
+
+  /** Goes on with those of another luod. Their descriptors are this one's from here on; when this fails they are the caller's to close. */
+  restore(states: readonly MachineState[], options: (state: MachineState) => MachineOptions): void {
+    if (states.length === 0) return
+    for (const state of states) {
+      const machine: Machine = Machine.restore(state, options(state), () => this.endIdle(machine))
+      this.#machines.set(keyOf(state.uid, state.name), machine)
+    }
+    this.#timer = setTimeout(() => {
+      for (const machine of [...this.#machines.values()]) {
+        machine.forgetAbsent()
+        this.endIdle(machine)
+      }
+    }, RESTORE_WAIT_MS)
   }
 
   /** Ends it if there is no reason for it to be there. */
@@ -57,6 +92,7 @@ export class Machines {
   }
 
   close(): void {
+    clearTimeout(this.#timer)
     for (const machine of this.#machines.values()) machine.close()
     this.#machines.clear()
   }

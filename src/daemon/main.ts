@@ -11,22 +11,28 @@ import { totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { RECORDS_VERSION } from '../abi/records.js'
+import type { LiveSession } from '../backends/contract.js'
+import { KernelSession } from '../backends/kernel.js'
 import { asLuoError, LuoError } from '../errors.js'
 import { closeAll, type Fd, inheritedFd } from '../sys/fd.js'
 import { raiseNofile } from '../sys/limits.js'
 import { inheritedFiles } from '../sys/listen-fds.js'
 import { requireProc } from '../sys/surroundings.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
-import { adoptBackend, backendChoice, beginWith, openBackend } from './backend.js'
+import { adoptBackend, type BackendChoice, Beginning, backendChoice, openBackend } from './backend.js'
+import { beginAtLast } from './begin.js'
 import { Daemon, type KernelBackend, type RestoreOptions } from './daemon.js'
 import { FdStore, type ReceivedFiles, receivedFiles } from './fd-store.js'
 import { loadHandlers } from './handlers.js'
 import { listenAlone, lockSocket } from './listen-alone.js'
 import { type Logger, logger } from './log.js'
+import { MACHINES_VERSION } from './machines-state.js'
 import { parseMetricsAddress } from './metrics-server.js'
 import { Replica } from './replica.js'
 import { check, refuse } from './restore-check.js'
 import { END, Serving } from './serve.js'
+import { isSessionKey, receivedSessions } from './session-store.js'
+import { step } from './steps.js'
 import { waitForTakeover } from './takeover.js'
 import { parseLimits, userLimits } from './user-limits.js'
 
@@ -56,8 +62,7 @@ Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod l
 
 const EXIT = { OK: 0, FAILED: 1, USAGE: 2, ALREADY_RUNNING: 3, OTHER_VERSION: 4 } as const
 /** A socket that everybody may connect to: who it is is asked of the kernel, and what it may see follows from that. */
-const ROOT_SOCKET_MODE = 0o666
-const USER_SOCKET_MODE = 0o600
+const SOCKET_MODE = process.getuid?.() === 0 ? 0o666 : 0o600
 
 type Options = ReturnType<typeof parse>
 type Common = Omit<RestoreOptions, 'descriptors' | 'mode' | 'kernel'>
@@ -135,27 +140,33 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
     ...{ version, nofile, limits, registry, log, replacement: serving },
     ...(options['exit-when-idle'] ? { onIdle: () => serving.end(END.IN_ORDER) } : {}),
   }
-  const received = lineFd === undefined ? receivedFiles(inheritedFiles()) : undefined
-  if (received?.entries.has('records')) {
-    const left = recover(received, path, common)
-    daemon = left.daemon
-    await serving.begin(daemon, left.lock, { how: 'next', received })
-    return
-  }
   if (lineFd === undefined) {
-    if (received) await dropLeftovers(received)
+    const received = receivedFiles(inheritedFiles())
+    const crossed = receivedSessions(received, (fd) => KernelSession.adopt(fd), log)
+    if (crossed.length === 0 && received.entries.has('records')) {
+      const left = recover(received, path, choice, common)
+      daemon = left.daemon
+      await serving.begin(daemon, left.lock, { how: 'next', received })
+      closeAll([...received.entries.values()].map(({ fd }) => fd))
+      return
+    }
+    await dropLeftovers(received)
     prepareSocketDirectory(path)
-    const { listener, lock } = listenAlone(path, process.getuid?.() === 0 ? ROOT_SOCKET_MODE : USER_SOCKET_MODE)
-    const begun = beginWith(listener, () => openBackend(choice), common)
+    const { listener, lock } = listenAlone(path, SOCKET_MODE)
+    const beginning = new Beginning(mayCross(openBackend(choice), crossed), crossed)
+    const begun = await beginAtLast({ beginning, listener, options: common, received })
+    listener.close()
     daemon = begun.daemon
     report(daemon, log)
     try {
-      await serving.begin(daemon, lock, { how: 'first' })
+      // What serves nobody any more if luod ends is served without metrics too.
+      await serving.begin(daemon, lock, { how: begun.arrived ? 'next' : 'first', received })
     } catch (error) {
       daemon.close()
       rmSync(path, { force: true })
       throw new LuoError('EIO', `begin to serve: ${(error as Error).message}`, { cause: error })
     }
+    closeAll([...received.entries.values()].map(({ fd }) => fd))
     // From here on luod has it all, and whoever stands by or the store too, if there is one.
     for (const { message, code } of begun.finish()) log('warning', `${message} (${code})`)
     return
@@ -166,16 +177,37 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
   await serving.begin(daemon, taken.lock, { how: 'next', predecessorGone: taken.gone })
 }
 
+/** LUO_UNSUPPORTED: sessions came over a kexec, and this luod would not look into them. */
+function mayCross(kernel: KernelBackend | undefined, crossed: readonly LiveSession[]): KernelBackend | undefined {
+  if (kernel || crossed.length === 0) return kernel
+  const what = 'go on with what came over the kexec'
+  throw new LuoError(
+    'LUO_UNSUPPORTED',
+    `${what}: this luod is without the kernel's device; start it with --backend kernel`,
+  )
+}
+
 /** What the luod before has left with the service manager. LUO_RECORDS, and then it stays there. */
-function recover({ entries, others }: ReceivedFiles, path: string, common: Common) {
+function recover({ entries, others }: ReceivedFiles, path: string, choice: BackendChoice, common: Common) {
   const recoveredAt = process.hrtime.bigint()
   closeAll(others.map(({ fd }) => fd))
   // The store compares what it has with what it is given: it needs these for a moment more.
-  const descriptors = new Map([...entries].map(([key, { fd }]) => [key, fd.dup()]))
+  const descriptors = new Map<string, Fd>()
+  for (const [key, { fd }] of entries) if (!isSessionKey(key)) descriptors.set(key, fd.dup())
   // The last that luod stores when it begins: if it did not come to that, nobody has the lock.
-  const lock = descriptors.get('lock') ?? lockSocket(path)
+  let lock = descriptors.get('lock')
   descriptors.delete('lock')
-  const kernel = backendOf(descriptors.get('device'))
+  step('recovery.build')
+  if (!descriptors.has('listener') && !lock) {
+    // The manager took memory over a kexec that nobody asked luod for, and sockets end with their kernel.
+    prepareSocketDirectory(path)
+    const begun = listenAlone(path, SOCKET_MODE)
+    descriptors.set('listener', begun.listener)
+    lock = begun.lock
+  }
+  lock ??= lockSocket(path)
+  // Only one that a luod of before has left: the store does not get it any more.
+  const kernel = backendOf(descriptors.get('device')) ?? openBackend(choice)
   descriptors.delete('device')
   const daemon = Daemon.restore({ ...common, kernel, descriptors, mode: 'recover' })
   daemon.tookOver('crash', recoveredAt)
@@ -183,18 +215,23 @@ function recover({ entries, others }: ReceivedFiles, path: string, common: Commo
   return { daemon, lock }
 }
 
-/** Of a luod that ended before it was whole, and had told nobody of anything: while they are open, nobody else can listen. */
-async function dropLeftovers(received: ReceivedFiles): Promise<void> {
+/**
+ * Of a luod that ended before it was whole, and had told nobody of anything: while they are open, nobody else can listen.
+ * What came over a kexec stays.
+ */
+async function dropLeftovers({ entries, others, outdated }: ReceivedFiles): Promise<void> {
   const { NOTIFY_SOCKET } = process.env
-  const { entries, others } = received
+  const dropped = new Map([...entries].filter(([key]) => !isSessionKey(key)))
+  for (const key of dropped.keys()) entries.delete(key)
   try {
-    if (!NOTIFY_SOCKET || entries.size === 0) return
-    const store = new FdStore({ path: NOTIFY_SOCKET, limit: entries.size, received })
+    if (!NOTIFY_SOCKET || dropped.size === 0) return
+    const received = { entries: dropped, others: [], outdated: outdated.splice(0) }
+    const store = new FdStore({ path: NOTIFY_SOCKET, limit: dropped.size, received })
     store.dropUnclaimed()
     await store.flush()
     store.close()
   } finally {
-    closeAll([...entries.values(), ...others].map(({ fd }) => fd))
+    closeAll([...dropped.values(), ...others].map(({ fd }) => fd))
   }
 }
 
@@ -218,6 +255,7 @@ async function takeOver(line: Fd, common: Common) {
   const takeover = await waitForTakeover({
     ...{ line, version, replica },
     records: [RECORDS_VERSION],
+    machines: [MACHINES_VERSION],
     verify: () => refuse('verify what luod holds', check(replica.now(), registry).findings),
   })
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, end)
@@ -226,6 +264,7 @@ async function takeOver(line: Fd, common: Common) {
     return undefined
   }
   const { how, pausedAt } = takeover
+  step('takeover.build')
   const lock = replica.take('lock')
   const kernel = backendOf(replica.take('device'))
   try {

@@ -149,11 +149,12 @@ describe('what the vault has', () => {
 })
 
 test('words go both ways; after the last one of luod the end of the line is no news', async () => {
-  receiver.tell({ hello: { version: '1.2.3', pid: 7, records: [3] } })
+  const hello = { version: '1.2.3', pid: 7, records: [3], machines: [1] }
+  receiver.tell({ hello })
   receiver.tell({ ready: { entries: 0 } })
   sender.tell({ go: { pausedAt: '123' } })
   await until(() => heard.up.length === 2 && heard.down.length === 1, 'a message')
-  expect(heard.up).toEqual([{ hello: { version: '1.2.3', pid: 7, records: [3] } }, { ready: { entries: 0 } }])
+  expect(heard.up).toEqual([{ hello }, { ready: { entries: 0 } }])
   expect(heard.down).toEqual(['go 123'])
   sender.close()
   await new Promise((resolve) => setTimeout(resolve, 20))

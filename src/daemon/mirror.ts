@@ -2,7 +2,7 @@
  * The line between luod and a process that can take its place: a pair of packet sockets. Down it goes what the vault
  * has and every change of it, and at last who is luod from here on; up it come the other's answers.
  *
- *     down   put KEYS, with as many files · remove KEYS · synced COUNT · go
+ *     down   put KEYS, with as many files · remove KEYS · synced COUNT · heir · go
  *     up     hello (version, records that it reads) · ready · failed (code, message) · serving
  *
  * What was sent is in the other's queue, files included, whatever becomes of the sender: so a change is safe as soon as
@@ -28,11 +28,14 @@ export type DownMessage =
   | { put: string[] }
   | { remove: string[] }
   | { synced: number }
+  /** When luod dies the other one is next, and nobody else is. */
+  | { heir: true }
   /** `pausedAt`: when the last request was taken, of the monotonic clock, in nanoseconds. */
   | { go: { pausedAt: string } }
 
 export type UpMessage =
-  | { hello: { version: string; pid: number; records: number[] } }
+  /** `machines`: versions of the state of emulated machines that it reads. A build that reads none does not say it. */
+  | { hello: { version: string; pid: number; records: number[]; machines: number[] } }
   | { ready: { entries: number } }
   | { failed: { code: string; message: string } }
   | { serving: true }
@@ -97,6 +100,8 @@ export interface ReceiverOptions {
   into: MirrorTarget
   /** Something has come or gone. */
   onChange?(): void
+  /** From here on nobody else is next. */
+  onHeir?(): void
   /** All that there was has come: `count` descriptors. */
   onSynced(count: number): void
   onGo(go: { pausedAt: string }): void
@@ -156,6 +161,7 @@ export class MirrorReceiver {
       for (const key of message.remove) into.remove(key)
       this.#options.onChange?.()
     } else if ('synced' in message) this.#options.onSynced(message.synced)
+    else if ('heir' in message) this.#options.onHeir?.()
     else {
       this.#over = true
       this.#options.onGo(message.go)
@@ -252,25 +258,31 @@ function areKeys(value: unknown): value is string[] {
 
 function checkDown(message: unknown, fds: readonly Fd[]): DownMessage {
   if (!isRecord(message)) throw unknownMessage('it is no object')
-  const { put, remove, synced, go } = message
+  const { put, remove, synced, heir, go } = message
   const files = put === undefined ? 0 : areKeys(put) ? put.length : -1
   if (files !== fds.length) throw unknownMessage(`${fds.length} files came with it, and ${files} were named`)
   if (put !== undefined) return { put: put as string[] }
   if (areKeys(remove)) return { remove }
   if (typeof synced === 'number' && Number.isSafeInteger(synced)) return { synced }
+  if (heir === true) return { heir }
   if (isRecord(go) && typeof go.pausedAt === 'string' && /^\d{1,20}$/.test(go.pausedAt)) {
     return { go: { pausedAt: go.pausedAt } }
   }
   throw unknownMessage(`it has ${Object.keys(message).slice(0, 5).join(', ') || 'nothing'}`)
 }
 
+function areNumbers(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((one) => typeof one === 'number')
+}
+
 function checkUp(message: unknown): UpMessage {
   if (!isRecord(message)) throw unknownMessage('it is no object')
   const { hello, ready, failed, serving } = message
   if (isRecord(hello)) {
-    const { version, pid, records } = hello
-    const known = Array.isArray(records) && records.every((number) => typeof number === 'number')
-    if (typeof version === 'string' && typeof pid === 'number' && known) return { hello: { version, pid, records } }
+    const { version, pid, records, machines = [] } = hello
+    if (typeof version === 'string' && typeof pid === 'number' && areNumbers(records) && areNumbers(machines)) {
+      return { hello: { version, pid, records, machines } }
+    }
   }
   if (isRecord(ready) && typeof ready.entries === 'number') return { ready: { entries: ready.entries } }
   if (isRecord(failed) && typeof failed.code === 'string' && typeof failed.message === 'string') {

@@ -4,7 +4,8 @@
  */
 import { LuoError } from '../errors.js'
 import { Standby, type StandbyOptions, type StandbyState } from './standby.js'
-import type { Vault } from './vault.js'
+import { step } from './steps.js'
+import type { Vault, VaultEntry } from './vault.js'
 
 /** Between the loss of a standby and the start of the next, from the first to the most when it does not last. */
 const RESTART_FIRST_MS = 100
@@ -15,11 +16,13 @@ const LASTING_MS = 60_000
 /** What is asked of luod by an upgrade. */
 export interface Replaceable {
   readonly vault: Vault
-  /** Throws when it cannot be replaced now, and says why. */
-  mustBeReplaceable(): void
+  /** Throws when it cannot be replaced now, and says why. `by`: what another one reads, once that is known. */
+  mustBeReplaceable(by?: Pick<Standby, 'machines'>): void
   /** No request is taken and nothing happens by itself, until `resume`. */
   pause(): void
   resume(): void
+  /** What is in no vault, while it is paused: for whoever takes its place, and closed when that is decided. */
+  leave(): Disposable & { readonly entries: readonly VaultEntry[] }
 }
 
 export interface ProtectionOptions {
@@ -48,6 +51,7 @@ export class Protection {
   #delayMs = RESTART_FIRST_MS
   #lost = 0
   #upgrading = false
+  #successor: Standby | undefined
 
   constructor(options: ProtectionOptions) {
     this.#options = options
@@ -80,7 +84,7 @@ export class Protection {
     this.#startedAt = performance.now()
     try {
       const standby = Standby.start({
-        ...{ main, args, vault: luod.vault, checkVersions },
+        ...{ main, args, vault: luod.vault, checkVersions, isHeir: true },
         onLost: (error) => this.#onLost(error),
       })
       this.#standby = standby
@@ -96,6 +100,7 @@ export class Protection {
   #onLost(error: LuoError): void {
     const { log } = this.#options
     this.#standby = undefined
+    this.#successor?.inherit()
     this.#lost += 1
     if (performance.now() - this.#startedAt > LASTING_MS) this.#delayMs = RESTART_FIRST_MS
     log('warning', `${error.message} (${error.code}); another one is started in ${this.#delayMs / 1000} s`)
@@ -114,18 +119,26 @@ export class Protection {
     this.#upgrading = true
     let successor: Standby | undefined
     try {
-      successor = Standby.start({ main, args, vault: luod.vault, checkVersions, onLost: () => {} })
+      const isHeir = this.#standby === undefined
+      successor = Standby.start({ main, args, vault: luod.vault, checkVersions, isHeir, onLost: () => {} })
+      this.#successor = successor
       onPhase('starting', successor)
       await successor.whenReady
       onPhase('ready', successor)
       // It may have changed while the successor came up.
-      luod.mustBeReplaceable()
+      luod.mustBeReplaceable(successor)
+      step('upgrade.alone')
       // The successor has everything too, and there must not be two who would take over.
-      await this.#stopStandby()
+      const stopped = this.#stopStandby()
+      successor.inherit()
+      await stopped
+      step('upgrade.pause')
       const pausedAt = process.hrtime.bigint()
       luod.pause()
       try {
-        await successor.handOver(pausedAt)
+        luod.mustBeReplaceable(successor)
+        using left = luod.leave()
+        await successor.handOver(pausedAt, left.entries)
       } catch (error) {
         luod.resume()
         throw error
@@ -137,6 +150,7 @@ export class Protection {
       throw error
     } finally {
       this.#upgrading = false
+      this.#successor = undefined
       // After an upgrade nobody starts one here: that is the successor's.
       if (successor?.state !== 'handing') this.#start()
     }

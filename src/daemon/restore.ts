@@ -25,10 +25,11 @@ import type { HandlerRegistry } from '../core/handler.js'
 import type { HeldFile } from '../handlers/held-file.js'
 import type { Fd } from '../sys/fd.js'
 import type { Answers } from './answers.js'
+import { monotonicMs } from './clock.js'
 import { resultsOf } from './group-update.js'
 import type { Holding, LuodOrchestrator } from './holding.js'
 import type { Lifetime } from './lifetime.js'
-import { RESTORE_WAIT_MS } from './limits.js'
+import { fenceLeftMs, RESTORE_WAIT_MS } from './limits.js'
 import { Member } from './member.js'
 import { type Checked, check, refuse } from './restore-check.js'
 import type { RestoreSource } from './restore-source.js'
@@ -357,25 +358,34 @@ class Restoring {
       else if (session?.custody === 'held' && !member) state.abandon(workload, { always: true })
       else if (member?.released && session) state.memberReleased(workload, member)
     }
-    const timer = setTimeout(() => state.turnstile.run(() => this.#forgetAbsent()), RESTORE_WAIT_MS)
+    const now = monotonicMs()
+    for (const workload of this.#workloads.values()) {
+      const { awaySinceMs: since } = workload.supervisor ?? {}
+      if (since !== undefined) this.#later(fenceLeftMs(now - since), () => this.#forgetSupervisor(workload))
+    }
+    this.#later(RESTORE_WAIT_MS, () => {
+      for (const workload of state.workloads(0)) state.endIfUnused(workload)
+    })
+  }
+
+  #later(ms: number, run: () => void): void {
+    const { state } = this.#target
+    const timer = setTimeout(() => state.turnstile.run(run), ms)
     state.onClose(() => clearTimeout(timer))
   }
 
-  /** Who was there before and has not come back. */
-  #forgetAbsent(): void {
-    const { state } = this.#target
-    for (const workload of state.workloads(0)) {
-      if (workload.supervisor?.absent) {
-        const reason = `the supervisor (pid ${workload.supervisor.pid}) did not come back`
-        const { pid: who } = workload.supervisor
-        workload.supervisor = undefined
-        workload.update?.event('supervisorGone', { who, code: 'LUO_NO_SUPERVISOR', reason })
-      }
-      state.endIfUnused(workload)
-    }
+  /** It was there before and has not come back. */
+  #forgetSupervisor(workload: Workload): void {
+    const { supervisor, update } = workload
+    if (supervisor?.awaySinceMs === undefined) return
+    const reason = `the supervisor (pid ${supervisor.pid}) did not come back`
+    workload.supervisor = undefined
+    update?.event('supervisorGone', { who: supervisor.pid, code: 'LUO_NO_SUPERVISOR', reason })
+    this.#target.state.endIfUnused(workload)
   }
 }
 
-function absent(known: { id: string; pid: number; after: string[] }): SupervisorLink {
-  return { ...known, absent: true, tell: () => false }
+/** However often luod is replaced meanwhile, it is waited for only once. */
+function absent({ away_since_ms: since, ...known }: NonNullable<WorkloadRecord['supervisor']>): SupervisorLink {
+  return { ...known, awaySinceMs: since ?? monotonicMs(), tell: () => false }
 }

@@ -6,6 +6,7 @@ import type { Protection } from '../protocol/types.js'
 import { trustedFile } from '../sys/trusted-file.js'
 import type { Handlers } from '../wire/server.js'
 import { checkText, LIMITS } from './limits.js'
+import type { SessionStore } from './session-store.js'
 import type { Standby } from './standby.js'
 
 const MAX_PATH_BYTES = 4_096
@@ -14,6 +15,8 @@ const MAIN = 'dist/daemon/main.js'
 
 export interface Replacement {
   readonly protection: Protection
+  /** The service manager's, if it has everything. */
+  readonly store?: SessionStore | undefined
   /** Resolves when what was changed until now would survive a crash, as far as luod is protected. Undefined: it would. */
   settled(): Promise<void> | undefined
   /** Resolves when the other one serves; then this process ends. */

@@ -13,7 +13,7 @@ import type { Answers } from './answers.js'
 import { type Faults, parseFaults } from './failing-handlers.js'
 import { checkText, checkWorkloadName, LIMITS } from './limits.js'
 import type { Logger } from './log.js'
-import type { Machine, MachineHandlers, Notifier } from './machine.js'
+import type { Machine, MachineHandlers, MachineOptions, Notifier } from './machine.js'
 import type { Machines } from './machines.js'
 import type { Usage } from './usage.js'
 
@@ -31,13 +31,10 @@ export function machineHandlers(
       checkWorkloadName(input.machine)
       if (!more) throw new LuoError('LUO_INVALID_PARAMETER', 'emulate: ask for more than one reply (more: true)')
       const faults = parseFaults(input.fail ?? [])
-      const machine = machines.ensure(peer.uid, input.machine, {
-        handlers: input.handlers ?? 'kernel',
-        register,
-        onDefect: (error, action) => log('error', `machine ${input.machine}: ${action}: ${String(error)}`),
-        checkFiles: () => usage.check(peer.uid, 'files', 1, `hold a file of machine ${input.machine}`),
-        changeFiles: (by) => usage.change(peer.uid, 'files', by),
-      })
+      const about = { uid: peer.uid, name: input.machine, handlers: input.handlers ?? 'kernel' }
+      const machine = input.again
+        ? machines.get(peer.uid, input.machine)
+        : machines.ensure(peer.uid, input.machine, machineOptions(about, usage, log))
       if (input.handlers && input.handlers !== machine.handlers) {
         const message = `emulate: machine ${input.machine} has the handlers ${machine.handlers}; end it, or use another`
         throw new LuoError('LUO_WRONG_STATE', message)
@@ -50,20 +47,23 @@ export function machineHandlers(
         throw error
       }
       const notifier: Notifier = {
+        id: input.id,
         pid: peer.pid,
         endPrograms: () => void reply({ event: 'endPrograms' }),
         kill: () => void signalPidfd(pidfd, 'SIGKILL'),
       }
       return new Promise((resolve, reject) => {
         try {
-          using channel = machine.attach(notifier)
-          if (faults.length > 0) machine.faults.set(faults)
+          if (input.again) machine.returns(notifier)
+          using channel = input.again ? undefined : machine.attach(notifier)
+          if (channel && faults.length > 0) machine.faults.set(faults)
           peer.onDisconnect(() => {
             machine.detach(notifier)
             pidfd.close()
             resolve({ output: { event: 'endPrograms' } })
           })
-          reply({ event: 'attached', fds: 1, channel_fd: 0 }, [channel])
+          if (channel) reply({ event: 'attached', fds: 1, channel_fd: 0 }, [channel])
+          else reply({ event: 'attached' })
         } catch (error) {
           machine.detach(notifier)
           machines.endIdle(machine)
@@ -93,6 +93,21 @@ export function machineHandlers(
           return {}
         })
         .then((output) => ({ output })),
+  }
+}
+
+/** What a machine needs of luod. */
+export function machineOptions(
+  { uid, name, handlers }: { uid: number; name: string; handlers: MachineHandlers },
+  usage: Usage,
+  log: Logger,
+): MachineOptions {
+  return {
+    handlers,
+    register,
+    onDefect: (error, action) => log('error', `machine ${name}: ${action}: ${String(error)}`),
+    checkFiles: () => usage.check(uid, 'files', 1, `hold a file of machine ${name}`),
+    changeFiles: (by) => usage.change(uid, 'files', by),
   }
 }
 

@@ -11,6 +11,7 @@ import { checkAccepts, checkAfter, checkNumber, checkText, checkWorkloadName, LI
 import { type Given, Member, type MemberOptions } from './member.js'
 import { preserve } from './rpc-session.js'
 import type { State, Workload } from './state.js'
+import { step } from './steps.js'
 import { Update } from './update.js'
 
 type MemberMethods = 'Join' | 'Subscribe' | 'Claim' | 'Ready' | 'Refuse' | 'Commit' | 'Released'
@@ -27,6 +28,8 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         sessionFd = joined.sessionFd
         return joined.output
       })
+      // It was given out, and that could not be recorded.
+      answer.catch(() => sessionFd?.close())
       return answer.then((output) => {
         if (sessionFd) return { output, fds: [sessionFd] }
         // The answer before may have been lost, and with it the descriptor.
@@ -51,6 +54,7 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
           resolve({ output: { event: 'subscribed' } })
         })
         const asks = workload.update?.asks(member)
+        step('takeover.member')
         reply({ event: 'subscribed', ...(asks ? { update: asks.update } : {}) })
         if (asks?.due) reply(asks.due)
       })

@@ -133,11 +133,14 @@ async function givingOut<M extends Given>(
   run: (give: (fd: Fd) => void) => Answer<M>['output'],
 ): Promise<Answer<M>> {
   let given: Fd | undefined
-  const output = await answers.once(peer.uid, method, input, () =>
+  const request = answers.once(peer.uid, method, input, () =>
     run((fd) => {
       given = fd
     }),
   )
+  // It was given out, and that could not be recorded.
+  request.catch(() => given?.close())
+  const output = await request
   if (given) return { output, fds: [given] }
   if (!output.fds) return { output }
   const holding = sessions.index.get(peer.uid, output.session.session)

@@ -1,12 +1,24 @@
 /** What `luoctl run` asks of luod: it keeps a workload's processes, and starts successors when told to. */
-import { LuoError } from '../errors.js'
+import { isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { openPidfd, pidfdOwner, signalPidfd } from '../sys/pidfd.js'
+import { isEnding, openPidfd, pidfdOwner, signalPidfd } from '../sys/pidfd.js'
 import { Poller } from '../sys/poller.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS, RECONNECT_MS } from './limits.js'
 import type { State, SupervisorLink } from './state.js'
+import { step } from './steps.js'
+
+/** Of a luod before this one, which would still be waited for, but that it has ended. */
+function isGone({ awaySinceMs, pid }: SupervisorLink): boolean {
+  if (awaySinceMs === undefined) return false
+  try {
+    using process = openPidfd(pid)
+    return isEnding(process)
+  } catch (error) {
+    return isLuoError(error, 'ESRCH')
+  }
+}
 
 export function supervisorHandlers(
   state: State,
@@ -23,7 +35,7 @@ export function supervisorHandlers(
       const workload = state.ensure(peer.uid, input.workload)
       const { supervisor: before } = workload
       // The same one, that has lost its connection, may come back before the end of that is seen.
-      if (before && before.id !== input.id) {
+      if (before && before.id !== input.id && !isGone(before)) {
         const { pid } = before
         throw new LuoError('LUO_WORKLOAD_ACTIVE', `supervise ${workload.name}: pid ${pid} supervises it already`)
       }
@@ -47,6 +59,7 @@ export function supervisorHandlers(
         })
         const { update } = workload
         state.commit()
+        step('takeover.supervisor')
         reply({ event: 'supervising', ...(update && !update.isClaim ? { update: update.id } : {}) })
         update?.startAgain()
       })

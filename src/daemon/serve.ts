@@ -15,6 +15,8 @@ import { createMetrics } from './metrics.js'
 import { type MetricsAddress, serveMetrics } from './metrics-server.js'
 import { Protection } from './protection.js'
 import type { Replacement } from './rpc-luod.js'
+import { step } from './steps.js'
+import type { VaultEntry } from './vault.js'
 
 export interface ServeOptions {
   /** The socket's path. */
@@ -65,6 +67,10 @@ export class Serving implements Replacement {
     return { kind, ready: standby === 'ready', ...(pid === undefined ? {} : { pid }), lost }
   }
 
+  get store(): FdStore | undefined {
+    return this.#store?.works && !this.#storing ? this.#store : undefined
+  }
+
   settled(): Promise<void> | undefined {
     return this.#storing ?? this.#flushed()
   }
@@ -92,7 +98,7 @@ export class Serving implements Replacement {
         )
       },
     })
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => this.end(END.IN_ORDER))
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => this.#asked(signal))
     // A defect costs the request in which it shows, and not the state of everybody.
     process.on('uncaughtException', (error) => log('error', `defect: ${error.stack ?? error.message}`))
     process.on('unhandledRejection', (reason) => log('error', `defect: ${String(reason)}`))
@@ -105,10 +111,21 @@ export class Serving implements Replacement {
       await this.#storing
       this.#storing = undefined
     }
+    if (!first) step('takeover.listen')
     log('info', `luod ${version} listens at ${path}`)
     this.#tellManager(`READY=1\nMAINPID=${process.pid}`)
-    if (readyFd !== undefined) writeSync(readyFd, 'ready\n')
+    if (readyFd !== undefined) this.#tellReady(readyFd, first)
     if (standby) this.#protection.keepStandby(first ? 0 : STANDBY_LATER_MS)
+  }
+
+  /** Whoever waits for it may have ended, which is no reason to end for a luod that has what others left. */
+  #tellReady(readyFd: number, mustArrive: boolean): void {
+    try {
+      writeSync(readyFd, 'ready\n')
+    } catch (error) {
+      if (mustArrive) throw error
+      this.#options.log('warning', `say that luod is ready: ${(error as Error).message}`)
+    }
   }
 
   async upgrade(main: string | undefined, onPhase: Parameters<Replacement['upgrade']>[1]): Promise<void> {
@@ -128,12 +145,24 @@ export class Serving implements Replacement {
     process.exit(END.IN_ORDER)
   }
 
+  /** The kernel lets go of what was preserved with the last descriptor of its sessions: who has them must not end. */
+  #asked(signal: NodeJS.Signals): void {
+    const { log } = this.#options
+    const holder = this.#daemon?.kexecHolder
+    if (holder === 'luod') {
+      const undo = 'to undo that: luoctl kexec abort'
+      return log('warning', `${signal}: luod stays until the kexec, for what it has preserved ends with it; ${undo}`)
+    }
+    if (holder) log('warning', `${signal}: luod ends before the kexec; the service manager has what was preserved`)
+    this.end(END.IN_ORDER)
+  }
+
   end(code: number): never {
     this.#tellManager('STOPPING=1')
     // Before anything is closed: nobody takes over.
     this.#protection?.close()
     const { path, metrics } = this.#options
-    if (this.#store?.works) {
+    if (this.#store?.works || this.#daemon?.kexecHolder) {
       // Whether there is a next luod is for the manager to say, who has everything; without one it lets go of it.
       this.#daemon?.letGo()
       process.exit(code)
@@ -152,12 +181,14 @@ export class Serving implements Replacement {
     // Until then the manager takes the other one's word only.
     await predecessorGone
     try {
+      step('recovery.claim')
       const store = new FdStore({ path: NOTIFY_SOCKET, limit, received })
       this.#store = store
       daemon.vault.addSink({
-        put: (entries) => endingOnError(store, () => store.put(entries)),
+        put: (entries) => endingOnError(store, () => store.put(entries.filter(isStored))),
         remove: (keys) => endingOnError(store, () => store.remove(keys)),
       })
+      step('recovery.drop')
       store.dropUnclaimed()
       await store.flush()
     } catch (error) {
@@ -193,6 +224,14 @@ export class Serving implements Replacement {
       this.#options.log('warning', `tell the service manager ${state}: ${(error as Error).message}`)
     }
   }
+}
+
+/**
+ * The device has one opener: as long as the manager had a copy of it, it could not take it itself at the end of a shutdown
+ * (systemd 261), which would cost every service its store. The next luod opens it again.
+ */
+function isStored({ key }: VaultEntry): boolean {
+  return key !== 'device'
 }
 
 /** A store that lacks something is no protection: it says so from then on. */

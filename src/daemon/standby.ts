@@ -15,7 +15,8 @@ import { inheritStdio } from '../sys/node.js'
 import { socketPair } from '../sys/unix.js'
 import { Filling } from './filling.js'
 import { MirrorSender, type UpMessage } from './mirror.js'
-import type { Vault } from './vault.js'
+import { step } from './steps.js'
+import { parts, type Vault, type VaultEntry } from './vault.js'
 import { Waiting } from './waiting.js'
 
 /** Loading the code, and verifying everything that luod holds. */
@@ -32,6 +33,8 @@ export interface StandbyOptions {
   main: string
   args: readonly string[]
   vault: Vault
+  /** If it is the only one that can take over, from the beginning; else see `inherit`. */
+  isHeir: boolean
   /** Throws when a build that reads these versions of the records is of no use. */
   checkVersions(readable: readonly number[]): void
   /** It is dead, and was not told to end. Once. */
@@ -49,11 +52,14 @@ export class Standby {
   #timer: NodeJS.Timeout | undefined
   #state: StandbyState = 'starting'
   #version: string | undefined
+  #isHeir: boolean
+  #machines: readonly number[] = []
   /** Why it is given up. */
   #error: LuoError | undefined
 
   /** LUO_SPAWN when no process can be started. */
   static start(options: StandbyOptions): Standby {
+    step('copy.start')
     const [ours, theirs] = socketPair('packets')
     try {
       const args = [...process.execArgv, options.main, ...options.args, '--line-fd', String(LINE_FD)]
@@ -61,6 +67,8 @@ export class Standby {
         // Signals of a terminal are for luod, which tells it.
         detached: true,
         cwd: '/',
+        // A service manager may go by its first character (kexec-keeper.ts).
+        argv0: process.argv0,
         stdio: ['ignore', 'ignore', 'inherit', inheritStdio(theirs)],
       })
       child.unref()
@@ -79,6 +87,7 @@ export class Standby {
     line: ConstructorParameters<typeof MirrorSender>[0],
   ) {
     this.#options = options
+    this.#isHeir = options.isHeir
     this.#child = child
     this.#line = new MirrorSender(line, {
       onMessage: (message) => this.#heard(message),
@@ -105,6 +114,11 @@ export class Standby {
     return this.#version
   }
 
+  /** Versions of the state of emulated machines that it reads. */
+  get machines(): readonly number[] {
+    return this.#machines
+  }
+
   /** Resolves when it has everything and has verified it; rejects when it is lost before. */
   get whenReady(): Promise<void> {
     return this.#ready.promise
@@ -113,16 +127,30 @@ export class Standby {
   /**
    * Its word is the end of luod: when this resolves it serves, and nothing may be done any more. Rejects when it is lost
    * before that; then it is dead, and luod goes on. `pausedAt`: when the last request was taken, of the monotonic clock.
+   * `last`: what it gets now, and no vault has.
    */
-  async handOver(pausedAt: bigint): Promise<void> {
+  async handOver(pausedAt: bigint, last: readonly VaultEntry[] = []): Promise<void> {
+    step('upgrade.go')
     this.#state = 'handing'
     this.#limit(SERVING_LIMIT_MS, 'did not take over')
     try {
+      for (const part of parts(last)) this.#line.put(part)
       this.#line.tell({ go: { pausedAt: String(pausedAt) } })
     } catch (error) {
       this.#giveUp(error as LuoError)
     }
     return this.#serving.promise
+  }
+
+  /** Nobody else is next any more: when luod dies it takes over. */
+  inherit(): void {
+    if (this.#isHeir) return
+    this.#isHeir = true
+    if (this.#state === 'syncing' || this.#state === 'ready') this.#tellHeir()
+  }
+
+  #tellHeir(): void {
+    this.#send(() => this.#line.tell({ heir: true }))
   }
 
   /** Ends it. Resolves when it is dead. */
@@ -140,16 +168,21 @@ export class Standby {
 
   #heard(message: UpMessage): void {
     if ('hello' in message && this.#state === 'starting') {
-      const { version, records } = message.hello
+      step('copy.hear')
+      const { version, records, machines } = message.hello
       this.#version = version
+      this.#machines = machines
       this.#options.checkVersions(records)
       this.#state = 'syncing'
+      if (this.#isHeir) this.#tellHeir()
       this.#fill()
     } else if ('ready' in message && this.#state === 'syncing') {
+      step('copy.trust')
       clearTimeout(this.#timer)
       this.#state = 'ready'
       this.#ready.answer()
     } else if ('serving' in message && this.#state === 'handing') {
+      step('upgrade.end')
       this.#close()
       this.#serving.answer()
     } else if ('failed' in message) {
@@ -162,7 +195,10 @@ export class Standby {
     const filling = new Filling({
       entries: vault.entries(),
       line: this.#line,
-      onFull: () => this.#send(() => this.#line.tell({ synced: vault.size })),
+      onFull: () => {
+        step('copy.synced')
+        this.#send(() => this.#line.tell({ synced: vault.size }))
+      },
       onError: (error) => this.#giveUp(asLuoError(error, 'EIO', `send everything to ${this.#who}`)),
     })
     const removeSink = vault.follow({

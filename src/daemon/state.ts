@@ -31,8 +31,11 @@ export interface SupervisorLink {
   pid: number
   /** What it says that the workload needs, by name. */
   after: readonly string[]
-  /** Of a luod before this one: it has a moment to come back, and cannot be told anything before that. */
-  absent?: true
+  /**
+   * Of a luod before this one, and since when it was not here, of the monotonic clock: it has a moment to come back, and
+   * cannot be told anything before that.
+   */
+  awaySinceMs?: number
   /** Its connection is lost, and luod waits for it: ends that, when it has come back. */
   stopWaiting?: () => void
   /** False when it is gone. */
@@ -395,7 +398,7 @@ export class State {
       ...{ uid, name, keep_ms: keepMs, generation, state: stateOf(workload), after: afterOf(workload) },
       ...(member ? { pid: member.pid, member: member.key } : {}),
       ...(session ? { session: session.id } : {}),
-      ...(supervisor ? { supervisor: { id: supervisor.id, pid: supervisor.pid, after: [...supervisor.after] } } : {}),
+      ...(supervisor ? { supervisor: supervisorRecord(supervisor) } : {}),
       ...(lastUpdate ? { last_update: lastUpdate } : {}),
     }
     const changes: Change[] = [{ type: 'workload', key: id, value: value }]
@@ -437,6 +440,10 @@ export class State {
   tellOf({ uid, session, workload }: Holding, event: string, facts: EventFacts = {}): void {
     this.events.emit(uid, event, { workload: workload?.name, session: session.name, ...facts })
   }
+}
+
+function supervisorRecord({ id, pid, after, awaySinceMs }: SupervisorLink): WorkloadRecord['supervisor'] {
+  return { id, pid, after: [...after], ...(awaySinceMs === undefined ? {} : { away_since_ms: awaySinceMs }) }
 }
 
 function keyOf(uid: number, name: string): string {

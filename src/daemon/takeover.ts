@@ -1,7 +1,8 @@
 /**
  * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, builds what
  * it can of it ahead, and waits for the word, or for luod's death. Only when luod is known to be dead does the end of
- * the line mean that this one is next: it may also mean that luod gave this one up.
+ * the line mean that this one is next: it may also mean that luod gave this one up. And only when luod has said that this
+ * one is its heir: in an upgrade there may be a standby beside the successor, and two must not go on.
  *
  * A process that is killed gives its memory back before it closes its files, which takes longer than to take over. So
  * the end of the line is not waited for. The kernel sends ENDING to the children of a thread that ends. Anybody may send
@@ -19,6 +20,7 @@ import { peerCredentials, peerPidfd } from '../sys/unix.js'
 import { MirrorReceiver } from './mirror.js'
 import { Preparing } from './preparing.js'
 import type { Replica } from './replica.js'
+import { step } from './steps.js'
 
 /** From the end of its line to luod's death; one that only gave this process up kills it in this time. */
 const DEATH_LIMIT_MS = 2_000
@@ -33,6 +35,8 @@ export interface TakeoverOptions {
   version: string
   /** Versions of the records that this build reads. */
   records: readonly number[]
+  /** The same of the state of emulated machines. */
+  machines: readonly number[]
   /** Gets what comes. It stays the caller's. */
   replica: Replica
   /** Throws when what has come cannot be taken over. */
@@ -57,16 +61,19 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
   const primary = pidfdOfPeer(options.line)
   const { replica } = options
   const preparing = new Preparing(replica)
+  let isHeir = false
   Poller.shared().ref()
   return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
       const close = () => receiver.close()
       process.off(ENDING, look)
+      step(how === 'upgrade' ? 'takeover.go' : 'takeover.noticed')
       preparing.stop()
       resolve({
         how,
         pausedAt,
         serve: () => {
+          step('takeover.serve')
           try {
             if (how === 'upgrade') receiver.tell({ serving: true })
           } catch (error) {
@@ -89,8 +96,8 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       const endedAt = process.hrtime.bigint()
       signalPidfd(primary, 'SIGKILL')
       receiver.drain()
-      // It may have said or shown its end in what came last.
-      if (receiver.closed) return
+      // It may have said or shown its end in what came last. Who is not the heir sees the end of the line.
+      if (receiver.closed || !isHeir) return
       receiver.close()
       finish('crash', endedAt)
     }
@@ -107,6 +114,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         try {
           if (unread) throw unread
           options.verify()
+          step('next.ready')
           receiver.tell({ ready: { entries: replica.size } })
         } catch (error) {
           if (attempts > 1) return void setTimeout(() => receiver.closed || verify(attempts - 1), VERIFY_RETRY_MS)
@@ -117,8 +125,15 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
     }
     const receiver: MirrorReceiver = new MirrorReceiver(options.line, {
       into: replica,
-      onChange: () => preparing.changed(),
+      onChange: () => {
+        step('next.receive')
+        preparing.changed()
+      },
+      onHeir: () => {
+        isHeir = true
+      },
       onSynced: (count) => {
+        step('next.verify')
         if (replica.size === count) return verify(VERIFY_ATTEMPTS)
         tellFailure(receiver, new LuoError('LUO_RECORDS', `take over ${count} files of luod: ${replica.size} came`))
         end()
@@ -127,7 +142,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       onClosed: (error) => {
         const closedAt = process.hrtime.bigint()
         // What broke off in the middle is nothing to go on with; neither is a luod that lives.
-        const dead = !error && (!primary || waitReadable(primary, DEATH_LIMIT_MS))
+        const dead = isHeir && !error && (!primary || waitReadable(primary, DEATH_LIMIT_MS))
         if (dead) finish('crash', closedAt)
         else end()
       },
@@ -135,8 +150,9 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
     process.on(ENDING, look)
     signalAtEndOfParent(ENDING)
     try {
-      const { version, records } = options
-      receiver.tell({ hello: { version, pid: process.pid, records: [...records] } })
+      step('next.hello')
+      const { version, records, machines } = options
+      receiver.tell({ hello: { version, pid: process.pid, records: [...records], machines: [...machines] } })
     } catch (error) {
       if (!isLuoError(error)) throw error
       end()

@@ -61,10 +61,10 @@ export function updateChange(
   },
 ): Change {
   const { workload, old, phases, outcome, startedMs, targets, ticket } = more
-  const { deadlineMs, check, command, by } = request
+  const { deadlineMs, check, command, purpose, by } = request
   const value: UpdateRecord = {
     ...{ id, workload: workload.id, name: workload.name, group, phase: facts.phase, outcome },
-    ...{ deadline_ms: deadlineMs, check, by: { uid: by.uid, pid: by.pid } },
+    ...{ deadline_ms: deadlineMs, check, purpose, by: { uid: by.uid, pid: by.pid } },
     // Nobody is started any more by one that is over.
     command: outcome === undefined ? command && [...command] : undefined,
     ...(outcome === undefined ? { old: old?.key, successor: successor?.key } : {}),
@@ -91,8 +91,8 @@ export function factsOf(record: UpdateRecord): UpdateFacts {
   }
 }
 
-export function requestOf({ deadline_ms: deadlineMs, check, command, by }: UpdateRecord): UpdateRequest {
-  return { deadlineMs, check, command, by }
+export function requestOf({ deadline_ms: deadlineMs, check, command, purpose, by }: UpdateRecord): UpdateRequest {
+  return { deadlineMs, check, command, by, ...(purpose ? { purpose } : {}) }
 }
 
 /** One that was over before luod was replaced. */

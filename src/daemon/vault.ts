@@ -101,7 +101,8 @@ export class Vault {
   }
 }
 
-function* parts<T>(all: readonly T[]): Iterable<readonly T[]> {
+/** As many at once as a sink takes. */
+export function* parts<T>(all: readonly T[]): Iterable<readonly T[]> {
   if (all.length <= MAX_VAULT_BATCH) {
     if (all.length > 0) yield all
     return

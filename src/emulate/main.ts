@@ -8,12 +8,13 @@ import { closeSync, openSync, writeSync } from 'node:fs'
 import { constants } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { asLuoError, LuoError } from '../errors.js'
+import type { Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import { libc } from '../sys/ffi.js'
 import { Poller } from '../sys/poller.js'
 import { descendants, reapOthers } from '../sys/process.js'
 import { receive, socketPair } from '../sys/unix.js'
-import { VarlinkClient } from '../wire/client.js'
+import { ReconnectingClient } from '../wire/reconnecting.js'
 import { MachineChannel } from './channel.js'
 import { emulationFilter } from './filter.js'
 import { Notifier } from './notifier.js'
@@ -39,18 +40,22 @@ async function main(): Promise<void> {
     process.on(signal, () => {})
   }
   libc('prctl', PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-  const client = await VarlinkClient.connect(request.socket)
-  const events = client.stream('Emulate', {
+  const client = await ReconnectingClient.connect(request.socket)
+  const input: Methods['Emulate']['input'] = {
     id: `emulate-${process.pid}-${Date.now()}`,
     machine: request.machine,
     ...(request.handlers ? { handlers: request.handlers } : {}),
     ...(request.fail.length > 0 ? { fail: [...request.fail] } : {}),
+  }
+  // A luod that goes on for the one before knows us, and our channel has never ended.
+  const events = client.stream('Emulate', input, () => {
+    input.again = true
   })
   const first = await events.next()
   const [channel] = first.done ? [] : first.value.fds
   if (!channel) throw new LuoError('LUO_GONE', `join machine ${request.machine}: luod ended the connection`)
   const programs = launch(request, new MachineChannel(channel))
-  // luod's end is no end of the programs: their calls get ENODEV from here on.
+  // luod's end is no end of the programs: unless another one goes on for it, their calls get ENODEV from here on.
   void (async () => {
     for await (const { parameters } of events) if (parameters.event === 'endPrograms') programs.end()
   })().catch(() => {})

@@ -45,6 +45,11 @@ export function kernelMemfdHandler(context: {
       slots.add(file, slotOf(data))
       return { data }
     },
+    adopt: (file, data) => {
+      decodeMemfd(memory, data)
+      slots.add(file, slotOf(data))
+      return { data }
+    },
     unpreserve: ({ data }) => {
       slots.drop(slotOf(data))
       freeMemfd(memory, data)

@@ -43,6 +43,11 @@ export class FileSlots {
     return this.#outgoing.size + this.#incoming.size
   }
 
+  /** What came in and was not finished. The descriptors stay where they are. */
+  incoming(): SlottedFile[] {
+    return [...this.#incoming].map(([slot, fd]) => ({ slot, fd }))
+  }
+
   drop(slot: bigint): void {
     this.#outgoing.delete(slot)
   }

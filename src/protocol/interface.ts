@@ -202,8 +202,9 @@ type Machine (machine: string, uid: int, programs: bool, holds_state: bool, live
 
 # A notifier joins the machine, which is made if there is none. Streaming: attached (with the channel as one fd, on which
 # intercepted calls are asked about), endPrograms (a kexec: end all programs, then this connection). handlers: kernel
-# (what a kernel takes), all. fail: which handler operations fail, as "preserve:ENOMEM@3".
-method Emulate(id: string, machine: string, handlers: ?(kernel, all), fail: ?[]string) -> (
+# (what a kernel takes), all. fail: which handler operations fail, as "preserve:ENOMEM@3". again: luod was replaced; with
+# the same id the same process comes back to its channel, which goes on, and nothing is made.
+method Emulate(id: string, machine: string, handlers: ?(kernel, all), fail: ?[]string, again: ?bool) -> (
   event: (attached, endPrograms), fds: ?int, channel_fd: ?int)
 
 # An emulated kexec: freezes, ends every program of the machine, and begins its next generation.

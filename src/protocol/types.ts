@@ -354,6 +354,7 @@ export interface Methods {
       machine: string
       handlers?: 'kernel' | 'all'
       fail?: string[]
+      again?: boolean
     }
     output: {
       event: 'attached' | 'endPrograms'

@@ -57,7 +57,7 @@ const SIGNATURES = {
   mount: 'int mount(const char *source, const char *target, const char *type, uint64_t flags, const char *options)',
 } as const
 
-type Call = keyof typeof SIGNATURES
+export type Call = keyof typeof SIGNATURES
 type Argument = number | bigint | string | ArrayBufferView | null
 
 type Koffi = typeof import('koffi')
@@ -91,8 +91,28 @@ function load() {
   return library
 }
 
+/** What a call answers instead: it fails with an errno, or is made with other arguments. */
+export type Interference = (call: Call, args: readonly Argument[]) => ErrnoName | Argument[] | undefined
+
+let interference: Interference | undefined
+
+/** For tests: whatever fails, is asked for too much, or does less than it was asked for. */
+export function interfere(how: Interference | undefined): void {
+  interference = how
+}
+
 /** Calls libc. The answer is the call's own, -1 included: see `errno`. */
 export function libc(call: Call, ...args: Argument[]): number {
+  const instead = interference?.(call, args)
+  if (instead !== undefined) {
+    if (typeof instead !== 'string') return made(call, instead)
+    load().koffi.errno(errnoNumber(instead))
+    return -1
+  }
+  return made(call, args)
+}
+
+function made(call: Call, args: readonly Argument[]): number {
   const found = load().calls.get(call)
   if (!found) throw new LuoError('LUO_UNSUPPORTED', `libc has no ${call}`)
   return Number(found(...args))

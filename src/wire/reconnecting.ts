@@ -40,7 +40,8 @@ interface Waiter {
 
 export class ReconnectingClient {
   readonly #path: string
-  readonly #reconnectMs: number
+  readonly #defaultMs: number
+  #reconnectMs: number
   readonly #onLost: () => void
   /** Undefined while luod is away. */
   #client: VarlinkClient | undefined
@@ -80,7 +81,8 @@ export class ReconnectingClient {
 
   private constructor(path: string, options: ReconnectOptions) {
     this.#path = path
-    this.#reconnectMs = options.reconnectMs ?? DEFAULT_RECONNECT_MS
+    this.#defaultMs = options.reconnectMs ?? DEFAULT_RECONNECT_MS
+    this.#reconnectMs = this.#defaultMs
     this.#onLost = options.onLost ?? (() => {})
   }
 
@@ -153,6 +155,11 @@ export class ReconnectingClient {
 
   close(): void {
     this.#end(new LuoError('LUO_GONE', 'the connection to luod was closed'))
+  }
+
+  /** How long luod may be away from here on, in milliseconds; without it as long as at first. */
+  waitFor(ms?: number): void {
+    this.#reconnectMs = ms ?? this.#defaultMs
   }
 
   /** Whether this connection keeps the process alive; it does unless told otherwise. */

@@ -17,7 +17,7 @@ import type { Methods } from '../protocol/types.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { acceptUnix, type Credentials, peerCredentials, peerPidfd, socketPair } from '../sys/unix.js'
-import { type Amount, Connection } from './connection.js'
+import { type Amount, Connection, type ConnectionOptions } from './connection.js'
 
 /** Accepted in one turn; the others wait for the next. */
 const MAX_ACCEPTS = 64
@@ -169,8 +169,9 @@ export class Server {
       try {
         fd = acceptUnix(this.#options.listener)
       } catch (error) {
-        if (!isLuoError(error, 'EMFILE') && !isLuoError(error, 'ENFILE')) throw error
-        this.#refuseOne(error)
+        if (isLuoError(error, 'EMFILE') || isLuoError(error, 'ENFILE')) this.#refuseOne(error)
+        // It waits, and is accepted when there is memory again.
+        else this.#options.onDefect(error, 'accept')
         return
       }
       if (!fd) return
@@ -256,7 +257,7 @@ export class Server {
       },
       disconnect: () => connection.close(),
     }
-    const connection: Connection = new Connection(fd, {
+    const options: ConnectionOptions = {
       onMessage: (message, fds, bytes) => {
         requests += 1
         waiting.push({ request: readRequest(message, fds), fds, bytes })
@@ -283,7 +284,15 @@ export class Server {
         this.#options.onConnections?.(this.#connections.size, { uid, by: -1 })
       },
       lastWords: encodeError,
-    })
+    }
+    let connection: Connection
+    try {
+      connection = new Connection(fd, options)
+    } catch (error) {
+      pidfd?.close()
+      if (user.connections === 0) this.#users.delete(uid)
+      throw error
+    }
     this.#connections.add(connection)
     user.connections += 1
     const count = user.connections

@@ -51,7 +51,7 @@ static int wait_for_event(luo_workload *workload, luo_error *error) {
 }
 
 static int join(const char *socket, const char *then, luo_error *error) {
-  luo_options options = {"probe", socket, NULL, 0, 0, 0, -1};
+  luo_options options = {"probe", socket, NULL, 0, 0, 0, -1, 0};
   luo_workload *workload;
   luo_files *files = NULL;
   int result = luo_join(&workload, &options, error);

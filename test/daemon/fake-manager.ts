@@ -80,13 +80,21 @@ export class FakeManager implements Disposable {
     else this.kept.push(file)
   }
 
+  /** A kexec of systemd 261, with sessions that are in the next kernel; the records stand for memory files. */
+  cross(): void {
+    const crosses = ({ name }: Kept) => name.startsWith('luo/kexec/') || name === 'luo/records'
+    const lost = this.kept.filter((each) => !crosses(each))
+    this.kept.splice(0, this.kept.length, ...this.kept.filter(crosses))
+    closeAll(lost.map(({ fd }) => fd))
+  }
+
   /** A process of the service, with what is kept; its output is piped. */
-  start(command: string, args: readonly string[]): ChildProcess {
+  start(command: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env): ChildProcess {
     // The variable holds the process's own id, which nobody knows before it is there.
     const script = 'LISTEN_PID=$$ exec "$0" "$@"'
     return spawn('/bin/sh', ['-c', script, command, ...args], {
       env: {
-        ...process.env,
+        ...env,
         NOTIFY_SOCKET: this.path,
         FDSTORE: String(this.limit),
         LISTEN_FDS: String(this.kept.length),

@@ -56,7 +56,8 @@ export async function soakEverything(options: EverythingOptions): Promise<boolea
   let checks = 0
   let leakedFds = 0
   const counts = () => ({ kills: tally.kills + luod.kills, updates: tally.updates, upgrades: luod.upgrades })
-  const reports = setInterval(() => json || console.log(JSON.stringify({ ...counts(), checks })), REPORT_MS)
+  const say = json ? console.error : console.log
+  const reports = setInterval(() => say(JSON.stringify({ ...counts(), checks })), REPORT_MS)
   try {
     const program = compile(PROJECT, folder)
     await world.start('v1')

@@ -5,7 +5,8 @@
  * `npm run soak -- --updates N [--seed S] [--json]`: very many updates of one luod, at random: committed, refused,
  * aborted, checks, and every numbered fault of `test/faults/table.ts`, of workloads with several sessions and files of
  * every kind. After each the outcome and all contents are compared with a model. From time to time everything ends, and
- * nothing may be left of it. The last line is JSON; --json leaves out the others.
+ * nothing may be left of it. The last line is JSON; with --json those on
+ * the way there go to stderr.
  *
  * The same seed decides the same. $CFLAGS is for the versions (`version.c`): with
  * CFLAGS='-g -fsanitize=address,undefined' the C client is watched too.
@@ -145,12 +146,11 @@ async function soak(stage: Stage, updates: number, seed: string, tally: Tally, j
     done += now
     const sample = await measure(stage.socket, stage.luod)
     samples.push(sample)
-    if (!json) {
-      const mebibytes = (sample.rssBytes / 2 ** 20).toFixed(1)
-      console.log(
-        `${done} updates, luod has ${sample.fds} descriptors, ${mebibytes} MiB, ${sample.recordsBytes} of records`,
-      )
-    }
+    const mebibytes = (sample.rssBytes / 2 ** 20).toFixed(1)
+    const say = json ? console.error : console.log
+    say(
+      `${done} updates, luod has ${sample.fds} descriptors, ${mebibytes} MiB, ${sample.recordsBytes} bytes of records`,
+    )
     if (tally.problems.length > 0) break
   }
   return samples

@@ -1,12 +1,13 @@
 /*
  * The first process of a virtual machine: runs the commands of this boot, and does a kexec into the next one. Which boot
- * it is says the last "luo.boot=N" of the command line; its commands are in /boot-N: arguments that end with a NUL, an
- * empty one ends the command. /machine is a share of the host, with the kernel and the initrd for the kexec.
+ * it is says the last "luo.boot=N" of the command line, or /this-boot, from an archive behind the initrd; its commands are
+ * in /boot-N: arguments that end with a NUL, an empty one ends the command. /machine is a share of the host, with the kernel and the initrd for the kexec.
  *
  * With a file /project in the initrd, commands see the host's files, read-only, with fresh /run, /tmp and the like;
- * the file holds the absolute path of a folder that is not to be hidden by those. Without it they see the initrd,
- * read-only but for /run.
+ * the file holds the absolute path of a folder that is not to be hidden by those. A disk, if there is one, is at /run/disk.
+ * Without that file they see the initrd, read-only but for /run.
  *
+ * Commands find in INIT_MS when init began, in milliseconds of the monotonic clock, which begins with the kernel.
  * A command may do the kexec itself. What init says begins with "===". Whatever fails is said, and ends the machine: it
  * restarts, which its emulator takes for the end.
  */
@@ -25,11 +26,13 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BOOT_WORD "luo.boot="
 #define HOST "/host"
 #define SHARE "trans=virtio,version=9p2000.L,msize=262144,cache=loose"
+#define DISK "/dev/vda"
 #define MAX_ARGUMENTS 64
 /* Of syslog(2): what the kernel says on the console. Its last words alone, so that the output stays whole. */
 #define SYSLOG_ACTION_CONSOLE_LEVEL 8
@@ -134,6 +137,8 @@ static const char *make_root(void)
 	put(NULL, "/machine", HOST "/run/machine", MS_BIND, NULL);
 	folders(at);
 	must(at, mount("/kept", at, NULL, MS_BIND, NULL));
+	if (access(DISK, F_OK) == 0)
+		put("ext4", DISK, HOST "/run/disk", 0, NULL);
 	return HOST;
 }
 
@@ -162,12 +167,18 @@ static void run(const char *root, int number, char **arguments)
 int main(void)
 {
 	char path[32];
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	sprintf(line, "%ld", now.tv_sec * 1000 + now.tv_nsec / 1000000);
+	setenv("INIT_MS", line, 1);
 	kernel_folders("");
 	must("say less", klogctl(SYSLOG_ACTION_CONSOLE_LEVEL, NULL, EMERGENCIES));
 	must("read the command line", contents("/proc/cmdline", line, sizeof(line) - sizeof(BOOT_WORD) - 12));
 	line[strcspn(line, "\n")] = 0;
 	for (char *word = strstr(line, BOOT_WORD); word; word = strstr(word + 1, BOOT_WORD))
 		boot = atoi(word + strlen(BOOT_WORD));
+	if (contents("/this-boot", path, sizeof(path)) >= 0)
+		boot = atoi(path);
 
 	setenv("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", 1);
 	setenv("HOME", "/run", 1);

@@ -110,28 +110,21 @@ describe.runIf(possible)('on a real kernel', () => {
     })
   })
 
-  test('luoctl loads a kernel, warns of a command line that loses everything, and refuses what is none', () => {
-    const load = 'kexec load /run/machine/kernel'
-    const { out } = called(before, `${load} --cmdline quiet`)
-    const { warnings } = out as { warnings: { code: string }[] }
-    expect(warnings.map(({ code }) => code)).toEqual(['LIVEUPDATE_OFF', 'KHO_OFF', 'NO_INITRD'])
-    expect(called(before, 'kexec unload').out).toEqual({ unloaded: true })
-    expect(called(before, 'kexec load /run/no-kernel')).toMatchObject({
-      status: 1,
-      err: { error: { code: 'ENOEXEC' } },
-    })
+  test('luoctl loads a kernel, with words behind the command line of this one', () => {
     // The boots after it are those of this one.
-    const loaded = called(before, `${load} --initrd /run/machine/initrd --append luo.boot=1`)
+    const loaded = called(before, `kexec load /run/machine/kernel --initrd /run/machine/initrd --append luo.boot=1`)
     expect(loaded).toMatchObject({ status: 0, out: { format: 'bzImage', warnings: [] } })
     expect((loaded.out as Json).command_line).toMatch(/liveupdate=on.* luo\.boot=1$/)
   })
 
   test(
-    'luod runs in an initrd with nothing but /run',
+    'luod runs in an initrd with nothing but /run, and does a kexec from there',
     async () => {
-      const [[ran]] = (await runMachine({ bare: true, boots: [{ script: 'bare', args: [LUOD] }] })) as [[Ran]]
-      expect(ran.json).toContainEqual({ answers: true })
-      expect(ran.json).toContainEqual({ code: 0, elsewhere: 'EROFS', session: 'ok' })
+      const boots = ['first', 'second'].map((stage) => ({ script: 'bare', args: [LUOD, stage] }))
+      const [[first], [second]] = (await runMachine({ bare: true, boots })) as [[Ran], [Ran]]
+      for (const { json } of [first, second]) expect(json).toContainEqual({ answers: true, backend: 'kernel' })
+      expect(second.json).toContainEqual({ claimed: 'from a bare initrd' })
+      expect(second.json).toContainEqual({ code: 0, elsewhere: 'EROFS', session: 'ok' })
     },
     MACHINE_LIMIT_MS,
   )

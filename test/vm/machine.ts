@@ -29,8 +29,16 @@ import { PROJECT, translateScripts } from './scripts.js'
 const QEMU = 'qemu-system-x86_64'
 /** Of util-linux: the emulator is to end with this process, however it ends. */
 const SETPRIV = 'setpriv'
+/** Of e2fsprogs: makes the file system of a machine's disk. */
+const MKE2FS = 'mke2fs'
+const DISK = 'disk'
+const DISK_SIZE = '16M'
 const INIT_C = fileURLToPath(new URL('./init.c', import.meta.url))
-/** nokaslr: a kernel somewhere in the middle may leave no room for the scratch memory that KHO needs in one piece. */
+/**
+ * nokaslr: KHO takes its scratch memory in three large pieces, the larger the larger the initrd is. With a kernel at random in the
+ * middle 2 of 15 boots with an initrd of 100 MB had no room left in one piece ("KHO: Failed to reserve nid 0 scratch buffer"),
+ * and so no device; with the kernel in its place none of 20.
+ */
 const CMDLINE = 'console=ttyS0 liveupdate=on kho=on nokaslr panic=-1 quiet'
 /** Three boots take half a minute on an idle machine, and ten times that beside much other work. */
 const DEFAULT_TIMEOUT_MS = 350_000
@@ -39,7 +47,10 @@ export const MACHINE_LIMIT_MS = 360_000
 /** Kept of the console; no test says nearly as much. */
 const MAX_CONSOLE_BYTES = 16 * 2 ** 20
 
-/** Where commands find `MachineOptions.files`, and the machine's own `kernel` and `initrd`. */
+/**
+ * Where commands find `MachineOptions.files`, and the machine's own `kernel` and `initrd`. For a kexec with a command line
+ * that does not say which boot it is, `as-boot-N` behind the initrd does.
+ */
 export const MACHINE_FOLDER = '/run/machine'
 
 /** A script of test/vm/inside by its name without .ts, or any program by its absolute path in the machine. */
@@ -58,6 +69,10 @@ export interface MachineOptions {
   files?: readonly string[]
   /** Instead of the host's files there is only what Node and this project's build need, and /run. */
   bare?: boolean
+  /** There is a file system at /run/disk that outlives a kexec, for commands to write to. Not in a bare machine. */
+  disk?: boolean
+  /** Called with each whole line of the console, at `atMs` of this process's `performance.now()`. */
+  onLine?: (line: string, atMs: number) => void
 }
 
 export interface Ran {
@@ -72,6 +87,7 @@ export interface Ran {
 const missing: string[] = []
 if (!process.env.LUO_KERNEL) missing.push('LUO_KERNEL, the path of a bzImage of Linux 7.3 with CONFIG_LIVEUPDATE')
 if (!isInstalled(QEMU)) missing.push(`${QEMU} (on Debian: apt-get install qemu-system-x86)`)
+if (!isInstalled(MKE2FS)) missing.push(`${MKE2FS} (on Debian: apt-get install e2fsprogs)`)
 if (!isInstalled(SETPRIV)) missing.push(`${SETPRIV} (on Debian: apt-get install util-linux)`)
 /** Otherwise it is said why not. */
 export const possible = missing.length === 0
@@ -86,6 +102,7 @@ export async function runMachine(options: MachineOptions): Promise<Ran[][]> {
     copyFileSync(process.env.LUO_KERNEL ?? '', join(folder, 'kernel'))
     for (const file of options.files ?? []) copyFileSync(file, join(folder, basename(file)))
     translateScripts(folder)
+    if (options.disk) execFileSync(MKE2FS, ['-q', '-t', 'ext4', join(folder, DISK), DISK_SIZE])
     makeInitrd(join(folder, 'initrd'), folder, boots, options.bare === true)
     const said = await emulate(folder, options)
     return boots.map((commands, boot) => commands.map((_, command) => ranIn(said, boot, command, boots)))
@@ -111,6 +128,10 @@ function makeInitrd(path: string, folder: string, boots: readonly (readonly Comm
   else files.push({ name: 'project', mode: 0o644, data: Buffer.from(PROJECT) })
   writeFileSync(path, '')
   for (const part of cpio(files)) writeFileSync(path, part, { flag: 'a' })
+  for (const boot of boots.keys()) {
+    const said = cpio([{ name: 'this-boot', mode: 0o644, data: Buffer.from(`${boot}`) }])
+    writeFileSync(join(folder, `as-boot-${boot}`), Buffer.concat(said))
+  }
 }
 
 function argumentsOf(command: Command): string[] {
@@ -146,7 +167,14 @@ function filesUnder(folder: string): string[] {
 /** Boots the machine, and answers what it said until it ended. */
 function emulate(
   folder: string,
-  { bare = false, memory = bare ? '2G' : '1G', timeoutMs = DEFAULT_TIMEOUT_MS, cmdline = '' }: MachineOptions,
+  {
+    bare = false,
+    memory = bare ? '2G' : '1G',
+    timeoutMs = DEFAULT_TIMEOUT_MS,
+    cmdline = '',
+    disk = false,
+    onLine = () => {},
+  }: MachineOptions,
 ) {
   const share = (path: string, tag: string) =>
     `local,path=${path.replaceAll(',', ',,')},mount_tag=${tag},security_model=none,readonly=on,multidevs=remap`
@@ -155,9 +183,14 @@ function emulate(
   args.push('-kernel', join(folder, 'kernel'), '-initrd', join(folder, 'initrd'), '-append', `${CMDLINE} ${cmdline}`)
   args.push('-virtfs', share(folder, 'machine'))
   if (!bare) args.push('-virtfs', share('/', 'hostroot'))
+  if (disk) args.push('-drive', `file=${join(folder, DISK)},if=virtio,format=raw`)
   const child = spawn(SETPRIV, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let said = ''
+  let line = ''
   const take = (chunk: Buffer) => {
+    const lines = `${line}${chunk.toString('latin1')}`.split('\n')
+    line = lines.pop() ?? ''
+    for (const whole of lines) onLine(whole.trimEnd(), performance.now())
     if (said.length < MAX_CONSOLE_BYTES) said += chunk.toString('latin1')
   }
   child.stdout.on('data', take)

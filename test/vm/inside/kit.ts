@@ -27,6 +27,27 @@ export function attempt(action: () => unknown): unknown {
   }
 }
 
+/** 'ok', or the code of what `action` throws. */
+export async function codeOf(action: () => Promise<unknown>): Promise<string> {
+  try {
+    await action()
+    return 'ok'
+  } catch (error) {
+    if (!isLuoError(error)) throw error
+    return error.code
+  }
+}
+
+/** Connects as another user. */
+export async function connectAs(uid: number): Promise<VarlinkClient> {
+  process.seteuid?.(uid)
+  try {
+    return await connect()
+  } finally {
+    process.seteuid?.(0)
+  }
+}
+
 /** The word that tells init of the next boot which one it is: the last of them counts. */
 export function nextBootWord(): string {
   const line = readFileSync('/proc/cmdline', 'latin1')

@@ -6,11 +6,10 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { setTimeout } from 'node:timers/promises'
 import { KernelSession } from '../../../src/backends/kernel.js'
-import { isLuoError } from '../../../src/errors.js'
 import type { Fd } from '../../../src/sys/fd.js'
 import { createMemfd, readAt, writeAt } from '../../../src/sys/memfd.js'
 import type { VarlinkClient } from '../../../src/wire/client.js'
-import { connect, load, said, say } from './kit.js'
+import { codeOf, connect, connectAs, load, said, say } from './kit.js'
 
 const NOBODY = 65_534
 const KEEP_MS = 600_000
@@ -21,16 +20,6 @@ const [, , luod = '', luoctl = '', server = '', stage = ''] = process.argv
 
 let asked = 0
 const id = () => `${stage} ${asked++}`
-
-async function codeOf(action: () => Promise<unknown>): Promise<string> {
-  try {
-    await action()
-    return 'ok'
-  } catch (error) {
-    if (!isLuoError(error)) throw error
-    return error.code
-  }
-}
 
 const text = (fd: Fd | undefined) => {
   const bytes = new Uint8Array(16)
@@ -52,16 +41,6 @@ async function openKernelSession(client: VarlinkClient, direction: 'outgoing' | 
   return KernelSession.adopt(fds[0] as Fd)
 }
 
-/** Asks as another user. */
-async function asNobody(client: () => Promise<VarlinkClient>): Promise<VarlinkClient> {
-  process.seteuid?.(NOBODY)
-  try {
-    return await client()
-  } finally {
-    process.seteuid?.(0)
-  }
-}
-
 async function kexec(client: VarlinkClient, dryRun: boolean): Promise<void> {
   const steps: string[] = []
   const input = { id: id(), ...(dryRun && { dry_run: true }) }
@@ -74,7 +53,7 @@ async function kexec(client: VarlinkClient, dryRun: boolean): Promise<void> {
 }
 
 async function refusals(client: VarlinkClient): Promise<void> {
-  const stranger = await asNobody(connect)
+  const stranger = await connectAs(NOBODY)
   say({
     nothingLoaded: await codeOf(() => kexec(client, false)),
     stranger: await codeOf(() => kexec(stranger, false)),

@@ -1,0 +1,261 @@
+/**
+ * A luod that changes hands, with a load, a client, and a supervised service, and somebody who is killed at a step
+ * (`strike.mjs`). One world lives through many such deaths, as a machine would.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Step } from '../../src/daemon/steps.js'
+import type { Methods } from '../../src/protocol/types.js'
+import { VarlinkClient } from '../../src/wire/client.js'
+import { FakeManager } from '../daemon/fake-manager.js'
+import { eventually } from '../daemon/stage.js'
+import { Random } from '../soak/random.js'
+import { Load } from './load.js'
+import type { StepRow } from './step-table.js'
+
+const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
+const LUOD = here('../../dist/daemon/main.js')
+const LUOCTL = here('../../dist/cli/main.js')
+const STRIKE = here('./strike.mjs')
+const CLIENT = here('./client.mjs')
+const SERVICE = here('./held.mjs')
+const STORE_FILES = 512
+/** Of the service: its memory, and what says which memory that is. */
+const SERVICE_FILES = 2
+
+export type Status = Methods['Status']['output']
+
+export class ChangingLuod implements AsyncDisposable {
+  readonly socket: string
+  readonly seed = randomUUID()
+  readonly #directory = mkdtempSync(join(tmpdir(), 'luo-changing-'))
+  readonly #manager: FakeManager | undefined
+  #log = ''
+  #load: Load | undefined
+  #client: ChildProcess | undefined
+  #supervisor: ChildProcess | undefined
+  #clients = 0
+  #over = false
+
+  static async start(protection: 'standby' | 'store'): Promise<ChangingLuod> {
+    const world = new ChangingLuod(protection)
+    try {
+      world.#startLuod()
+      await world.#startOthers()
+      return world
+    } catch (error) {
+      await world[Symbol.asyncDispose]()
+      throw error
+    }
+  }
+
+  private constructor(protection: 'standby' | 'store') {
+    this.socket = join(this.#directory, 'luod.sock')
+    if (protection === 'store') this.#manager = new FakeManager(join(this.#directory, 'notify.sock'), STORE_FILES)
+  }
+
+  get log(): string {
+    return this.#log
+  }
+
+  async ask<M extends keyof Methods>(method: M, input: Methods[M]['input']): Promise<Methods[M]['output']> {
+    const client = await VarlinkClient.connect(this.socket)
+    try {
+      return (await client.call(method, input)).parameters
+    } finally {
+      client.close()
+    }
+  }
+
+  /** The luod that answers, once it is as well protected as it can be. */
+  whole(): Promise<Status> {
+    return eventually(
+      () => this.ask('Status', {}),
+      ({ protection }) => protection.ready,
+      `luod is not whole: ${this.#log}`,
+    )
+  }
+
+  /** Who answers before, and who stands by; resolves when the victim was killed at the step. */
+  async strike({ step, during, victim }: StepRow): Promise<Status> {
+    const before = await this.whole()
+    const pids = {
+      client: this.#client?.pid,
+      supervisor: this.#supervisor?.pid,
+      version: victim === 'version' ? (await this.ask('Show', { workload: 'web' })).workload.pid : undefined,
+    }
+    const whom = victim === 'luod' || victim === 'next' ? victim : pids[victim]
+    rmSync(this.#struck, { force: true })
+    // Whoever stands by comes to its steps too: not before it has become luod.
+    const after = during === 'new standby' ? ('takeover.listen' satisfies Step) : undefined
+    writeFileSync(`${this.#order}.new`, JSON.stringify({ step, victim: whom, after }))
+    renameSync(`${this.#order}.new`, this.#order)
+    if (during === 'upgrade') await this.#upgrade()
+    else if (!during.startsWith('requests')) process.kill(before.pid, 'SIGKILL')
+    await eventually(
+      () => existsSync(this.#struck),
+      (struck) => struck,
+      `nobody came to ${step}: ${this.#log}`,
+    )
+    return before
+  }
+
+  /** Whoever was killed is started again, as an operator would. */
+  async mend(victim: StepRow['victim']): Promise<void> {
+    if (victim === 'client') this.#startClient()
+    if (victim === 'supervisor') {
+      const { workload } = await this.ask('Show', { workload: 'web' })
+      if (workload.pid !== undefined) process.kill(workload.pid, 'SIGKILL')
+      this.#startService()
+    }
+    await eventually(
+      () => this.ask('Show', { workload: 'web' }),
+      ({ workload }) => workload.state === 'running' && workload.supervised && workload.files === SERVICE_FILES,
+      `the service is not whole: ${this.#log}`,
+    )
+  }
+
+  /** With nothing under way: what was acknowledged, and what is there. */
+  async compare(): Promise<{ acknowledged: string[][]; there: string[][] }> {
+    const writers = this.#load?.writers ?? []
+    await this.#load?.pause()
+    try {
+      return {
+        acknowledged: writers.map((writer) => writer.acknowledged),
+        there: await Promise.all(writers.map((writer) => writer.there())),
+      }
+    } finally {
+      this.#load?.resume()
+    }
+  }
+
+  /** Descriptors of luod that are nobody's: neither a file, nor of a connection. */
+  async spareFds(): Promise<number> {
+    let last = Number.NaN
+    await this.#load?.pause()
+    try {
+      await eventually(
+        async () => {
+          const { open_fds, files, connections } = await this.ask('Status', {})
+          const spare = open_fds - files - 2 * connections
+          const same = spare === last
+          last = spare
+          return same
+        },
+        (same) => same,
+        'luod is never at rest',
+      )
+      return last
+    } finally {
+      this.#load?.resume()
+    }
+  }
+
+  /** Processes of luod: what they are started with names the socket. */
+  luods(): number[] {
+    return this.#processes((command) => command.includes(LUOD))
+  }
+
+  async #startOthers(): Promise<void> {
+    await eventually(
+      () => this.ask('Status', {}),
+      () => true,
+      `luod does not start: ${this.#log}`,
+    )
+    const random = new Random(this.seed)
+    this.#load = await Load.start(this.socket, () => random.next())
+    this.#startClient()
+    this.#startService()
+    await this.mend('luod')
+  }
+
+  #startLuod(): void {
+    const args = ['--import', STRIKE, LUOD, '--socket', this.socket]
+    const env = { ...process.env, LUO_TEST_STRIKE: this.#directory }
+    const luod = this.#manager
+      ? this.#manager.start(process.execPath, args, env)
+      : spawn(process.execPath, [...args, '--standby'], { env, stdio: ['ignore', 'ignore', 'pipe'] })
+    this.#listen(luod)
+    if (this.#manager) luod.once('exit', () => this.#over || this.#startLuod())
+  }
+
+  #startClient(): void {
+    this.#clients += 1
+    this.#client = this.#spawn(CLIENT, `client-${this.#clients}`, this.socket)
+  }
+
+  #startService(): void {
+    const service = [process.execPath, SERVICE, this.socket]
+    this.#supervisor = this.#spawn(LUOCTL, '--socket', this.socket, 'run', 'web', '--restart', '--', ...service)
+  }
+
+  #spawn(...args: string[]): ChildProcess {
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+    this.#listen(child)
+    return child
+  }
+
+  #listen(child: ChildProcess): void {
+    child.stderr?.on('data', (chunk) => {
+      this.#log += chunk
+    })
+  }
+
+  async #upgrade(): Promise<void> {
+    const client = await VarlinkClient.connect(this.socket)
+    try {
+      for await (const _ of client.stream('Upgrade', { id: randomUUID() }));
+    } catch {
+      // Who was killed decides how it ends, and the rows say who serves then.
+    } finally {
+      client.close()
+    }
+  }
+
+  get #order(): string {
+    return join(this.#directory, 'order')
+  }
+
+  get #struck(): string {
+    return join(this.#directory, 'struck')
+  }
+
+  #processes(wanted: (command: string) => boolean): number[] {
+    return readdirSync('/proc').flatMap((name) => {
+      if (!/^\d+$/.test(name) || Number(name) === process.pid) return []
+      try {
+        const command = readFileSync(`/proc/${name}/cmdline`, 'utf8')
+        return command.includes(this.#directory) && wanted(command) ? [Number(name)] : []
+      } catch {
+        // It has ended meanwhile.
+        return []
+      }
+    })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#over = true
+    this.#load?.close()
+    const left = () => this.#processes(() => true)
+    await eventually(
+      () => {
+        for (const pid of left()) {
+          try {
+            process.kill(pid, 'SIGKILL')
+          } catch {
+            // It has ended meanwhile.
+          }
+        }
+        return left()
+      },
+      (pids) => pids.length === 0,
+      'processes are left',
+    )
+    this.#manager?.[Symbol.dispose]()
+    rmSync(this.#directory, { recursive: true, force: true })
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * Who is killed at which step of changing hands, and who must serve afterwards. `steps.test.ts` goes through all of them,
+ * with requests running; docs/upgrade.md refers to their numbers, which go on from those of `table.ts`.
+ *
+ * luod: who serves when it begins. next: the process that stands by, or is its successor in an upgrade. Everything that
+ * was acknowledged is there afterwards, once, but where `nobody` serves: there luod dies while nobody else has all of
+ * it, which `luoctl status` calls not ready.
+ */
+import type { Step } from '../../src/daemon/steps.js'
+import { FAULTS, MESSAGE_FAULTS } from './table.js'
+
+/** What makes the step happen: requests; an upgrade; the end of luod, and what its standby does then. */
+export type During = 'requests' | 'upgrade' | 'new standby' | 'crash' | 'requests, store' | 'recovery'
+export type Victim = 'luod' | 'next' | 'client' | 'supervisor' | 'version'
+
+export interface StepRow {
+  number: number
+  step: Step
+  during: During
+  victim: Victim
+  serving: 'luod' | 'next' | 'nobody'
+}
+
+const ROWS: readonly [Step, During, Victim, StepRow['serving']][] = [
+  ['copy.start', 'new standby', 'client', 'luod'],
+  ['copy.hear', 'new standby', 'next', 'luod'],
+  ['copy.fill', 'new standby', 'next', 'luod'],
+  ['copy.synced', 'new standby', 'next', 'luod'],
+  ['copy.trust', 'new standby', 'next', 'luod'],
+  ['next.hello', 'new standby', 'next', 'luod'],
+  ['next.receive', 'new standby', 'next', 'luod'],
+  ['next.verify', 'new standby', 'next', 'luod'],
+  ['next.ready', 'new standby', 'next', 'luod'],
+  ['copy.trust', 'new standby', 'luod', 'next'],
+  ['change.put', 'requests', 'luod', 'next'],
+  ['change.commit', 'requests', 'luod', 'next'],
+  ['change.remove', 'requests', 'luod', 'next'],
+  ['change.answer', 'requests', 'luod', 'next'],
+  ['change.put', 'requests', 'next', 'luod'],
+  ['change.commit', 'requests', 'next', 'luod'],
+  ['change.remove', 'requests', 'client', 'luod'],
+  ['change.answer', 'requests', 'client', 'luod'],
+  ['copy.start', 'upgrade', 'luod', 'next'],
+  ['copy.hear', 'upgrade', 'luod', 'next'],
+  ['copy.fill', 'upgrade', 'luod', 'next'],
+  ['copy.synced', 'upgrade', 'luod', 'next'],
+  ['copy.trust', 'upgrade', 'luod', 'next'],
+  ['copy.hear', 'upgrade', 'next', 'luod'],
+  ['copy.fill', 'upgrade', 'next', 'luod'],
+  ['copy.synced', 'upgrade', 'next', 'luod'],
+  ['copy.trust', 'upgrade', 'next', 'luod'],
+  ['next.hello', 'upgrade', 'luod', 'next'],
+  ['next.receive', 'upgrade', 'luod', 'next'],
+  ['next.verify', 'upgrade', 'luod', 'next'],
+  ['next.ready', 'upgrade', 'luod', 'next'],
+  ['upgrade.alone', 'upgrade', 'luod', 'next'],
+  ['upgrade.alone', 'upgrade', 'next', 'luod'],
+  ['upgrade.pause', 'upgrade', 'luod', 'next'],
+  ['upgrade.pause', 'upgrade', 'next', 'luod'],
+  ['upgrade.go', 'upgrade', 'luod', 'next'],
+  ['upgrade.go', 'upgrade', 'next', 'luod'],
+  ['upgrade.go', 'upgrade', 'supervisor', 'next'],
+  ['upgrade.go', 'upgrade', 'version', 'next'],
+  ['upgrade.end', 'upgrade', 'luod', 'next'],
+  ['takeover.go', 'upgrade', 'luod', 'next'],
+  ['takeover.go', 'upgrade', 'next', 'luod'],
+  ['takeover.build', 'upgrade', 'luod', 'next'],
+  ['takeover.build', 'upgrade', 'next', 'luod'],
+  ['takeover.build', 'upgrade', 'client', 'next'],
+  ['takeover.build', 'upgrade', 'version', 'next'],
+  ['takeover.serve', 'upgrade', 'luod', 'next'],
+  ['takeover.serve', 'upgrade', 'next', 'luod'],
+  ['takeover.listen', 'upgrade', 'client', 'next'],
+  ['takeover.noticed', 'crash', 'client', 'next'],
+  ['takeover.noticed', 'crash', 'supervisor', 'next'],
+  ['takeover.build', 'crash', 'client', 'next'],
+  ['takeover.build', 'crash', 'supervisor', 'next'],
+  ['takeover.build', 'crash', 'version', 'next'],
+  ['takeover.serve', 'crash', 'version', 'next'],
+  ['takeover.listen', 'crash', 'client', 'next'],
+  ['takeover.member', 'crash', 'version', 'next'],
+  ['takeover.supervisor', 'crash', 'supervisor', 'next'],
+  ['takeover.noticed', 'crash', 'next', 'nobody'],
+  ['change.put', 'requests, store', 'luod', 'next'],
+  ['change.commit', 'requests, store', 'luod', 'next'],
+  ['change.answer', 'requests, store', 'luod', 'next'],
+  ['store.put', 'requests, store', 'luod', 'next'],
+  ['store.barrier', 'requests, store', 'luod', 'next'],
+  ['store.flushed', 'requests, store', 'luod', 'next'],
+  ['store.flushed', 'requests, store', 'client', 'luod'],
+  ['recovery.build', 'recovery', 'luod', 'next'],
+  ['recovery.claim', 'recovery', 'luod', 'next'],
+  ['recovery.drop', 'recovery', 'luod', 'next'],
+  ['takeover.listen', 'recovery', 'luod', 'next'],
+  ['recovery.build', 'recovery', 'client', 'next'],
+]
+
+export const FIRST_STEP_NUMBER = FAULTS.length + MESSAGE_FAULTS.length + 1
+
+export const STEP_FAULTS: readonly StepRow[] = ROWS.map(([step, during, victim, serving], index) => ({
+  ...{ number: FIRST_STEP_NUMBER + index, step, during, victim, serving },
+}))
