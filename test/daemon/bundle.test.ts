@@ -1,4 +1,4 @@
-/** luod as it is built, in one file, with the code that V8 has made of it: what does not fit is not used. */
+/** luod and luoctl as they are built, in one file each, with the code that V8 has made of it: what does not fit is not used. */
 import { spawnSync } from 'node:child_process'
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -30,11 +30,14 @@ function help(): string {
   return stdout
 }
 
-test('the Node that has built it takes the code', () => {
-  const cachedData = readFileSync(at('luod.code')).subarray(CODE_AT)
-  const script = new Script(readFileSync(at('luod.cjs'), 'latin1'), { filename: at('luod.cjs'), cachedData })
+test.each([
+  ['daemon', 'luod'],
+  ['cli', 'luoctl'],
+])('the Node that has built it takes the code (%s/%s)', (of, name) => {
+  const built = (end: string) => join(PROJECT, 'dist', of, `${name}.${end}`)
+  const cachedData = readFileSync(built('code')).subarray(CODE_AT)
+  const script = new Script(readFileSync(built('cjs'), 'latin1'), { filename: built('cjs'), cachedData })
   expect(script.cachedDataRejected).toBe(false)
-  expect(help()).toMatch(/^luod: keeps the state of services/)
 })
 
 test.each<[string, () => void]>([

@@ -51,8 +51,10 @@ describe.runIf(possible)('luod over two kexecs', () => {
   })
 
   test('luoctl says each step, and the next luod what the kexec took', () => {
-    const steps = boots[0]?.flatMap(({ step }) => step ?? [])
-    expect(steps).toEqual(['asking', 'preserving', 'preserved', 'stopping', 'rebooting'])
+    const steps = boots[0]?.flatMap(({ step }) => step ?? []) ?? []
+    expect(steps.slice(0, 4)).toEqual(['asking', 'preserving', 'preserved', 'stopping'])
+    // The last word before a call that does not return: whoever was told may not get to print it.
+    expect([[], ['rebooting']]).toContainEqual(steps.slice(4))
     const spans = (name: string) => Object.keys((boots[1]?.find(({ event }) => event === name)?.spans as object) ?? {})
     expect(spans('kexec')).toEqual(['letGo', 'preserve', 'stop', 'reboot', 'boot', 'luod'])
     expect(spans('kexecOver')).toEqual(['firstClaim', 'lastCommit'])
