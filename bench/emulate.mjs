@@ -1,18 +1,26 @@
 /**
  * What `luoctl emulate` costs: one trapped ioctl and one trapped open, as the program sees them, and how much longer work
- * takes that has nothing to do with live update: a start of Python, and a small compile job.
+ * takes that has nothing to do with live update: a start of Python, the C client compiled and linked, and the
+ * least that can be compiled: a compiler's fixed part, which opens a file every few hundred microseconds. Run in turn with
+ * and without.
  */
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { ratio, summary } from './tools/stats.mjs'
 
 const LUOCTL = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
+/** A compile job of an ordinary size, linked too. */
+const CLIENT = ['liveupdate.c', 'example-counter.c'].map((name) =>
+  fileURLToPath(new URL(`../clients/c/${name}`, import.meta.url)),
+)
 const LIMIT_MS = 120_000
 
-/** Prints the microseconds of each call, or of each run of a command. */
+/** Prints the microseconds of each call; or, for each line of its input, runs a command and prints those of the run. */
 const PROGRAM = `
 import fcntl, json, os, struct, subprocess, sys, time
 
@@ -24,8 +32,8 @@ def timed(run, count):
         spent.append((time.perf_counter() - started) * 1e6)
     return spent
 
-what, count = sys.argv[1], int(sys.argv[2])
-if what == 'calls':
+if sys.argv[1] == 'calls':
+    count = int(sys.argv[2])
     device = os.open('/dev/liveupdate', os.O_RDWR)
     answer = fcntl.ioctl(device, 0xBA00, struct.pack('<Ii64s', 72, -1, b'bench'))
     session = struct.unpack_from('<i', answer, 4)[0]
@@ -35,8 +43,8 @@ if what == 'calls':
     opens = timed(lambda: os.close(os.open('/dev/liveupdate', os.O_RDWR)), count)
     print(json.dumps({'ioctl': ioctls, 'open': opens}))
 else:
-    subprocess.run(sys.argv[3:], check=True)
-    print(json.dumps(timed(lambda: subprocess.run(sys.argv[3:], check=True), count)))
+    for _ in sys.stdin:
+        print(timed(lambda: subprocess.run(sys.argv[2:], stdin=subprocess.DEVNULL, check=True), 1)[0], flush=True)
 `
 
 export async function measureEmulate({ quick, say }) {
@@ -49,27 +57,58 @@ export async function measureEmulate({ quick, say }) {
   writeFileSync(program, PROGRAM)
   writeFileSync(source, '#include <stdio.h>\nint main(void) { return puts("bench") < 0; }\n')
   const env = { ...process.env, LUO_SOCKET: join(folder, 'luod.sock') }
-  const python = (emulated, args) => {
-    const command = ['python3', program, ...args]
-    const [file, ...rest] = emulated ? [process.execPath, LUOCTL, 'emulate', '--', ...command] : command
-    return JSON.parse(execFileSync(file, rest, { env, encoding: 'utf8', timeout: LIMIT_MS }))
+  const emulate = [LUOCTL, 'emulate', '--', 'python3', program]
+  /** Runs `command` for each call, and resolves with what it took. */
+  const runner = (file, args, command) => {
+    const child = spawn(file, [...args, 'run', ...command], { env, stdio: ['pipe', 'pipe', 'inherit'] })
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+    const run = async () => {
+      child.stdin.write('\n')
+      const line = await lines.next()
+      if (line.done) throw new Error(`${command.join(' ')} was not run to its end`)
+      return Number(line.value)
+    }
+    const close = async () => {
+      child.stdin.end()
+      if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+    }
+    return { run, close }
   }
-  const slowdown = (count, command) => {
-    const plain = python(false, ['run', String(count), ...command])
-    return ratio(plain, python(true, ['run', String(count), ...command]))
+  const slowdown = async (count, command) => {
+    const plain = runner('python3', [program], command)
+    const emulated = runner(process.execPath, emulate, command)
+    const [without, under] = [[], []]
+    try {
+      for (let turn = 0; turn < count + 1; turn++) {
+        const first = turn % 2 === 0
+        if (first) without.push(await plain.run())
+        under.push(await emulated.run())
+        if (!first) without.push(await plain.run())
+      }
+    } finally {
+      await Promise.all([plain.close(), emulated.close()])
+    }
+    // The first of each has nothing in any cache.
+    return ratio(without.slice(1), under.slice(1))
   }
   try {
-    const { ioctl, open } = python(true, ['calls', quick ? '200' : '5000'])
+    const calls = [...emulate, 'calls', quick ? '200' : '5000']
+    const { ioctl, open } = JSON.parse(
+      execFileSync(process.execPath, calls, { env, encoding: 'utf8', timeout: LIMIT_MS }),
+    )
     say('calls')
-    const runs = quick ? 3 : 30
-    const python_start = slowdown(runs, ['python3', '-c', 'import json, http.client'])
+    const runs = quick ? 3 : 50
+    const python_start = await slowdown(runs, ['python3', '-c', 'import json, http.client'])
     say('python')
-    const compile = slowdown(runs, ['cc', '-O1', '-o', join(folder, 'out'), source])
+    const cc = (...args) => ['cc', '-o', join(folder, 'out'), ...args]
+    const compile = await slowdown(quick ? 2 : 30, cc('-O2', ...CLIENT))
+    say('compile')
+    const compile_one_line = await slowdown(runs, cc('-O1', source))
     return {
       emulate: {
         emulate_ioctl_us: summary(ioctl),
         emulate_open_us: summary(open),
-        emulate_passthrough_ratio: { python_start, compile },
+        emulate_passthrough_ratio: { python_start, compile, compile_one_line },
       },
     }
   } finally {

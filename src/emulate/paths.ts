@@ -2,9 +2,8 @@
  * Whether a program's path leads to the device: as the program sees it, with its working directory, its root and its
  * descriptors, through links. The device need not exist.
  */
-import { readlinkSync } from 'node:fs'
 import { LuoError } from '../errors.js'
-import { hasNoLink } from '../sys/links.js'
+import { hasNoLink, readLink, realPath } from '../sys/links.js'
 
 export const DEVICE_PATH = '/dev/liveupdate'
 const DEVICE_NAME = 'liveupdate'
@@ -21,16 +20,20 @@ export function leadsToDevice(tid: number, at: number, path: string, { follow = 
   if (path === '') return false
   const start = path.startsWith('/') ? '/' : directoryOf(tid, at)
   if (start === undefined) return false
-  const root = (oneRoot ? undefined : link(`/proc/${tid}/root`)) ?? '/'
-  // Nearly every path is judged here: where no link is on the way, the device must be named.
-  if (!path.includes(DEVICE_NAME) && root === '/' && hasNoLink(path.startsWith('/') ? path : `${start}/${path}`)) {
-    return false
+  const root = (oneRoot ? undefined : readLink(`/proc/${tid}/root`)) ?? '/'
+  // Nearly every path is judged here: where no link is on the way, the device must be named; where one is, and something
+  // is at its end, that is not the device.
+  if (!path.includes(DEVICE_NAME) && root === '/') {
+    const whole = path.startsWith('/') ? path : `${start}/${path}`
+    if (hasNoLink(whole)) return false
+    const real = realPath(whole)
+    if (real !== undefined && real !== DEVICE_PATH) return false
   }
   return resolve({ tid, start, root, path, follow }) === DEVICE_PATH
 }
 
 function directoryOf(tid: number, at: number): string | undefined {
-  return link(at === AT_FDCWD ? `/proc/${tid}/cwd` : `/proc/${tid}/fd/${at}`)
+  return readLink(at === AT_FDCWD ? `/proc/${tid}/cwd` : `/proc/${tid}/fd/${at}`)
 }
 
 interface Way {
@@ -60,7 +63,7 @@ function resolve({ tid, start, root, path, follow }: Way): string | undefined {
         : at === '/proc' && name === 'thread-self'
           ? `/proc/${tid}`
           : `${at}/${name}`
-    const target = next === DEVICE_PATH ? undefined : link(`${root === '/' ? '' : root}${next}`)
+    const target = next === DEVICE_PATH ? undefined : readLink(`${root === '/' ? '' : root}${next}`)
     if (target === undefined) {
       at = next
       continue
@@ -77,12 +80,4 @@ function resolve({ tid, start, root, path, follow }: Way): string | undefined {
 function withinRoot(path: string, root: string): string {
   if (path === '/') return ''
   return root !== '/' && path.startsWith(`${root}/`) ? path.slice(root.length) : path
-}
-
-function link(path: string): string | undefined {
-  try {
-    return readlinkSync(Buffer.from(path, 'latin1'), 'latin1')
-  } catch {
-    return undefined
-  }
 }

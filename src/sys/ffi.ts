@@ -45,6 +45,7 @@ const SIGNATURES = {
   poll: 'int poll(uint8_t *fds, uint64_t count, int timeout)',
   epoll_wait: 'int epoll_wait(int epoll, uint8_t *events, int count, int timeout)',
   syscall: 'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f)',
+  readlink: 'int64_t readlink(int64_t path, int64_t bytes, size_t length)',
   fstatfs: 'int fstatfs(int fd, int64_t out)',
   getrlimit: 'int getrlimit(int resource, uint64_t *limits)',
   setrlimit: 'int setrlimit(int resource, const uint64_t *limits)',

@@ -1,9 +1,9 @@
-import { chmodSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { countOpenFds } from './fd.js'
-import { hasNoLink } from './links.js'
+import { hasNoLink, readLink, realPath } from './links.js'
 
 test('a link is seen wherever it is on the way, and nothing stays open', () => {
   const folder = mkdtempSync(join(tmpdir(), 'luo-links-'))
@@ -22,6 +22,32 @@ test('a link is seen wherever it is on the way, and nothing stays open', () => {
       expect([path, hasNoLink(`${folder}/${path}`)]).toEqual([path, false])
     }
     expect(hasNoLink('/proc/self/cwd')).toBe(false)
+    expect(countOpenFds()).toBe(before)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+})
+
+test('the real path of what is there; of what depends on who asks, none', () => {
+  const folder = realpathSync(mkdtempSync(join(tmpdir(), 'luo-links-')))
+  try {
+    writeFileSync(join(folder, 'file'), '')
+    symlinkSync('file', join(folder, 'link'))
+    symlinkSync('nowhere', join(folder, 'broken'))
+    symlinkSync('loop', join(folder, 'loop'))
+    symlinkSync('.', join(folder, 'folder'))
+    const before = countOpenFds()
+    for (const path of ['file', 'link', 'folder/folder/link']) {
+      expect([path, realPath(`${folder}/${path}`)]).toEqual([path, `${folder}/file`])
+    }
+    expect(realPath(`${folder}/folder`)).toBe(folder)
+    for (const path of ['none', 'broken', 'loop', 'file/file', 'x'.repeat(300), 'x/'.repeat(5000)]) {
+      expect([path, realPath(`${folder}/${path}`)]).toEqual([path, undefined])
+    }
+    expect(realPath('/proc/self/root/dev')).toBeUndefined()
+    expect(realPath('/proc/self/cwd')).toBeUndefined()
+    expect(readLink(`${folder}/broken`)).toBe('nowhere')
+    expect(readLink(`${folder}/file`)).toBeUndefined()
     expect(countOpenFds()).toBe(before)
   } finally {
     rmSync(folder, { recursive: true })

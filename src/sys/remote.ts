@@ -54,7 +54,7 @@ export function writeRemote(pid: number, address: bigint, bytes: Uint8Array): vo
 
 /** Bytes up to a NUL. ENAMETOOLONG when there is none in the first `limit` bytes. */
 export function readRemoteString(pid: number, address: bigint, limit: number): Buffer {
-  const parts: Uint8Array[] = []
+  let before: Buffer | undefined
   let at = address
   for (let left = limit; left > 0; ) {
     // Up to the end of the page: the next one may not be there, and need not be.
@@ -62,9 +62,11 @@ export function readRemoteString(pid: number, address: bigint, limit: number): B
     transfer('processVmReadv', pid, at, piece)
     const { bytes } = memory()
     const found = bytes.indexOf(0, DATA_AT)
-    const end = found === -1 || found >= DATA_AT + piece ? -1 : found
-    parts.push(bytes.slice(DATA_AT, end === -1 ? DATA_AT + piece : end))
-    if (end !== -1) return Buffer.concat(parts)
+    const isEnd = found !== -1 && found < DATA_AT + piece
+    const part = Buffer.from(bytes.subarray(DATA_AT, isEnd ? found : DATA_AT + piece))
+    const text = before ? Buffer.concat([before, part]) : part
+    if (isEnd) return text
+    before = text
     at += BigInt(piece)
     left -= piece
   }
