@@ -43,6 +43,10 @@ function receiving(fd: Fd): MirrorReceiver {
   return new MirrorReceiver(fd, {
     into,
     onSynced: (count) => void heard.down.push(`synced ${count}`),
+    onConnections: (fds, cutOff) => {
+      heard.down.push(`${fds.length} connections${cutOff ? ', cut off' : ''}`)
+      closeAll(fds)
+    },
     onGo: ({ pausedAt }) => void heard.down.push(`go ${pausedAt}`),
     onClosed: (error?: LuoError) => void heard.downClosed.push(error?.code),
   })
@@ -149,7 +153,7 @@ describe('what the vault has', () => {
 })
 
 test('words go both ways; after the last one of luod the end of the line is no news', async () => {
-  const hello = { version: '1.2.3', pid: 7, records: [3], machines: [1] }
+  const hello = { version: '1.2.3', pid: 7, records: [3], machines: [1], connections: true }
   receiver.tell({ hello })
   receiver.tell({ ready: { entries: 0 } })
   sender.tell({ go: { pausedAt: '123' } })

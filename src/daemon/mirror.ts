@@ -2,8 +2,8 @@
  * The line between luod and a process that can take its place: a pair of packet sockets. Down it goes what the vault
  * has and every change of it, and at last who is luod from here on; up it come the other's answers.
  *
- *     down   put KEYS, with as many files · remove KEYS · synced COUNT · heir · go
- *     up     hello (version, records that it reads) · ready · failed (code, message) · serving
+ *     down   put KEYS, with as many files · remove KEYS · synced COUNT · heir · connections COUNT, with as many · go
+ *     up     hello (version, what it reads and takes) · ready · failed (code, message) · serving
  *
  * What was sent is in the other's queue, files included, whatever becomes of the sender: so a change is safe as soon as
  * it is sent, and nobody waits for an answer. The reader takes what comes at once, so that files under way stay far below
@@ -30,12 +30,17 @@ export type DownMessage =
   | { synced: number }
   /** When luod dies the other one is next, and nobody else is. */
   | { heir: true }
+  /** Copies of connections of clients, of which nothing depends (`connection-copies.ts`). */
+  | { connections: number }
   /** `pausedAt`: when the last request was taken, of the monotonic clock, in nanoseconds. */
   | { go: { pausedAt: string } }
 
 export type UpMessage =
-  /** `machines`: versions of the state of emulated machines that it reads. A build that reads none does not say it. */
-  | { hello: { version: string; pid: number; records: number[]; machines: number[] } }
+  /**
+   * `machines`: versions of the state of emulated machines that it reads. `connections`: it takes copies of them. A build
+   * that knows nothing of these does not say them.
+   */
+  | { hello: { version: string; pid: number; records: number[]; machines: number[]; connections: boolean } }
   | { ready: { entries: number } }
   | { failed: { code: string; message: string } }
   | { serving: true }
@@ -78,6 +83,11 @@ export class MirrorSender implements VaultSink {
     this.tell({ remove: [...keys] })
   }
 
+  /** Unless there is no room for them now. */
+  tryConnections(fds: readonly Fd[]): boolean {
+    return send(this.#fd, encode({ connections: fds.length }), fds) > 0
+  }
+
   /** Sent when this returns. */
   tell(message: DownMessage, fds: readonly Fd[] = []): void {
     transmit(this.#fd, message, fds)
@@ -105,6 +115,8 @@ export interface ReceiverOptions {
   /** All that there was has come: `count` descriptors. */
   onSynced(count: number): void
   onGo(go: { pausedAt: string }): void
+  /** Owned by whoever gets them. `cutOff`: more of them came, and are lost. */
+  onConnections(fds: Fd[], cutOff: boolean): void
   /** Nothing more comes, and `go` did not. `error`: what came made no sense. */
   onClosed(error?: LuoError): void
 }
@@ -120,7 +132,7 @@ export class MirrorReceiver {
     this.#fd = fd
     this.#options = options
     this.#watch = listen(fd, {
-      onMessage: (message, fds) => this.#received(checkDown(message, fds), fds),
+      onMessage: (message, fds, cutOff) => this.#received(checkDown(message, fds, cutOff), fds, cutOff),
       onClosed: (error) => {
         if (this.#over) return
         this.#over = true
@@ -149,7 +161,7 @@ export class MirrorReceiver {
     this.#fd.close()
   }
 
-  #received(message: DownMessage, fds: Fd[]): void {
+  #received(message: DownMessage, fds: Fd[], cutOff: boolean): void {
     const { into } = this.#options
     if ('put' in message) {
       message.put.forEach((key, index) => {
@@ -162,6 +174,7 @@ export class MirrorReceiver {
       this.#options.onChange?.()
     } else if ('synced' in message) this.#options.onSynced(message.synced)
     else if ('heir' in message) this.#options.onHeir?.()
+    else if ('connections' in message) this.#options.onConnections(fds, cutOff)
     else {
       this.#over = true
       this.#options.onGo(message.go)
@@ -196,8 +209,8 @@ function pause(ms: number): void {
 }
 
 interface LineOptions {
-  /** Owns the files; what it throws closes the line. */
-  onMessage(message: unknown, fds: Fd[]): void
+  /** Owns the files; what it throws closes the line. `cutOff`: more files came, and are lost. */
+  onMessage(message: unknown, fds: Fd[], cutOff: boolean): void
   onClosed(error?: LuoError): void
 }
 
@@ -225,9 +238,7 @@ function listen(fd: Fd, { onMessage, onClosed }: LineOptions): Line {
           onClosed()
           return false
         }
-        if (got.truncated)
-          throw new LuoError('EMFILE', 'receive files of the other luod: some are lost; raise the limit')
-        onMessage(JSON.parse(Buffer.from(got.bytes).toString()), got.fds)
+        onMessage(JSON.parse(Buffer.from(got.bytes).toString()), got.fds, got.truncated)
       } catch (error) {
         closeAll(got?.fds ?? [])
         // The other side died before it had read everything of ours: told once, and before what it had sent.
@@ -256,9 +267,13 @@ function areKeys(value: unknown): value is string[] {
   return Array.isArray(value) && value.length <= MAX_VAULT_BATCH && value.every(isKey)
 }
 
-function checkDown(message: unknown, fds: readonly Fd[]): DownMessage {
+function checkDown(message: unknown, fds: readonly Fd[], cutOff: boolean): DownMessage {
   if (!isRecord(message)) throw unknownMessage('it is no object')
-  const { put, remove, synced, heir, go } = message
+  const { put, remove, synced, heir, connections, go } = message
+  if (cutOff && connections === undefined) {
+    throw new LuoError('EMFILE', 'receive files of the other luod: some are lost; raise the limit')
+  }
+  if (typeof connections === 'number' && (cutOff || connections === fds.length)) return { connections }
   const files = put === undefined ? 0 : areKeys(put) ? put.length : -1
   if (files !== fds.length) throw unknownMessage(`${fds.length} files came with it, and ${files} were named`)
   if (put !== undefined) return { put: put as string[] }
@@ -279,9 +294,9 @@ function checkUp(message: unknown): UpMessage {
   if (!isRecord(message)) throw unknownMessage('it is no object')
   const { hello, ready, failed, serving } = message
   if (isRecord(hello)) {
-    const { version, pid, records, machines = [] } = hello
+    const { version, pid, records, machines = [], connections } = hello
     if (typeof version === 'string' && typeof pid === 'number' && areNumbers(records) && areNumbers(machines)) {
-      return { hello: { version, pid, records, machines } }
+      return { hello: { version, pid, records, machines, connections: connections === true } }
     }
   }
   if (isRecord(ready) && typeof ready.entries === 'number') return { ready: { entries: ready.entries } }

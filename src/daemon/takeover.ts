@@ -17,6 +17,7 @@ import type { Fd } from '../sys/fd.js'
 import { isEnding, openPidfd, signalAtEndOfParent, signalPidfd } from '../sys/pidfd.js'
 import { Poller, waitReadable } from '../sys/poller.js'
 import { peerCredentials, peerPidfd } from '../sys/unix.js'
+import { ConnectionCopies } from './connection-copies.js'
 import { MirrorReceiver } from './mirror.js'
 import { Preparing } from './preparing.js'
 import type { Replica } from './replica.js'
@@ -61,12 +62,16 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
   const primary = pidfdOfPeer(options.line)
   const { replica } = options
   const preparing = new Preparing(replica)
+  const connections = new ConnectionCopies()
   let isHeir = false
   Poller.shared().ref()
   return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
       const close = () => receiver.close()
       process.off(ENDING, look)
+      // So that clients come back while this one gets ready. In an upgrade luod itself ends them.
+      if (how === 'crash') connections.end()
+      else connections.close()
       step(how === 'upgrade' ? 'takeover.go' : 'takeover.noticed')
       preparing.stop()
       resolve({
@@ -92,7 +97,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       })
     }
     const look = () => {
-      if (receiver.closed || !primary || !isEnding(primary)) return
+      if (receiver.closed || !primary || !seesEnding(primary)) return
       const endedAt = process.hrtime.bigint()
       signalPidfd(primary, 'SIGKILL')
       receiver.drain()
@@ -104,6 +109,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
     const end = () => {
       process.off(ENDING, look)
       preparing.stop()
+      connections.close()
       primary?.close()
       receiver.close()
       resolve(undefined)
@@ -138,6 +144,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         tellFailure(receiver, new LuoError('LUO_RECORDS', `take over ${count} files of luod: ${replica.size} came`))
         end()
       },
+      onConnections: (fds, cutOff) => connections.add(fds, cutOff),
       onGo: ({ pausedAt }) => finish('upgrade', BigInt(pausedAt)),
       onClosed: (error) => {
         const closedAt = process.hrtime.bigint()
@@ -152,12 +159,22 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
     try {
       step('next.hello')
       const { version, records, machines } = options
-      receiver.tell({ hello: { version, pid: process.pid, records: [...records], machines: [...machines] } })
+      const reads = { records: [...records], machines: [...machines] }
+      receiver.tell({ hello: { version, pid: process.pid, ...reads, connections: true } })
     } catch (error) {
       if (!isLuoError(error)) throw error
       end()
     }
   }).finally(() => Poller.shared().unref())
+}
+
+/** One that cannot be looked at, for want of a descriptor, is waited for. */
+function seesEnding(pidfd: Fd): boolean {
+  try {
+    return isEnding(pidfd)
+  } catch {
+    return false
+  }
 }
 
 async function ended(pidfd: Fd | undefined): Promise<void> {
