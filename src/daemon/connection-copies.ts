@@ -24,10 +24,9 @@ export class ConnectionCopies {
     if (cutOff) this.close()
   }
 
-  /** luod is dead: its clients shall know. */
+  /** luod is dead: its clients shall know. The copies go then as always. */
   end(): void {
     for (const fd of this.#copies.keys()) endConnection(fd)
-    this.close()
   }
 
   close(): void {
