@@ -137,13 +137,12 @@ async function connectCopied(count: number, { pid, protection }: Status) {
 }
 
 /** Resolves when the other side has ended it, whatever it sent before. */
-async function endOf(client: Fd): Promise<void> {
-  for (;;) {
-    const got = receive(client)
-    if (got?.bytes.length === 0) return
-    if (!got) await new Promise((again) => setTimeout(again, 10))
-  }
-}
+const endOf = (client: Fd) =>
+  eventually(
+    () => receive(client)?.bytes.length,
+    (bytes) => bytes === 0,
+    'the connection does not end',
+  )
 
 async function contentOf(session: { retrieve(token: number): Promise<number> }, token: number): Promise<string> {
   using fd = Fd.adopt(await session.retrieve(token))
