@@ -11,7 +11,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { ratio, summary } from './tools/stats.mjs'
+import { distribution, ratio } from './tools/stats.mjs'
 
 const LUOCTL = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
 /** A compile job of an ordinary size, linked too. */
@@ -106,8 +106,8 @@ export async function measureEmulate({ quick, say }) {
     const compile_one_line = await slowdown(runs, cc('-O1', source))
     return {
       emulate: {
-        emulate_ioctl_us: summary(ioctl),
-        emulate_open_us: summary(open),
+        emulate_ioctl_us: distribution(ioctl),
+        emulate_open_us: distribution(open),
         emulate_passthrough_ratio: { python_start, compile, compile_one_line },
       },
     }

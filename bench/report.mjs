@@ -13,6 +13,10 @@ function spread({ median, min, max, n }, unit = '') {
   return `${median}${unit} (${min} to ${max}, n = ${n})`
 }
 
+function distribution({ p50, p99, n }) {
+  return `${p50} µs, p99 ${p99} µs (n = ${n})`
+}
+
 function table(head, rows) {
   const line = (cells) => `| ${cells.join(' | ')} |`
   return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
@@ -126,7 +130,6 @@ function ratioSection(run, plots) {
 
 function filesSection(run, plots) {
   const rows = []
-  const distribution = ({ p50, p99, n }) => `${p50} µs, p99 ${p99} µs (n = ${n})`
   if (run.preserve_us) {
     rows.push(['preserve one file, a call', distribution(run.preserve_us)])
     rows.push(['retrieve one file, a call', distribution(run.retrieve_us)])
@@ -242,10 +245,11 @@ function emulateSection({ emulate }) {
     table(
       ['', ''],
       [
-        ['ioctl (get name)', spread(ioctl, ' µs')],
-        ['open and close of the device', spread(open, ' µs')],
+        ['ioctl (get name)', distribution(ioctl)],
+        ['open and close of the device', distribution(open)],
         ["Python's start", pairs(passthrough.python_start)],
-        ['compiling a C program', pairs(passthrough.compile)],
+        ['compiling the C client', pairs(passthrough.compile)],
+        ['compiling one line of C', pairs(passthrough.compile_one_line)],
       ],
     ),
     '',

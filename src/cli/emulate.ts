@@ -21,13 +21,14 @@ export interface EmulateRequest {
   handlers: 'kernel' | 'all' | undefined
   fail: readonly string[]
   trace: boolean
+  everyOpen: boolean
 }
 
 /** Sent to this process alone, they are for the program. What a terminal sends reaches the program by itself. */
 const FORWARDED = ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const
 
 export async function emulateCommand(context: Context, request: EmulateRequest): Promise<number> {
-  const { machine, command, handlers, fail, trace } = request
+  const { machine, command, handlers, fail, trace, everyOpen } = request
   const [program = ''] = command
   let path: string
   try {
@@ -40,7 +41,8 @@ export async function emulateCommand(context: Context, request: EmulateRequest):
   }
   // The notifier connects by itself; a private luod must be there, and stay until it has.
   const { client } = await connectOrStart(context.socket, { quiet: true })
-  const settings: EmulationSettings = { socket: context.socket, machine, handlers, fail, trace, path, argv: command }
+  const { socket } = context
+  const settings: EmulationSettings = { socket, machine, handlers, fail, trace, everyOpen, path, argv: command }
   const notifier = spawn(process.execPath, [builtFile('emulate/main.js'), JSON.stringify(settings)], {
     stdio: ['inherit', 'inherit', 'inherit', 'pipe'],
   })

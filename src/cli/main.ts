@@ -194,19 +194,22 @@ function buildProgram(command: readonly string[] | undefined, choose: (action: A
   program
     .command('emulate')
     .description('run an unmodified program against an emulated /dev/liveupdate')
-    .usage('[--machine NAME] [--handlers kernel|all] [--fail FAULT]... [--trace] -- PROGRAM [ARGUMENT...]')
+    .usage(
+      '[--machine NAME] [--handlers kernel|all] [--fail FAULT]... [--trace] [--every-open] -- PROGRAM [ARGUMENT...]',
+    )
     .option('--machine <name>', 'its device, sessions and kexecs are those of this machine', DEFAULT_MACHINE)
     .option('--handlers <which>', 'what can be preserved: what a kernel takes (kernel), or all kinds (all)')
     .option('--fail <fault>', 'an operation that fails, such as preserve:ENOMEM@3', collect, [])
     .option('--trace', 'show each intercepted call')
+    .option('--every-open', 'also find the device opened for reading alone with O_CLOEXEC, or O_NOCTTY: slower')
     .addHelpText('after', EMULATE_HELP)
-    .action((options: { machine: string; handlers?: string; fail: string[]; trace?: boolean }) => {
+    .action((options: { machine: string; handlers?: string; fail: string[]; trace?: true; everyOpen?: true }) => {
       if (!command?.length) throw usageError('emulate: which program? luoctl emulate -- PROGRAM')
-      const { machine, fail } = options
+      const { machine, fail, trace = false, everyOpen = false } = options
       const handlers = (['kernel', 'all'] as const).find((known) => known === options.handlers)
       if (options.handlers !== undefined && !handlers)
         throw usageError(`--handlers "${options.handlers}": choose kernel or all`)
-      const request = { machine, handlers, fail, command, trace: options.trace === true }
+      const request = { machine, handlers, fail, command, trace, everyOpen }
       choose(async (context) => (await emulation()).emulateCommand(context, request))
     })
   const kexec = program.command('kexec')

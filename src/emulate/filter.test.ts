@@ -70,9 +70,17 @@ test.each([
   ['what is open on x86-64', { number: CALLS.open, args: [0, O_RDWR] }, ALLOW],
   ['a call of x86-64', { number: CALLS.ioctl, arch: AUDIT_ARCH_X86_64 }, HOLD],
 ])('arm64: %s', (_, call, expected) => {
-  expect(decide(filterFor('arm64'), { arch: AUDIT_ARCH_AARCH64, ...call })).toBe(expected)
+  expect(decide(filterFor('arm64', false), { arch: AUDIT_ARCH_AARCH64, ...call })).toBe(expected)
+})
+
+test.each([
+  [CALLS.openat, [0, 0, O_CLOEXEC], HOLD],
+  [CALLS.open, [0, O_NOCTTY | O_CLOEXEC], HOLD],
+  [0, [], ALLOW],
+])('every open is held when it is asked for: call %d', (number, args, expected) => {
+  expect(decide(emulationFilter({ everyOpen: true }), { number, args })).toBe(expected)
 })
 
 test('nothing is emulated on a machine where it was never run: LUO_UNSUPPORTED', () => {
-  expect(codeOf(() => emulationFilter('arm64'))).toBe('LUO_UNSUPPORTED')
+  expect(codeOf(() => emulationFilter({ machine: 'arm64' }))).toBe('LUO_UNSUPPORTED')
 })

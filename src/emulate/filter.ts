@@ -46,25 +46,26 @@ const IOCTL_TYPE = 0xba00
 
 /**
  * A program opens thousands of files for reading, nearly all of them with O_CLOEXEC (libraries, interpreters) or
- * O_NOCTTY (compilers). These are not looked at, so that they cost nothing; every other open is.
+ * O_NOCTTY (compilers). These are looked at only when asked for, so that they cost nothing; every other open is.
  */
-function opens(number: number, argument: number): FilterRule {
+function opens(number: number, argument: number, every: boolean): FilterRule {
+  if (every) return { number }
   const values = [O_CLOEXEC, O_NOCTTY, O_CLOEXEC | O_NOCTTY]
   return { number, when: [{ argument, mask: O_ACCMODE | O_CLOEXEC | O_NOCTTY, values, except: true }] }
 }
 
 /** LUO_UNSUPPORTED on a machine where nobody has run it. */
-export function emulationFilter(machine: string = process.arch): Uint8Array {
-  if (machine === 'x64') return filterFor(machine)
+export function emulationFilter({ everyOpen = false, machine = process.arch as string } = {}): Uint8Array {
+  if (machine === 'x64') return filterFor(machine, everyOpen)
   throw new LuoError('LUO_UNSUPPORTED', `emulate on ${machine}: it has been run on x86-64 only`)
 }
 
-export function filterFor(machine: keyof typeof MACHINES): Uint8Array {
+export function filterFor(machine: keyof typeof MACHINES, everyOpen: boolean): Uint8Array {
   const { arch, calls } = MACHINES[machine]
-  const old = machine === 'x64' ? [opens(CALLS.open, 1), { number: CALLS.creat }] : []
+  const old = machine === 'x64' ? [opens(CALLS.open, 1, everyOpen), { number: CALLS.creat }] : []
   return buildFilter(arch, [
     ...old,
-    opens(calls.openat, 2),
+    opens(calls.openat, 2, everyOpen),
     { number: calls.openat2 },
     { number: calls.ioctl, when: [{ argument: 1, mask: IOCTL_TYPE_MASK, values: [IOCTL_TYPE] }] },
     { number: calls.chroot },

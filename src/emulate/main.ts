@@ -68,9 +68,9 @@ interface Programs {
   end(): void
 }
 
-function launch({ path, argv, trace }: EmulationSettings, channel: MachineChannel): Programs {
+function launch({ path, argv, trace, everyOpen }: EmulationSettings, channel: MachineChannel): Programs {
   const [ours, theirs] = socketPair()
-  const filter = Buffer.from(emulationFilter()).toString('base64')
+  const filter = Buffer.from(emulationFilter({ everyOpen })).toString('base64')
   const launcher = fileURLToPath(new URL('./launcher.js', import.meta.url))
   const child = spawn(process.execPath, [launcher, filter, path, ...argv], {
     stdio: ['inherit', 'inherit', 'inherit', theirs.number],

@@ -11,6 +11,8 @@ export interface EmulationSettings {
   handlers: 'kernel' | 'all' | undefined
   fail: readonly string[]
   trace: boolean
+  /** Also those for reading alone that are close-on-exec: slower. */
+  everyOpen: boolean
   /** Of the program; `argv` begins with the name that it was called by. */
   path: string
   argv: readonly string[]

@@ -69,6 +69,18 @@ test('a kexec by the system call ends the program, once something was loaded', a
   expect((await stage.run('machines', '--end', 'reboot')).code).toBe(0)
 })
 
+test('--every-open finds the device opened as libraries are', async () => {
+  const open = 'open d /dev/liveupdate rdonly,cloexec'
+  const few = stage.driver('few')
+  expect(await few.ask(open)).toBe('ENOENT')
+  await few.ended()
+  const every = stage.driver('every', '--every-open')
+  expect(await every.ask(open)).toBe('ok')
+  expect(await every.ask('create s d "a"')).toBe('ok')
+  expect(await every.ask('open e /dev/liveupdate rdonly,noctty')).toBe('EBUSY')
+  await every.ended()
+})
+
 test('--fail makes the operations fail that it names', async () => {
   const fail = (...faults: string[]) => stage.driver('fail', ...faults.flatMap((fault) => ['--fail', fault]))
   const first = fail('preserve:ENOMEM@1', 'preserve:EIO@token=2')
