@@ -42,6 +42,8 @@ export interface TakeoverOptions {
   replica: Replica
   /** Throws when what has come cannot be taken over. */
   verify(): void
+  /** All is there and verified. `isOver`: this process is luod, or not needed any more. */
+  onReady?(isOver: () => boolean): void
 }
 
 export interface Takeover {
@@ -122,6 +124,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
           options.verify()
           step('next.ready')
           receiver.tell({ ready: { entries: replica.size } })
+          options.onReady?.(() => receiver.closed)
         } catch (error) {
           if (attempts > 1) return void setTimeout(() => receiver.closed || verify(attempts - 1), VERIFY_RETRY_MS)
           tellFailure(receiver, asLuoError(error, 'EIO', 'verify what luod holds'))
