@@ -215,8 +215,8 @@ function standbySection(run) {
     '## Replacing luod',
     '',
     'With 100 clients that ask all the time. A client: its longest wait for an answer. luod: for how long nobody was served,',
-    'as luod says it. The aims are 100 ms for an upgrade and 50 ms for a takeover, with 10,000 files. Of a takeover a part',
-    'is the death of the process: its memory goes before its sockets do.',
+    'as luod says it. The aims are 100 ms for an upgrade and 50 ms for a takeover, with 10,000 files. While a takeover is under',
+    'way the dead process gives its memory back, which takes one of the two cores from the others.',
     '',
     table(
       ['', 'a client', 'luod'],

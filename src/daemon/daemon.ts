@@ -330,6 +330,10 @@ export class Daemon implements MetricsSource {
     return this.#kexecs.current?.holder
   }
 
+  followConnections(told: (fd: Fd) => void): () => void {
+    return this.#server.follow(told)
+  }
+
   /** The emulated machines stand still too, and go along. */
   leave(): SavedMachines {
     this.#machines.pause()

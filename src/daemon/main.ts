@@ -28,6 +28,7 @@ import { listenAlone, lockSocket } from './listen-alone.js'
 import { type Logger, logger } from './log.js'
 import { MACHINES_VERSION } from './machines-state.js'
 import { parseMetricsAddress } from './metrics-server.js'
+import { rehearse } from './rehearsal.js'
 import { Replica } from './replica.js'
 import { check, refuse } from './restore-check.js'
 import { END, Serving } from './serve.js'
@@ -171,7 +172,7 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
     for (const { message, code } of begun.finish()) log('warning', `${message} (${code})`)
     return
   }
-  const taken = await takeOver(inheritedFd(lineFd), common)
+  const taken = await takeOver(inheritedFd(lineFd), path, common)
   if (!taken) return
   daemon = taken.daemon
   await serving.begin(daemon, taken.lock, { how: 'next', predecessorGone: taken.gone })
@@ -245,7 +246,7 @@ function report({ findings }: Daemon, log: Logger): void {
 }
 
 /** Stands by until this process is luod; undefined when it is not needed any more. */
-async function takeOver(line: Fd, common: Common) {
+async function takeOver(line: Fd, path: string, common: Common) {
   const { version, log, registry } = common
   const replica = new Replica(registry, (error, action) => log('error', `${action}: ${String(error)}`))
   const end = () => process.exit(EXIT.OK)
@@ -256,6 +257,7 @@ async function takeOver(line: Fd, common: Common) {
     ...{ line, version, replica },
     records: [RECORDS_VERSION],
     machines: [MACHINES_VERSION],
+    onReady: (isOver) => void rehearse(`${path}.rehearsal-${process.pid}`, isOver),
     verify: () => refuse('verify what luod holds', check(replica.now(), registry).findings),
   })
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, end)

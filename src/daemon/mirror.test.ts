@@ -3,6 +3,7 @@ import { codeOf } from '../../test/code-of.js'
 import { until } from '../../test/until.js'
 import type { LuoError } from '../errors.js'
 import { closeAll, countOpenFds, type Fd } from '../sys/fd.js'
+import { nofileLimit, raiseNofile } from '../sys/limits.js'
 import { createMemfd, readAt, writeAt } from '../sys/memfd.js'
 import { Poller } from '../sys/poller.js'
 import { send, socketPair } from '../sys/unix.js'
@@ -43,6 +44,10 @@ function receiving(fd: Fd): MirrorReceiver {
   return new MirrorReceiver(fd, {
     into,
     onSynced: (count) => void heard.down.push(`synced ${count}`),
+    onConnections: (fds, cutOff) => {
+      heard.down.push(`${fds.length} connections${cutOff ? ', cut off' : ''}`)
+      closeAll(fds)
+    },
     onGo: ({ pausedAt }) => void heard.down.push(`go ${pausedAt}`),
     onClosed: (error?: LuoError) => void heard.downClosed.push(error?.code),
   })
@@ -103,6 +108,19 @@ describe('what the vault has', () => {
     closeAll(files)
   })
 
+  test('is there when all is taken at once, whatever else has been waiting', () => {
+    using file = memory('kept')
+    const count = 100
+    for (let key = 1; key <= count; key++) sender.put([{ key: `file/${key}`, fd: file }])
+    expect(got.size).toBe(0)
+    receiver.drain()
+    expect(got.size).toBe(count)
+    expect(receiver.closed).toBe(false)
+    sender.close()
+    receiver.drain()
+    expect([heard.downClosed.length, receiver.closed]).toEqual([1, true])
+  })
+
   test('is there when its sender is gone: what was sent has arrived', async () => {
     using file = memory('kept')
     sender.put([{ key: 'file/1', fd: file }])
@@ -135,8 +153,58 @@ describe('what the vault has', () => {
   })
 })
 
+describe('connections', () => {
+  const few = () => Array.from({ length: 3 }, () => memory('as good as a connection'))
+
+  test('come beside everything else, for whoever takes them', async () => {
+    const files = few()
+    expect(sender.tryConnections(files)).toBe(true)
+    sender.put([{ key: 'file/1', fd: files[0] as Fd }])
+    sender.tell({ synced: 1 })
+    await until(() => heard.down.length === 2, 'a message')
+    expect([heard.down, got.size]).toEqual([['3 connections', 'synced 1'], 1])
+    closeAll(files)
+  })
+
+  test('are left out when there is no room for them', () => {
+    const [down, up] = socketPair('packets')
+    const stuck = new MirrorSender(down, { onMessage: () => {}, onClosed: () => {} })
+    const files = few()
+    const sent = () => stuck.tryConnections(files)
+    let count = 0
+    while (count < 10_000 && sent()) count++
+    expect(count).toBeGreaterThan(0)
+    expect(sent()).toBe(false)
+    closeAll(files)
+    stuck.close()
+    up.close()
+  })
+
+  test('that this process may not have open are no reason to give the rest up', async () => {
+    const files = few()
+    const { soft } = nofileLimit()
+    // The lowest number that is free: the next descriptor gets it, and one after it none.
+    const next = createMemfd('next')
+    const room = next.number + 1
+    next.close()
+    raiseNofile(room)
+    try {
+      expect(sender.tryConnections(files)).toBe(true)
+      await until(() => heard.down.length === 1, 'a message')
+    } finally {
+      raiseNofile(soft)
+    }
+    expect(heard.down).toEqual(['1 connections, cut off'])
+    sender.put([{ key: 'file/1', fd: files[0] as Fd }])
+    sender.tell({ synced: 1 })
+    await until(() => heard.down.length === 2, 'a message')
+    expect([heard.down[1], heard.downClosed]).toEqual(['synced 1', []])
+    closeAll(files)
+  })
+})
+
 test('words go both ways; after the last one of luod the end of the line is no news', async () => {
-  const hello = { version: '1.2.3', pid: 7, records: [3], machines: [1] }
+  const hello = { version: '1.2.3', pid: 7, records: [3], machines: [1], connections: true }
   receiver.tell({ hello })
   receiver.tell({ ready: { entries: 0 } })
   sender.tell({ go: { pausedAt: '123' } })
@@ -167,6 +235,7 @@ describe('what is no message', () => {
     ['no object', '7'],
     ['unknown', '{"what":1}'],
     ['no word', '{}'],
+    ['connections that did not come', '{"connections":1}'],
     ['a key too many', '{"put":["file/1","file/2"]}'],
     ['no key', '{"put":[""]}'],
     ['no keys', '{"remove":[7]}'],

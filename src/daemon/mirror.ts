@@ -2,8 +2,8 @@
  * The line between luod and a process that can take its place: a pair of packet sockets. Down it goes what the vault
  * has and every change of it, and at last who is luod from here on; up it come the other's answers.
  *
- *     down   put KEYS, with as many files · remove KEYS · synced COUNT · heir · go
- *     up     hello (version, records that it reads) · ready · failed (code, message) · serving
+ *     down   put KEYS, with as many files · remove KEYS · synced COUNT · heir · connections COUNT, with as many · go
+ *     up     hello (version, what it reads and takes) · ready · failed (code, message) · serving
  *
  * What was sent is in the other's queue, files included, whatever becomes of the sender: so a change is safe as soon as
  * it is sent, and nobody waits for an answer. The reader takes what comes at once, so that files under way stay far below
@@ -12,7 +12,7 @@
  */
 import { isLuoError, LuoError } from '../errors.js'
 import { closeAll, type Fd } from '../sys/fd.js'
-import { Poller, type Registration, waitWritable } from '../sys/poller.js'
+import { Poller, waitWritable } from '../sys/poller.js'
 import { type Received, receive, send } from '../sys/unix.js'
 import { MAX_VAULT_BATCH, type VaultEntry, type VaultSink } from './vault.js'
 
@@ -30,12 +30,17 @@ export type DownMessage =
   | { synced: number }
   /** When luod dies the other one is next, and nobody else is. */
   | { heir: true }
+  /** Copies of connections of clients, of which nothing depends (`connection-copies.ts`). */
+  | { connections: number }
   /** `pausedAt`: when the last request was taken, of the monotonic clock, in nanoseconds. */
   | { go: { pausedAt: string } }
 
 export type UpMessage =
-  /** `machines`: versions of the state of emulated machines that it reads. A build that reads none does not say it. */
-  | { hello: { version: string; pid: number; records: number[]; machines: number[] } }
+  /**
+   * `machines`: versions of the state of emulated machines that it reads. `connections`: it takes copies of them. A build
+   * that knows nothing of these does not say them.
+   */
+  | { hello: { version: string; pid: number; records: number[]; machines: number[]; connections: boolean } }
   | { ready: { entries: number } }
   | { failed: { code: string; message: string } }
   | { serving: true }
@@ -43,7 +48,7 @@ export type UpMessage =
 /** The side of luod. Owns `fd`. */
 export class MirrorSender implements VaultSink {
   readonly #fd: Fd
-  readonly #watch: Registration
+  readonly #watch: Line
 
   /** `onMessage` gets what comes up; `onClosed` is called once, when the other side has closed or broken the line. */
   constructor(fd: Fd, options: { onMessage(message: UpMessage): void; onClosed(error?: LuoError): void }) {
@@ -78,6 +83,11 @@ export class MirrorSender implements VaultSink {
     this.tell({ remove: [...keys] })
   }
 
+  /** Unless there is no room for them now. */
+  tryConnections(fds: readonly Fd[]): boolean {
+    return send(this.#fd, encode({ connections: fds.length }), fds) > 0
+  }
+
   /** Sent when this returns. */
   tell(message: DownMessage, fds: readonly Fd[] = []): void {
     transmit(this.#fd, message, fds)
@@ -105,6 +115,8 @@ export interface ReceiverOptions {
   /** All that there was has come: `count` descriptors. */
   onSynced(count: number): void
   onGo(go: { pausedAt: string }): void
+  /** Owned by whoever gets them. `cutOff`: more of them came, and are lost. */
+  onConnections(fds: Fd[], cutOff: boolean): void
   /** Nothing more comes, and `go` did not. `error`: what came made no sense. */
   onClosed(error?: LuoError): void
 }
@@ -112,7 +124,7 @@ export interface ReceiverOptions {
 /** The side of whoever can take luod's place. Owns `fd`. */
 export class MirrorReceiver {
   readonly #fd: Fd
-  readonly #watch: Registration
+  readonly #watch: Line
   readonly #options: ReceiverOptions
   #over = false
 
@@ -120,7 +132,7 @@ export class MirrorReceiver {
     this.#fd = fd
     this.#options = options
     this.#watch = listen(fd, {
-      onMessage: (message, fds) => this.#received(checkDown(message, fds), fds),
+      onMessage: (message, fds, cutOff) => this.#received(checkDown(message, fds, cutOff), fds, cutOff),
       onClosed: (error) => {
         if (this.#over) return
         this.#over = true
@@ -138,13 +150,18 @@ export class MirrorReceiver {
     transmit(this.#fd, message, [])
   }
 
+  /** Takes all that has come. Only for a line whose other side sends no more. */
+  drain(): void {
+    while (!this.#fd.closed && this.#watch.read());
+  }
+
   close(): void {
     this.#over = true
     this.#watch.close()
     this.#fd.close()
   }
 
-  #received(message: DownMessage, fds: Fd[]): void {
+  #received(message: DownMessage, fds: Fd[], cutOff: boolean): void {
     const { into } = this.#options
     if ('put' in message) {
       message.put.forEach((key, index) => {
@@ -157,6 +174,7 @@ export class MirrorReceiver {
       this.#options.onChange?.()
     } else if ('synced' in message) this.#options.onSynced(message.synced)
     else if ('heir' in message) this.#options.onHeir?.()
+    else if ('connections' in message) this.#options.onConnections(fds, cutOff)
     else {
       this.#over = true
       this.#options.onGo(message.go)
@@ -191,37 +209,49 @@ function pause(ms: number): void {
 }
 
 interface LineOptions {
-  /** Owns the files; what it throws closes the line. */
-  onMessage(message: unknown, fds: Fd[]): void
+  /** Owns the files; what it throws closes the line. `cutOff`: more files came, and are lost. */
+  onMessage(message: unknown, fds: Fd[], cutOff: boolean): void
   onClosed(error?: LuoError): void
 }
 
-function listen(fd: Fd, { onMessage, onClosed }: LineOptions): Registration {
-  const watch = Poller.shared().add(fd, { read: true, write: false }, () => {
-    for (let count = 0; count < MAX_MESSAGES && !fd.closed; count++) {
+interface Line {
+  /** Answers whether there may be more. */
+  read(): boolean
+  close(): void
+}
+
+function listen(fd: Fd, { onMessage, onClosed }: LineOptions): Line {
+  let open = true
+  const close = () => {
+    open = false
+    watch.close()
+  }
+  const read = () => {
+    for (let count = 0; count < MAX_MESSAGES && open && !fd.closed; count++) {
       let got: Received | undefined
       try {
         got = receive(fd)
-        if (!got) return
+        if (!got) return false
         if (got.bytes.length === 0) {
           closeAll(got.fds)
-          watch.close()
-          return onClosed()
+          close()
+          onClosed()
+          return false
         }
-        if (got.truncated)
-          throw new LuoError('EMFILE', 'receive files of the other luod: some are lost; raise the limit')
-        onMessage(JSON.parse(Buffer.from(got.bytes).toString()), got.fds)
+        onMessage(JSON.parse(Buffer.from(got.bytes).toString()), got.fds, got.truncated)
       } catch (error) {
         closeAll(got?.fds ?? [])
         // The other side died before it had read everything of ours: told once, and before what it had sent.
         if (!got && isLuoError(error, 'ECONNRESET')) continue
-        watch.close()
-        const known = error instanceof LuoError ? error : unknownMessage('it is not JSON', error)
-        return onClosed(known)
+        close()
+        onClosed(error instanceof LuoError ? error : unknownMessage('it is not JSON', error))
+        return false
       }
     }
-  })
-  return watch
+    return open
+  }
+  const watch = Poller.shared().add(fd, { read: true, write: false }, read)
+  return { read, close }
 }
 
 function unknownMessage(why: string, cause?: unknown): LuoError {
@@ -237,9 +267,13 @@ function areKeys(value: unknown): value is string[] {
   return Array.isArray(value) && value.length <= MAX_VAULT_BATCH && value.every(isKey)
 }
 
-function checkDown(message: unknown, fds: readonly Fd[]): DownMessage {
+function checkDown(message: unknown, fds: readonly Fd[], cutOff: boolean): DownMessage {
   if (!isRecord(message)) throw unknownMessage('it is no object')
-  const { put, remove, synced, heir, go } = message
+  const { put, remove, synced, heir, connections, go } = message
+  if (cutOff && connections === undefined) {
+    throw new LuoError('EMFILE', 'receive files of the other luod: some are lost; raise the limit')
+  }
+  if (typeof connections === 'number' && (cutOff || connections === fds.length)) return { connections }
   const files = put === undefined ? 0 : areKeys(put) ? put.length : -1
   if (files !== fds.length) throw unknownMessage(`${fds.length} files came with it, and ${files} were named`)
   if (put !== undefined) return { put: put as string[] }
@@ -260,9 +294,9 @@ function checkUp(message: unknown): UpMessage {
   if (!isRecord(message)) throw unknownMessage('it is no object')
   const { hello, ready, failed, serving } = message
   if (isRecord(hello)) {
-    const { version, pid, records, machines = [] } = hello
+    const { version, pid, records, machines = [], connections } = hello
     if (typeof version === 'string' && typeof pid === 'number' && areNumbers(records) && areNumbers(machines)) {
-      return { hello: { version, pid, records, machines } }
+      return { hello: { version, pid, records, machines, connections: connections === true } }
     }
   }
   if (isRecord(ready) && typeof ready.entries === 'number') return { ready: { entries: ready.entries } }

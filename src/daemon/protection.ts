@@ -3,6 +3,7 @@
  * an upgrade, which is a standby of another build that is told to take over.
  */
 import { LuoError } from '../errors.js'
+import type { Fd } from '../sys/fd.js'
 import { Standby, type StandbyOptions, type StandbyState } from './standby.js'
 import { step } from './steps.js'
 import type { Vault, VaultEntry } from './vault.js'
@@ -16,6 +17,8 @@ const LASTING_MS = 60_000
 /** What is asked of luod by an upgrade. */
 export interface Replaceable {
   readonly vault: Vault
+  /** Tells of the connections of clients; answers how to end that. */
+  followConnections(told: (fd: Fd) => void): () => void
   /** Throws when it cannot be replaced now, and says why. `by`: what another one reads, once that is known. */
   mustBeReplaceable(by?: Pick<Standby, 'machines'>): void
   /** No request is taken and nothing happens by itself, until `resume`. */
@@ -85,6 +88,7 @@ export class Protection {
     try {
       const standby = Standby.start({
         ...{ main, args, vault: luod.vault, checkVersions, isHeir: true },
+        followConnections: (told) => luod.followConnections(told),
         onLost: (error) => this.#onLost(error),
       })
       this.#standby = standby

@@ -11,6 +11,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { asLuoError, LuoError } from '../errors.js'
+import type { Fd } from '../sys/fd.js'
 import { inheritStdio } from '../sys/node.js'
 import { socketPair } from '../sys/unix.js'
 import { Filling } from './filling.js'
@@ -23,6 +24,8 @@ import { Waiting } from './waiting.js'
 const READY_LIMIT_MS = 30_000
 /** From being told to take over to being ready to serve. */
 const SERVING_LIMIT_MS = 5_000
+/** A connection that lasts longer is given a copy of: most of them ask one thing, and are over. */
+const SHARE_AFTER_MS = 20
 /** The number under which the line is inherited: the first one after stdio. */
 const LINE_FD = 3
 
@@ -35,6 +38,8 @@ export interface StandbyOptions {
   vault: Vault
   /** If it is the only one that can take over, from the beginning; else see `inherit`. */
   isHeir: boolean
+  /** Tells of the connections of clients, which it gets copies of; answers how to end that. */
+  followConnections?(told: (fd: Fd) => void): () => void
   /** Throws when a build that reads these versions of the records is of no use. */
   checkVersions(readable: readonly number[]): void
   /** It is dead, and was not told to end. Once. */
@@ -49,6 +54,11 @@ export class Standby {
   readonly #serving = new Waiting<void>()
   readonly #dead: Promise<void>
   #removeSink = () => {}
+  #unfollow = () => {}
+  #takesConnections = false
+  /** Connections that it has no copy of yet. */
+  #unshared: Fd[] = []
+  #sharing: NodeJS.Timeout | undefined
   #timer: NodeJS.Timeout | undefined
   #state: StandbyState = 'starting'
   #version: string | undefined
@@ -169,7 +179,8 @@ export class Standby {
   #heard(message: UpMessage): void {
     if ('hello' in message && this.#state === 'starting') {
       step('copy.hear')
-      const { version, records, machines } = message.hello
+      const { version, records, machines, connections } = message.hello
+      this.#takesConnections = connections
       this.#version = version
       this.#machines = machines
       this.#options.checkVersions(records)
@@ -180,6 +191,9 @@ export class Standby {
       step('copy.trust')
       clearTimeout(this.#timer)
       this.#state = 'ready'
+      if (this.#takesConnections) {
+        this.#unfollow = this.#options.followConnections?.((fd) => this.#shareSoon(fd)) ?? this.#unfollow
+      }
       this.#ready.answer()
     } else if ('serving' in message && this.#state === 'handing') {
       step('upgrade.end')
@@ -211,6 +225,20 @@ export class Standby {
     }
   }
 
+  #shareSoon(fd: Fd): void {
+    this.#unshared.push(fd)
+    this.#sharing ??= setTimeout(() => this.#share(), SHARE_AFTER_MS).unref()
+  }
+
+  /** What there is no room for is left out: such a client waits for the kernel, should luod be killed. */
+  #share(): void {
+    this.#sharing = undefined
+    const open = this.#unshared.splice(0).filter((fd) => !fd.closed)
+    this.#send(() => {
+      for (const part of parts(open)) this.#line.tryConnections(part)
+    })
+  }
+
   /** What cannot be sent is the end of it, and no failure of what was to be protected. */
   #send(send: () => void): void {
     if (this.#error) return
@@ -236,6 +264,8 @@ export class Standby {
 
   #close(): void {
     clearTimeout(this.#timer)
+    clearTimeout(this.#sharing)
+    this.#unfollow()
     this.#removeSink()
     this.#line.close()
   }

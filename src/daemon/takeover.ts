@@ -3,12 +3,21 @@
  * it can of it ahead, and waits for the word, or for luod's death. Only when luod is known to be dead does the end of
  * the line mean that this one is next: it may also mean that luod gave this one up. And only when luod has said that this
  * one is its heir: in an upgrade there may be a standby beside the successor, and two must not go on.
+ *
+ * A process that is killed gives its memory back before it closes its files, which takes longer than to take over. So
+ * the end of the line is not waited for. The kernel sends ENDING to the children of a thread that ends. Anybody may send
+ * that, so it is only a reason to look: luod is taken for dead when the kernel has marked its main thread as exiting.
+ * Such a thread never runs code of the process again, and no other thread of luod speaks to clients or over the line. So
+ * nothing more can come of luod, and what it has sent is in the queue: all of it is taken first. The kill is for threads
+ * that are left, should the main thread alone have ended. A luod that is stopped, hangs, or has closed the line is not
+ * marked, and is waited for as ever.
  */
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { openPidfd } from '../sys/pidfd.js'
+import { isEnding, openPidfd, signalAtEndOfParent, signalPidfd } from '../sys/pidfd.js'
 import { Poller, waitReadable } from '../sys/poller.js'
 import { peerCredentials, peerPidfd } from '../sys/unix.js'
+import { ConnectionCopies } from './connection-copies.js'
 import { MirrorReceiver } from './mirror.js'
 import { Preparing } from './preparing.js'
 import type { Replica } from './replica.js'
@@ -16,6 +25,8 @@ import { step } from './steps.js'
 
 /** From the end of its line to luod's death; one that only gave this process up kills it in this time. */
 const DEATH_LIMIT_MS = 2_000
+/** Nobody uses it, and whoever does not know it ignores it. */
+const ENDING = 'SIGURG'
 const VERIFY_ATTEMPTS = 20
 const VERIFY_RETRY_MS = 50
 
@@ -31,6 +42,8 @@ export interface TakeoverOptions {
   replica: Replica
   /** Throws when what has come cannot be taken over. */
   verify(): void
+  /** All is there and verified. `isOver`: this process is luod, or not needed any more. */
+  onReady?(isOver: () => boolean): void
 }
 
 export interface Takeover {
@@ -51,11 +64,16 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
   const primary = pidfdOfPeer(options.line)
   const { replica } = options
   const preparing = new Preparing(replica)
+  const connections = new ConnectionCopies()
   let isHeir = false
   Poller.shared().ref()
   return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
       const close = () => receiver.close()
+      process.off(ENDING, look)
+      // So that clients come back while this one gets ready. In an upgrade luod itself ends them.
+      if (how === 'crash') connections.end()
+      else connections.close()
       step(how === 'upgrade' ? 'takeover.go' : 'takeover.noticed')
       preparing.stop()
       resolve({
@@ -80,8 +98,20 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         },
       })
     }
+    const look = () => {
+      if (receiver.closed || !primary || !seesEnding(primary)) return
+      const endedAt = process.hrtime.bigint()
+      signalPidfd(primary, 'SIGKILL')
+      receiver.drain()
+      // It may have said or shown its end in what came last. Who is not the heir sees the end of the line.
+      if (receiver.closed || !isHeir) return
+      receiver.close()
+      finish('crash', endedAt)
+    }
     const end = () => {
+      process.off(ENDING, look)
       preparing.stop()
+      connections.close()
       primary?.close()
       receiver.close()
       resolve(undefined)
@@ -94,6 +124,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
           options.verify()
           step('next.ready')
           receiver.tell({ ready: { entries: replica.size } })
+          options.onReady?.(() => receiver.closed)
         } catch (error) {
           if (attempts > 1) return void setTimeout(() => receiver.closed || verify(attempts - 1), VERIFY_RETRY_MS)
           tellFailure(receiver, asLuoError(error, 'EIO', 'verify what luod holds'))
@@ -116,6 +147,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         tellFailure(receiver, new LuoError('LUO_RECORDS', `take over ${count} files of luod: ${replica.size} came`))
         end()
       },
+      onConnections: (fds, cutOff) => connections.add(fds, cutOff),
       onGo: ({ pausedAt }) => finish('upgrade', BigInt(pausedAt)),
       onClosed: (error) => {
         const closedAt = process.hrtime.bigint()
@@ -125,15 +157,27 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         else end()
       },
     })
+    process.on(ENDING, look)
+    signalAtEndOfParent(ENDING)
     try {
       step('next.hello')
       const { version, records, machines } = options
-      receiver.tell({ hello: { version, pid: process.pid, records: [...records], machines: [...machines] } })
+      const reads = { records: [...records], machines: [...machines] }
+      receiver.tell({ hello: { version, pid: process.pid, ...reads, connections: true } })
     } catch (error) {
       if (!isLuoError(error)) throw error
       end()
     }
   }).finally(() => Poller.shared().unref())
+}
+
+/** One that cannot be looked at, for want of a descriptor, is waited for. */
+function seesEnding(pidfd: Fd): boolean {
+  try {
+    return isEnding(pidfd)
+  } catch {
+    return false
+  }
 }
 
 async function ended(pidfd: Fd | undefined): Promise<void> {

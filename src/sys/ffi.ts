@@ -29,6 +29,7 @@ const SIGNATURES = {
   listen: 'int listen(int fd, int backlog)',
   connect: 'int connect(int fd, const uint8_t *address, uint32_t size)',
   accept4: 'int accept4(int fd, int64_t address, int64_t size, int flags)',
+  shutdown: 'int shutdown(int fd, int how)',
   getsockopt: 'int getsockopt(int fd, int level, int name, uint8_t *value, uint32_t *size)',
   setsockopt: 'int setsockopt(int fd, int level, int name, const uint8_t *value, uint32_t size)',
   getsockname: 'int getsockname(int fd, uint8_t *address, uint32_t *size)',

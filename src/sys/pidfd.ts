@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { isLuoError } from '../errors.js'
 import { Fd } from './fd.js'
-import { checked, integer, SYS } from './ffi.js'
+import { checked, integer, libc, SYS } from './ffi.js'
 
 /** ESRCH when there is no such process. */
 export function openPidfd(pid: number): Fd {
@@ -57,6 +57,17 @@ export function isEnding(pidfd: Fd): boolean {
   } catch {
     return true
   }
+}
+
+/** PR_SET_PDEATHSIG of the kernel's include/uapi/linux/prctl.h. */
+const SET_PARENT_DEATH_SIGNAL = 1
+
+/**
+ * This process gets the signal when the thread that started it ends: long before the other ends of the parent's sockets
+ * show it, because its memory goes between the two. It may come more than once, and others may send it: ask `isEnding`.
+ */
+export function signalAtEndOfParent(signal: NodeJS.Signals): void {
+  libc('prctl', SET_PARENT_DEATH_SIGNAL, constants.signals[signal], 0, 0, 0)
 }
 
 function pidOf(pidfd: Fd): number | undefined {

@@ -218,6 +218,14 @@ function receivedFds(view: DataView): Fd[] {
   }
 }
 
+const SHUT_RDWR = 2
+
+/** Ends a connection for both sides, whoever else has copies of it. What was sent before can still be read. */
+export function endConnection(socket: Fd): void {
+  // ENOTCONN: it has ended.
+  libc('shutdown', socket.number, SHUT_RDWR)
+}
+
 /** Whether the peer of a stream has closed it, and everything that it sent before is read. */
 export function peerHasClosed(socket: Fd): boolean {
   const { address } = memory()

@@ -11,7 +11,7 @@ import { MAX_FDS } from '../protocol/interface.js'
 import { Decoder, declaredFds, encodeMessage } from '../protocol/messages.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { Poller, type Registration } from '../sys/poller.js'
-import { peerHasClosed, receive, send } from '../sys/unix.js'
+import { endConnection, peerHasClosed, receive, send } from '../sys/unix.js'
 
 /** Bytes that wait for a peer to read; a list of ten thousand files has about one million. */
 export const MAX_QUEUE_BYTES = 4 * 1024 * 1024
@@ -52,7 +52,8 @@ interface Outgoing {
 }
 
 export class Connection {
-  readonly #fd: Fd
+  /** To give a copy of it to another process. */
+  readonly fd: Fd
   readonly #options: ConnectionOptions
   readonly #registration: Registration
   readonly #decoder = new Decoder()
@@ -70,7 +71,7 @@ export class Connection {
 
   /** Owns `fd`. */
   constructor(fd: Fd, options: ConnectionOptions) {
-    this.#fd = fd
+    this.fd = fd
     this.#options = options
     this.#registration = Poller.shared().add(fd, { read: true, write: false }, (ready) => {
       if (ready.writable) this.#write()
@@ -88,7 +89,7 @@ export class Connection {
 
   /** Whether it is closed, or would be as soon as it is looked at. */
   get ended(): boolean {
-    return this.#closed || peerHasClosed(this.#fd)
+    return this.#closed || peerHasClosed(this.fd)
   }
 
   /** Files that wait for the peer to read. */
@@ -170,7 +171,7 @@ export class Connection {
         const may = this.#options.mayReceive?.(begun)
         if (may === 'wait') return this.pause()
         if (may === 'later') return
-        const got = receive(this.#fd)
+        const got = receive(this.fd)
         if (!got) return
         this.#received.push(...got.fds)
         this.#changeReceived(got.fds.length)
@@ -244,7 +245,7 @@ export class Connection {
     let done = 0
     try {
       while (done < bytes.length) {
-        const sent = send(this.#fd, done === 0 ? bytes : bytes.subarray(done), done === 0 ? fds : [])
+        const sent = send(this.fd, done === 0 ? bytes : bytes.subarray(done), done === 0 ? fds : [])
         if (sent === 0) break
         done += sent
       }
@@ -262,7 +263,7 @@ export class Connection {
       error instanceof LuoError ? error : new LuoError('EIO', `a connection failed: ${String(error)}`, { cause: error })
     if (!this.#closed && this.#queue.length === 0 && this.#options.lastWords) {
       try {
-        send(this.#fd, encodeMessage(this.#options.lastWords(known)))
+        send(this.fd, encodeMessage(this.#options.lastWords(known)))
       } catch {
         // It was a courtesy.
       }
@@ -276,7 +277,9 @@ export class Connection {
     this.#closed = true
     clearTimeout(this.#retry)
     this.#registration.close()
-    this.#fd.close()
+    // Closing is not enough, should somebody have a copy.
+    endConnection(this.fd)
+    this.fd.close()
     const received = this.#received.splice(0)
     closeAll(received)
     this.#changeReceived(-received.length, 0)

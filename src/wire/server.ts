@@ -129,6 +129,7 @@ export class Server {
   /** While it is paused; these methods are answered all the same. */
   #resumed: { promise: Promise<void>; but: ReadonlySet<string> } | undefined
   readonly #onResume: (() => void)[] = []
+  readonly #followers = new Set<(fd: Fd) => void>()
 
   constructor(options: ServerOptions) {
     this.#options = options
@@ -158,6 +159,13 @@ export class Server {
     this.#resumed = undefined
     this.#registration.update({ read: true, write: false })
     for (const run of this.#onResume.splice(0)) run()
+  }
+
+  /** Tells of every connection, of those first that are there. They stay the server's. Answers how to end that. */
+  follow(told: (fd: Fd) => void): () => void {
+    for (const { fd } of this.#connections) told(fd)
+    this.#followers.add(told)
+    return () => this.#followers.delete(told)
   }
 
   close(): void {
@@ -312,7 +320,9 @@ export class Server {
       connection.send(encodeError(error))
       connection.close()
       this.#options.onRefused(error, credentials)
+      return
     }
+    for (const told of this.#followers) told(fd)
   }
 
   #userOf(uid: number): User {

@@ -4,7 +4,17 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -14,6 +24,7 @@ import type { Methods } from '../../src/protocol/types.js'
 import { closeAll, Fd } from '../../src/sys/fd.js'
 import { createMemfd, readAt, writeAt } from '../../src/sys/memfd.js'
 import { inheritStdio } from '../../src/sys/node.js'
+import { connectUnix, receive, send } from '../../src/sys/unix.js'
 import { VarlinkClient } from '../../src/wire/client.js'
 import { eventually, failure } from './stage.js'
 
@@ -21,6 +32,7 @@ type Status = Methods['Status']['output']
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
 const LUOD = join(PROJECT, 'dist/daemon/main.js')
+const HELD_OPEN = join(PROJECT, 'test/daemon/held-open.mjs')
 const LUOCTL = join(PROJECT, 'dist/cli/main.js')
 
 let directory: string
@@ -48,7 +60,11 @@ const whole = (not?: number) =>
   ) as Promise<Status>
 
 function start(...args: string[]): void {
-  first = spawn(process.execPath, [LUOD, '--socket', socket, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
+  startWith([], ...args)
+}
+
+function startWith(node: readonly string[], ...args: string[]): void {
+  first = spawn(process.execPath, [...node, LUOD, '--socket', socket, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
   first.stderr?.on('data', (chunk) => {
     log += chunk
   })
@@ -88,6 +104,45 @@ function memory(text: string): Fd {
   writeAt(fd, Buffer.from(text), 0)
   return fd
 }
+
+/** Which sockets a process has. */
+function socketsOf(pid: number | undefined): Set<string> {
+  const found = new Set<string>()
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+    try {
+      const target = readlinkSync(`/proc/${pid}/fd/${fd}`)
+      if (target.startsWith('socket:')) found.add(target)
+    } catch {
+      // It was closed meanwhile.
+    }
+  }
+  return found
+}
+
+/** Connects so many times, and waits until the standby has copies of all of luod's ends. */
+async function connectCopied(count: number, { pid, protection }: Status) {
+  const before = socketsOf(pid)
+  const clients = Array.from({ length: count }, () => connectUnix(socket))
+  const ours = await eventually(
+    () => [...socketsOf(pid)].filter((one) => !before.has(one)),
+    (seen) => seen.length === count,
+    'luod does not accept',
+  )
+  await eventually(
+    () => socketsOf(protection.pid),
+    (seen) => ours.every((one) => seen.has(one)),
+    'the standby has no copies',
+  )
+  return { clients, ours }
+}
+
+/** Resolves when the other side has ended it, whatever it sent before. */
+const endOf = (client: Fd) =>
+  eventually(
+    () => receive(client)?.bytes.length,
+    (bytes) => bytes === 0,
+    'the connection does not end',
+  )
 
 async function contentOf(session: { retrieve(token: number): Promise<number> }, token: number): Promise<string> {
   using fd = Fd.adopt(await session.retrieve(token))
@@ -230,6 +285,73 @@ describe('a standby', () => {
         pid: protection.pid,
         takeover: { how: 'crash', from_pid: pid, findings: 0 },
       })
+    })
+  })
+
+  test('ends the connections of the luod that was killed, should the kernel take its time', async () => {
+    startWith(['--import', HELD_OPEN], '--standby')
+    const before = await whole()
+    await goesOn(async () => {
+      const { clients } = await connectCopied(1, before)
+      // Its connections, and the line, stay open when it is dead: as if the kernel never came to close them.
+      process.kill(before.pid, 'SIGUSR2')
+      const holder = await eventually(
+        () => Number(/held open by (\d+)/.exec(log)?.[1]),
+        (seen) => seen > 0,
+        'nobody holds them open',
+      )
+      try {
+        process.kill(before.pid, 'SIGKILL')
+        for (const client of clients) await endOf(client)
+        expect(await whole(before.pid)).toMatchObject({ takeover: { how: 'crash', findings: 0 } })
+      } finally {
+        process.kill(holder, 'SIGKILL')
+        closeAll(clients)
+      }
+    })
+  })
+
+  test('keeps no connection open that luod closes, and none that its client closes', async () => {
+    start('--standby')
+    const before = await whole()
+    const { clients, ours } = await connectCopied(1, before)
+    const [client] = clients as [Fd]
+    send(client, Buffer.from('no message\0'))
+    await endOf(client)
+    const { pid, protection } = before
+    const { size } = socketsOf(protection.pid)
+    for (let round = 0; round < 10; round++) {
+      const many = await connectCopied(100, before)
+      ours.push(...many.ours)
+      closeAll(many.clients)
+    }
+    await eventually(
+      () => [pid, protection.pid].flatMap((one) => [...socketsOf(one)]).filter((one) => ours.includes(one)),
+      (left) => left.length === 0,
+      'connections are left',
+    )
+    expect(ours.length).toBe(1_001)
+    expect(socketsOf(protection.pid).size).toBeLessThanOrEqual(size)
+    client.close()
+  })
+
+  test('looks for itself when it is told that luod ends: one that is stopped is not dead', async () => {
+    start('--standby')
+    const { pid, protection } = await whole()
+    await goesOn(async () => {
+      process.kill(pid, 'SIGSTOP')
+      try {
+        process.kill(protection.pid ?? 0, 'SIGURG')
+        // It has the signal, and has looked at what there is to look at, when it sleeps again.
+        await eventually(
+          () => readFileSync(`/proc/${protection.pid}/status`, 'latin1'),
+          (text) => /^State:\s+S/m.test(text) && /^ShdPnd:\s+0+$/m.test(text),
+          'the standby does not look',
+        )
+      } finally {
+        process.kill(pid, 'SIGCONT')
+      }
+      expect(await status()).toMatchObject({ pid, protection: { pid: protection.pid, ready: true, lost: 0 } })
     })
   })
 
