@@ -137,8 +137,12 @@ export class FdStore implements VaultSink {
     }
   }
 
-  /** Lets go of what the process before has left and this one has not put again: no record mentions it. */
-  dropUnclaimed(): void {
+  /**
+   * Lets go of what the process before has left and this one has not put again: no record mentions it. `first` goes before
+   * all others, if it is among them.
+   */
+  dropUnclaimed(first?: string): void {
+    if (first !== undefined && this.#unclaimed.has(first)) this.remove([first])
     this.remove([...this.#unclaimed])
   }
 

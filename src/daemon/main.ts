@@ -32,7 +32,7 @@ import { rehearse } from './rehearsal.js'
 import { Replica } from './replica.js'
 import { check, refuse } from './restore-check.js'
 import { END, Serving } from './serve.js'
-import { isSessionKey, receivedSessions } from './session-store.js'
+import { goesOnWithRecords, isSessionKey, receivedSessions } from './session-store.js'
 import { step } from './steps.js'
 import { waitForTakeover } from './takeover.js'
 import { parseLimits, userLimits } from './user-limits.js'
@@ -144,7 +144,8 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
   if (lineFd === undefined) {
     const received = receivedFiles(inheritedFiles())
     const crossed = receivedSessions(received, (fd) => KernelSession.adopt(fd), log)
-    if (crossed.length === 0 && received.entries.has('records')) {
+    if (goesOnWithRecords(received, crossed)) {
+      for (const session of crossed) session.close()
       const left = recover(received, path, choice, common)
       daemon = left.daemon
       await serving.begin(daemon, left.lock, { how: 'next', received })

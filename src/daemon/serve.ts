@@ -15,6 +15,7 @@ import { createMetrics } from './metrics.js'
 import { type MetricsAddress, serveMetrics } from './metrics-server.js'
 import { Protection } from './protection.js'
 import type { Replacement } from './rpc-luod.js'
+import { KEXEC_KEY } from './session-store.js'
 import { step } from './steps.js'
 import type { VaultEntry } from './vault.js'
 
@@ -189,7 +190,7 @@ export class Serving implements Replacement {
         remove: (keys) => endingOnError(store, () => store.remove(keys)),
       })
       step('recovery.drop')
-      store.dropUnclaimed()
+      store.dropUnclaimed(KEXEC_KEY)
       await store.flush()
     } catch (error) {
       this.#options.log('error', `use the service manager's store: ${(error as Error).message}`)

@@ -3,6 +3,7 @@
  * takes them along and gives them to luod in the next kernel; and in that one, when luod cannot go on with them.
  */
 import type { LiveSession } from '../backends/contract.js'
+import { VERSION_SESSION } from '../backends/crossing.js'
 import { asLuoError, LuoError } from '../errors.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import type { FdStore, ReceivedFiles } from './fd-store.js'
@@ -11,6 +12,12 @@ import type { VaultEntry } from './vault.js'
 
 /** No record has such a key: whoever begins without looking for them lets go of them. */
 const PREFIX = 'kexec/'
+
+/**
+ * Of the session without which the others are left over: it goes out of the store before they do, and after what luod holds
+ * by then went in. So whoever finds luod killed in between goes on with the latter.
+ */
+export const KEXEC_KEY = sessionKey({ name: VERSION_SESSION })
 
 export function sessionKey({ name }: Pick<LiveSession, 'name'>): string {
   return PREFIX + name
@@ -81,6 +88,14 @@ export function receivedSessions(
     }
   }
   return sessions
+}
+
+/** Whether a luod that finds these in the store goes on with the records of one before it, and not with a kexec. */
+export function goesOnWithRecords(
+  { entries }: Pick<ReceivedFiles, 'entries'>,
+  sessions: readonly Pick<LiveSession, 'name'>[],
+): boolean {
+  return entries.has('records') && !sessions.some((session) => sessionKey(session) === KEXEC_KEY)
 }
 
 export function isSessionKey(key: string): boolean {

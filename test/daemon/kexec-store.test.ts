@@ -84,6 +84,10 @@ describe('systemd 261 and newer', () => {
       protection: { kind: 'store', ready: true },
     })
     expect(sessionsIn()).toEqual([])
+    // Killed in the middle of that, the next one would see by the first whether the records are the later ones.
+    const removed = manager.messages.filter((message) => message.includes('luo/kexec/'))
+    expect(removed).toHaveLength(3)
+    expect(removed[0]).toMatch(/FDNAME=luo\/kexec\/luod-internal$/m)
   })
 
   test('an abort takes them out again before anybody goes on', async () => {
