@@ -127,3 +127,17 @@ test.each(['', 'x'.repeat(LIMITS.id_bytes + 1), 'a\0b'])(
     expect(() => new Answers().once(1, 'Do', { id }, () => 1)).toThrow(/id has/)
   },
 )
+
+test('what was begun and cannot be recorded is undone, and the request can be tried again', async () => {
+  let full = true
+  const commit = () => {
+    if (full) throw new LuoError('ENOSPC', 'no space')
+  }
+  const answers = new Answers({ add: () => {}, commit })
+  const undone: string[] = []
+  const ask = (begun: string) => answers.once(1, 'Do', { id: 'a' }, () => begun, { undo: (of) => undone.push(of) })
+  expect(isLuoError(await ask('first').catch((error: unknown) => error), 'ENOSPC')).toBe(true)
+  full = false
+  expect(await ask('second')).toBe('second')
+  expect(undone).toEqual(['first'])
+})

@@ -52,6 +52,8 @@ export interface AnswerOptions<T> {
   record?: (answer: T) => Pick<AnswerRecord, 'output' | 'updates' | 'group'> | undefined
   /** What is kept for it, when that is not the answer as JSON. `request`: bytes of that as JSON. */
   bytes?: (answer: T, request: number) => number
+  /** What was begun cannot be recorded, so the request fails: nothing shall come of it. */
+  undo?: (answer: T) => void
   /** It will not be asked for any more. */
   onForgotten?: (answer: T) => void
   /** Whether what was begun is not over yet: until it is, the answer is kept, however many came after it. */
@@ -125,7 +127,7 @@ export class Answers {
     known: Known,
     { uid, id, method, requestBytes }: { uid: number; id: string; method: string; requestBytes: number },
     run: () => T | Promise<T>,
-    { record = (output) => ({ output }), bytes = jsonBytes, onForgotten, underWay }: AnswerOptions<T>,
+    { record = (output) => ({ output }), bytes = jsonBytes, undo, onForgotten, underWay }: AnswerOptions<T>,
   ): Promise<T> {
     user.underWay += 1
     try {
@@ -144,7 +146,12 @@ export class Answers {
       known.bytes = ANSWER_BYTES + bytes(answer, requestBytes)
       user.bytes += known.bytes
       this.#forgetOldest(user, known)
-      this.#journal.commit(change)
+      try {
+        this.#journal.commit(change)
+      } catch (error) {
+        undo?.(answer)
+        throw error
+      }
       return answer
     } finally {
       user.underWay -= 1

@@ -43,6 +43,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
       const { input, peer } = call
       // Asked again after a lost connection, it follows the update that it started.
       const update = await answers.once<Followed>(peer.uid, 'Update', input, () => startUpdate(state, call), {
+        undo: (begun) => abortUnrecorded([begun], peer),
         record: ({ key }) => ({ updates: [key] }),
         // Its command is kept with it.
         bytes: (_, request) => request + updateBytes(1),
@@ -55,6 +56,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
     UpdateGroup: async (call) => {
       const { input, peer } = call
       const group = await answers.once<FollowedGroup>(peer.uid, 'UpdateGroup', input, () => startGroup(state, call), {
+        undo: ({ updates }) => abortUnrecorded(updates, peer),
         record: ({ group: id, updates }) => ({ group: id, updates: updates.map(({ key }) => key) }),
         bytes: ({ updates }) => updateBytes(updates.length),
         onForgotten: ({ updates }) => {
@@ -188,6 +190,14 @@ function startUpdate(state: State, { input, peer }: Call<'Update'>): Update {
   if (command && peer.uid !== 0 && peer.uid !== workload.uid) throw new LuoError('EPERM', 'update: not your workload')
   mustBeUpdatable(workload)
   return Update.start(state, workload, request)
+}
+
+/** A luod after this one would know nothing of them. */
+function abortUnrecorded(begun: readonly Followed[], { pid }: { pid: number }): void {
+  for (const update of begun) {
+    if (!(update instanceof Update)) continue
+    update.event('abortAsked', { who: pid, code: 'LUO_ABORTED', reason: 'it could not be recorded' })
+  }
 }
 
 function startGroup(state: State, { input, peer }: Call<'UpdateGroup'>): GroupUpdate {
