@@ -1102,6 +1102,8 @@ static void copy_text(char *to, size_t room, const luo_json *from) {
   snprintf(to, room, "%s", string && strlen(string) < room ? string : "");
 }
 
+static int same(const char *a, const char *b) { return a && b && strcmp(a, b) == 0; }
+
 /* Adds what an answer describes; its files too, in the same order, if it has them. */
 static int add_files(luo_files *to, luo_reply *reply, luo_error *error) {
   const luo_json *list = luo_json_get(reply->parameters, "files");
@@ -1115,6 +1117,7 @@ static int add_files(luo_files *to, luo_reply *reply, luo_error *error) {
     if (luo_json_u64(luo_json_get(from, "token"), &file->token) != 0) return broken(error, "a file in it has no token");
     copy_text(file->kind, sizeof file->kind, luo_json_get(from, "kind"));
     copy_text(file->format, sizeof file->format, luo_json_get(from, "format"));
+    file->until_update = same(luo_json_string(luo_json_get(from, "until")), "update");
     file->fd = luo_reply_take(reply, index++);
     to->count++;
   }
@@ -1337,8 +1340,6 @@ static void resumed(luo_workload *workload, luo_event *event, const char *reason
   event->kind = LUO_RESUME;
   snprintf(event->reason, sizeof event->reason, "%s", reason);
 }
-
-static int same(const char *a, const char *b) { return a && b && strcmp(a, b) == 0; }
 
 /* luod is back: what it does not ask any more has ended. */
 static int subscribed_again(luo_workload *workload, const char *update, luo_event *event, luo_error *error) {
