@@ -633,6 +633,9 @@ class Workload:
                 self._timer = _new_timer()
                 self._poll.register(self._timer, select.EPOLLIN)
                 self._poll.register(self._events, select.EPOLLIN)
+                # What came with the subscription has been read: its connection wakes nobody.
+                if self._events._received:
+                    _set_timer(self._timer, _DELAYS[0])
             except BaseException:
                 self._events.close()
                 raise
@@ -656,6 +659,8 @@ class Workload:
     def dispatch(self):
         """The next event, without waiting; None when there is none. Call it until then."""
         unknown = 0
+        if self._events.fileno() >= 0:
+            _has_expired(self._timer)
         while not self._poll.closed:
             try:
                 if self._events.fileno() < 0 and not self._try_again():
