@@ -95,7 +95,7 @@ async function preserve(client: VarlinkClient, contents: string): Promise<void> 
 
 async function claim(client: VarlinkClient): Promise<void> {
   const { session } = (await client.call('AdoptSession', { id: id(), name: 'kept' })).parameters
-  const { fds } = await client.call('Retrieve', { session: session.session, tokens: ['1', 'large'] })
+  const { fds } = await client.call('Retrieve', { session: session.session, tokens: ['1', '2'] })
   const guest = await openKernelSession(client, 'incoming')
   say({ claimed: text(fds[0]), guest: text(guest.retrieve('1')) })
   // After the second kexec: this one saw it cross both.
@@ -143,7 +143,7 @@ if (stage === 'first') {
   const { session } = (await client.call('CreateSession', { id: id(), name: 'kept', keep_ms: KEEP_MS })).parameters
   using kept = memory('kept')
   using much = large()
-  const files = ['1', 'large'].map((token, fd) => ({ token, fd }))
+  const files = ['1', '2'].map((token, fd) => ({ token, fd }))
   await client.call('Preserve', { id: id(), session: session.session, files, fds: files.length }, [kept, much])
 } else {
   await claim(client)
