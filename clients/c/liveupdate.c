@@ -1102,6 +1102,8 @@ static void copy_text(char *to, size_t room, const luo_json *from) {
   snprintf(to, room, "%s", string && strlen(string) < room ? string : "");
 }
 
+static int same(const char *a, const char *b) { return a && b && strcmp(a, b) == 0; }
+
 /* Adds what an answer describes; its files too, in the same order, if it has them. */
 static int add_files(luo_files *to, luo_reply *reply, luo_error *error) {
   const luo_json *list = luo_json_get(reply->parameters, "files");
@@ -1115,6 +1117,7 @@ static int add_files(luo_files *to, luo_reply *reply, luo_error *error) {
     if (luo_json_u64(luo_json_get(from, "token"), &file->token) != 0) return broken(error, "a file in it has no token");
     copy_text(file->kind, sizeof file->kind, luo_json_get(from, "kind"));
     copy_text(file->format, sizeof file->format, luo_json_get(from, "format"));
+    file->until_update = same(luo_json_string(luo_json_get(from, "until")), "update");
     file->fd = luo_reply_take(reply, index++);
     to->count++;
   }
@@ -1295,12 +1298,27 @@ static int watch(const luo_workload *workload, int fd) {
   return epoll_ctl(workload->poll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
+static void wake_in(const luo_workload *workload, long ns) {
+  struct itimerspec in;
+  memset(&in, 0, sizeof in);
+  in.it_value.tv_nsec = ns;
+  timerfd_settime(workload->timer_fd, 0, &in, NULL);
+}
+
+/* Whether it woke the program, which is told so no more. */
+static bool woken(const luo_workload *workload) {
+  uint64_t expired;
+  return read(workload->timer_fd, &expired, sizeof expired) == (ssize_t)sizeof expired;
+}
+
 /* To be polled by the program: the events, and the time for another attempt to reach luod. */
 static int begin_polling(luo_workload *made, luo_error *error) {
   made->poll_fd = epoll_create1(EPOLL_CLOEXEC);
   made->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
   if (made->poll_fd >= 0 && made->timer_fd >= 0 && watch(made, made->timer_fd) == 0 &&
       watch(made, made->events->fd) == 0) {
+    /* What came with the subscription has been read: its connection wakes nobody. */
+    if (made->events->length > 0) wake_in(made, 1);
     return 0;
   }
   return fail_errno(error, "watch for events");
@@ -1337,8 +1355,6 @@ static void resumed(luo_workload *workload, luo_event *event, const char *reason
   event->kind = LUO_RESUME;
   snprintf(event->reason, sizeof event->reason, "%s", reason);
 }
-
-static int same(const char *a, const char *b) { return a && b && strcmp(a, b) == 0; }
 
 /* luod is back: what it does not ask any more has ended. */
 static int subscribed_again(luo_workload *workload, const char *update, luo_event *event, luo_error *error) {
@@ -1400,10 +1416,7 @@ static int read_event(luo_workload *workload, const luo_reply *reply, luo_event 
 }
 
 static void wake_later(luo_workload *workload) {
-  struct itimerspec in;
-  memset(&in, 0, sizeof in);
-  in.it_value.tv_nsec = (long)retry_ms(workload->attempt++) * 1000000;
-  timerfd_settime(workload->timer_fd, 0, &in, NULL);
+  wake_in(workload, (long)retry_ms(workload->attempt++) * 1000000);
 }
 
 static void events_lost(luo_workload *workload) {
@@ -1419,9 +1432,8 @@ static void events_lost(luo_workload *workload) {
 static bool try_again(luo_workload *workload) {
   luo_connection *events = workload->events;
   text message = {NULL, 0, 0, NULL};
-  uint64_t expired;
   bool sent;
-  if (read(workload->timer_fd, &expired, sizeof expired) != (ssize_t)sizeof expired) return false;
+  if (!woken(workload)) return false;
   add(&message, "{\"method\":\"" INTERFACE "Subscribe\",\"more\":true,\"parameters\":");
   add_member(&message, "{\"member\":", workload->member);
   add(&message, "}}");
@@ -1461,6 +1473,7 @@ int luo_dispatch(luo_workload *workload, luo_event *event, luo_error *error) {
   luo_connection *events = workload->events;
   luo_error why;
   memset(event, 0, sizeof *event);
+  if (events->fd >= 0) woken(workload);
   for (int unknown = 0; workload->poll_fd >= 0;) {
     luo_reply *reply;
     int found;

@@ -129,6 +129,7 @@ typedef struct luo_file {
   int fd; /* -1: not here, see luo_retrieve() */
   char kind[32];
   char format[LUO_MAX_FORMAT + 1]; /* "": none */
+  bool until_update;               /* of luo_session_files(): a kexec leaves it behind */
 } luo_file;
 
 typedef struct luo_files {

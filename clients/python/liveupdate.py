@@ -476,8 +476,9 @@ def _session_of(connection, reply, fds, session):
         _close_all(fds)
 
 
-#: What is said of a file. It is there (Files.take) or not yet (Session.retrieve).
-File = namedtuple('File', 'token kind format')
+#: What is said of a file. It is there (Files.take) or not yet (Session.retrieve). until: in Session.files() 'update' for
+#: what a kexec leaves behind, else None.
+File = namedtuple('File', 'token kind format until', defaults=(None,))
 
 
 class Files:
@@ -529,7 +530,8 @@ def _read_files(reply):
         token = _member(described, 'token', str)
         if not _TOKEN.fullmatch(token) or int(token) > _MAX_TOKEN:
             raise _broken('a token in it is no u64')
-        files.append(File(int(token), _member(described, 'kind', str), _optional(described, 'format', str, None)))
+        kind, version = _member(described, 'kind', str), _optional(described, 'format', str, None)
+        files.append(File(int(token), kind, version, _optional(described, 'until', str, None)))
     return files
 
 
@@ -631,6 +633,9 @@ class Workload:
                 self._timer = _new_timer()
                 self._poll.register(self._timer, select.EPOLLIN)
                 self._poll.register(self._events, select.EPOLLIN)
+                # What came with the subscription has been read: its connection wakes nobody.
+                if self._events._received:
+                    _set_timer(self._timer, _DELAYS[0])
             except BaseException:
                 self._events.close()
                 raise
@@ -654,6 +659,8 @@ class Workload:
     def dispatch(self):
         """The next event, without waiting; None when there is none. Call it until then."""
         unknown = 0
+        if self._events.fileno() >= 0:
+            _has_expired(self._timer)
         while not self._poll.closed:
             try:
                 if self._events.fileno() < 0 and not self._try_again():

@@ -110,7 +110,10 @@ describe('luoctl kexec', () => {
     expect((await run({ Kexec: kexec([ASKING, stopping], ends).handler }, { how: 'systemd' })).code).toBe(EXIT.OK)
   })
 
-  test('Ctrl-C undoes it', async () => {
+  test.each([
+    ['that has begun', [ASKING]],
+    ['of which nothing is heard yet', []],
+  ])('Ctrl-C undoes one %s', async (_, heard) => {
     let undo: (error: LuoError) => void = () => {}
     const interrupted = () => {
       setImmediate(() => process.emit('SIGINT'))
@@ -120,7 +123,7 @@ describe('luoctl kexec', () => {
     }
     const { code, err } = await run({
       // From the beginning of the answer on luoctl listens.
-      Kexec: kexec([ASKING], interrupted).handler,
+      Kexec: kexec(heard, interrupted).handler,
       AbortKexec: () => {
         undo(new LuoError('LUO_ABORTED', 'kexec: aborted'))
         return { output: { kexec: 'k' } }

@@ -59,8 +59,8 @@ export async function kexecNextCommand(
     const gone = isLuoError(error, 'LUO_GONE')
     // It ends with this kernel, and so does luod.
     if (gone && (last === 'rebooting' || (last === 'stopping' && request.how === 'systemd'))) return EXIT.OK
-    // It has not begun; or nobody says how it went.
-    if (last === undefined || gone) throw error
+    // It has not begun, and nobody has undone it; or nobody says how it went.
+    if (gone || (last === undefined && !interrupt.aborted)) throw error
     reportError(error, context.json, context.err)
     return interrupt.aborted ? EXIT.SIGNAL_BASE + SIGINT : EXIT.NOT_UPDATED
   } finally {

@@ -96,7 +96,13 @@ async function confirmed(question: string): Promise<boolean> {
   }
   const terminal = createInterface({ input: process.stdin, output: process.stderr })
   try {
-    return /^y(es)?$/i.test((await terminal.question(question)).trim())
+    const answer = await new Promise<string>((resolve, reject) => {
+      // Ctrl-C, Ctrl-D or the end of the terminal: the question is not answered then, and leaves its line open.
+      terminal.once('close', () => resolve('\n'))
+      terminal.question(question).then(resolve, reject)
+    })
+    if (answer === '\n') process.stderr.write(answer)
+    return /^y(es)?$/i.test(answer.trim())
   } finally {
     terminal.close()
   }

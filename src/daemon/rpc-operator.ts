@@ -72,7 +72,7 @@ export function operatorHandlers(state: State, answers: Answers, facts: DaemonFa
         .once(peer.uid, 'Abort', input, async () => {
           const workload = state.find(peer.uid, input.workload)
           const { update, name } = workload
-          if (!update || update.isClaim) throw new LuoError('LUO_WRONG_STATE', `abort ${name}: no update is under way`)
+          if (!update || update.isClaim) throw notUnderWay(workload)
           const reason = `aborted by pid ${peer.pid}`
           update.event('abortAsked', { who: peer.pid, code: 'LUO_ABORTED', reason })
           state.tell(workload, 'aborted', { by: peer, update: update.id })
@@ -213,6 +213,13 @@ function updateRequest(input: RequestInput, by: Actor): UpdateRequest {
   checkText('id', input.id, LIMITS.id_bytes)
   const deadlineMs = checkNumber('deadline_ms', input.deadline_ms ?? DEFAULT_DEADLINE_MS, 1, LIMITS.deadline_ms)
   return { deadlineMs, check: input.check, command: undefined, by }
+}
+
+/** The one that was meant may have ended just before, of itself or with its kexec: while that is preserved, an abort waits. */
+function notUnderWay({ name, lastUpdate }: Workload): LuoError {
+  const how = lastUpdate?.committed ? 'is committed' : 'ended without a commit'
+  const last = lastUpdate ? `; the last one (${lastUpdate.id}) ${how}: luoctl history` : ''
+  return new LuoError('LUO_WRONG_STATE', `abort ${name}: no update is under way${last}`)
 }
 
 function mustBeUpdatable({ name, member, supervisor, update }: Workload): void {

@@ -273,7 +273,7 @@ type KernelSession (name: string, direction: ?(outgoing, incoming), pid: int, co
 method KernelSessions() -> (sessions: []KernelSession, complete: bool)
 
 # A session of the kernel's device, which luod has open, for a program that makes the ioctls itself. luod keeps no copy: it
-# is released with the last one. For root. Names that begin with luod are luod's own.
+# is released with the last one. For root. Names that begin with luod are luod's own, and with systemd systemd's (EPERM).
 method OpenKernelSession(id: string, name: string, direction: (outgoing, incoming)) -> (fds: int, session_fd: int)
 
 # luod's durable records as they are now: a copy, as one read-only file.

@@ -6,7 +6,7 @@ import { eventually, type Puppet, Stage } from '../daemon/stage.js'
 
 const LUOCTL = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 /** Two interpreters start for each answer, which takes long on a machine that has much else to do. */
-const FIVE_TERMINALS_MS = 150_000
+const SIX_TERMINALS_MS = 150_000
 /** Runs the rest of its arguments on a terminal, and types the first one when it is asked. */
 const TERMINAL = `
 import os, pty, sys
@@ -101,18 +101,22 @@ test('release of what is held wants --force', async () => {
   expect((await stage.call('Sessions', {})).total).toBe(0)
 })
 
+const CTRL_C = '\x03'
+const CTRL_D = '\x04'
+
 test(
   'release on a terminal asks, and only yes is a yes',
   async () => {
     await using stage = await Stage.start()
     await orphaned(stage, 'cache')
-    for (const answer of ['', 'n', 'no', 'yes please']) {
+    for (const answer of ['', 'n', 'yes please', CTRL_C, CTRL_D]) {
       const { code, stdout } = await onTerminal(stage, answer, ['release', 'cache'])
       expect([code, stdout]).toEqual([1, expect.stringContaining('holds 1 file, 1 MiB; release? [y/N]')])
+      expect(stdout).toContain('\nluoctl: cache: nothing was released')
     }
     expect((await stage.call('Sessions', {})).total).toBe(1)
     expect((await onTerminal(stage, 'y', ['release', 'cache'])).code).toBe(0)
     expect((await stage.call('Sessions', {})).total).toBe(0)
   },
-  FIVE_TERMINALS_MS,
+  SIX_TERMINALS_MS,
 )

@@ -178,6 +178,19 @@ const CASES: readonly [title: string, what: string, answers: readonly Answer[], 
     'event 1',
   ],
   [
+    'prepare in one go with the subscription, and then nothing',
+    'events',
+    [
+      joined,
+      answer([
+        [{ event: 'subscribed' }, { event: 'prepare', update: '1' }]
+          .map((parameters) => `${JSON.stringify({ parameters, continues: true })}\0`)
+          .join(''),
+      ]),
+    ],
+    'event 1',
+  ],
+  [
     'an event that is not known, then release',
     'events',
     events(['{"parameters":{"event":"wobble"},"continues":true}\0'], ['{"parameters":{"event":"release"}}\0']),

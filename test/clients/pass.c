@@ -47,16 +47,20 @@ int main(int argc, char **argv) {
   luo_error error;
   luo_connection *connection;
   luo_session *session;
-  luo_item item = {.token = TOKEN, .fd = -1, .format = "greeting/1"};
+  luo_item item = {.token = TOKEN, .fd = -1, .format = "greeting/1", .until_update = true};
+  luo_files *files;
   if (argc != 4) return 2;
   item.fd = memfd_create("greeting", MFD_CLOEXEC);
   if (item.fd < 0 || write(item.fd, CONTENT, sizeof CONTENT - 1) < 0) return 3;
   if (!(connection = luo_connect(argv[1], 0, &error)) ||
       !(session = luo_session_create(connection, argv[2], 0, NULL, &error)) ||
-      luo_preserve(session, &item, 1, &error) != 0) {
+      luo_preserve(session, &item, 1, &error) != 0 || luo_session_files(session, &files, &error) != 0) {
     fprintf(stderr, "%s (%s)\n", error.message, error.code);
     return 1;
   }
+  printf("%d, %s, until update: %d\n", (int)files->count, files->file->kind, files->file->until_update);
+  fflush(stdout);
+  luo_files_free(files);
   if (pass(argv[3], luo_session_fd(session)) != 0) return 4;
   pause();
   return 0;

@@ -30,12 +30,13 @@ test('a session that C made and passed on to Python lives on when C is killed', 
   const python = start('python3', join(HERE, 'pass.py'), stage.socket, listener)
   expect(await python.says()).toBe('listening')
   const c = start(program, stage.socket, 'shared', listener)
+  expect(await c.says()).toBe('1, memfd, until update: 1')
   expect(await python.says()).toBe('adopted')
 
   c.child.kill('SIGKILL')
   await once(c.child, 'exit')
   python.child.stdin?.write('\n')
-  expect(await python.says()).toBe("[(7, 'memfd', 'greeting/1')] made in C")
+  expect(await python.says()).toBe("[(7, 'memfd', 'greeting/1', 'update')] made in C")
   expect(await names()).toEqual(['shared 1'])
 
   python.child.stdin?.end()

@@ -166,7 +166,10 @@ test('an operator ends an update, and the old version goes on', async () => {
   await successor.join('web')
   const { update } = await stage.call('Abort', { id: 'abort', workload: 'web' })
   expect(await result).toMatchObject({ update, outcome: 'rolledBack' })
-  expect(await failure(stage.call('Abort', { id: 'again', workload: 'web' }))).toBe('LUO_WRONG_STATE')
+  await expect(stage.call('Abort', { id: 'again', workload: 'web' })).rejects.toMatchObject({
+    code: 'LUO_WRONG_STATE',
+    message: `abort web: no update is under way; the last one (${update}) ended without a commit: luoctl history`,
+  })
 })
 
 test('two updates at once: the second is refused, the same request again follows the first', async () => {

@@ -1,4 +1,5 @@
 /** luod as the agent of a real kernel's device, in a virtual machine, over kexecs that it does itself. */
+import { createHash } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { MACHINE_LIMIT_MS, possible, runMachine } from './machine.js'
@@ -63,5 +64,11 @@ describe.runIf(possible)('luod over two kexecs', () => {
   test('both sessions come back with their memory, after each of two kexecs', () => {
     expect(boots[1]).toContainEqual({ claimed: 'kept', guest: 'guest first' })
     expect(boots[2]).toContainEqual({ claimed: 'kept', guest: 'guest second' })
+  })
+
+  test('256 MiB in the care of luod cross both', () => {
+    const hash = createHash('sha1')
+    for (let i = 0; i < 256; i++) hash.update(Buffer.alloc(2 ** 20, `${i},`))
+    expect(boots[2]).toContainEqual({ checksum: hash.digest('hex') })
   })
 })

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { appendFileSync, copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import { foreignSessions, KernelDevice, KernelSession } from '../../../src/backends/kernel.js'
 import { adoptSession, isLuoError, type LiveSession, openSession } from '../../../src/client/index.js'
@@ -13,7 +13,7 @@ import type { Fd } from '../../../src/sys/fd.js'
 import { createMemfd, position, setPosition, writeAt } from '../../../src/sys/memfd.js'
 import type { VarlinkClient } from '../../../src/wire/client.js'
 import { lookAtKinds, preserveKinds, spoil, textOf } from './kinds.js'
-import { codeOf, connect, connectAs, load, MACHINE_FOLDER, said, say } from './kit.js'
+import { codeOf, connect, connectAs, JOURNAL, KEXEC_ASKED, load, MACHINE_FOLDER, said, say } from './kit.js'
 
 const NOBODY = 65_534
 const STRANGER = 65_533
@@ -170,6 +170,7 @@ async function first(): Promise<void> {
   client = await killPrimary(client, primary.pid ?? 0)
   await refuseKexecs()
   said()
+  appendFileSync(JOURNAL, `${KEXEC_ASKED}\n`)
   say({ kexec: await kexec([]) })
 }
 

@@ -8,6 +8,10 @@ import { isKernelLoaded, loadKernel, rebootIntoLoaded } from '../../../src/sys/k
 import { VarlinkClient } from '../../../src/wire/client.js'
 
 export const MACHINE_FOLDER = '/run/machine'
+/** Of kv-client.ts. */
+export const JOURNAL = '/run/disk/journal'
+/** The line that is put there when a kexec is asked for. */
+export const KEXEC_ASKED = 'kexec asked for'
 const SOCKET = '/run/luod/liveupdate.sock'
 const RETRY_MS = 50
 const TCSBRK = 0x5409
