@@ -1,5 +1,7 @@
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { codeOf } from '../../test/code-of.js'
+import { LuoError } from '../errors.js'
+import { recreate } from '../handlers/by-value.js'
 import { registerReferenceHandlers } from '../handlers/reference.js'
 import { createEventfd, eventfdState } from '../sys/eventfd.js'
 import { closeAll, countOpenFds, type Fd } from '../sys/fd.js'
@@ -9,6 +11,12 @@ import { socketPair } from '../sys/unix.js'
 import type { LiveDevice } from './contract.js'
 import { handOver, IncomingSessions, MANIFEST_SESSION, SESSION_PREFIX, takeBack, VERSION_SESSION } from './crossing.js'
 import { type Device, Generation } from './generation.js'
+
+vi.mock('../handlers/by-value.js', async (original) => {
+  const real = await original<typeof import('../handlers/by-value.js')>()
+  return { ...real, recreate: vi.fn(real.recreate) }
+})
+const recreating = vi.mocked(recreate)
 
 const records = Buffer.from('records')
 let openBefore: number
@@ -137,4 +145,55 @@ test('another version is refused, and its manifest and its sessions are left to 
   expect(() => takeBack(new IncomingSessions(device))).toThrow(/luod 7\.0\.0 .* version 9\.9, /)
   expect(textOf(own(own(device.retrieveSession('luod-internal-9.9')).retrieve('0')))).toBe('what only 7.0.0 ')
   expect(textOf(own(own(device.retrieveSession(`${SESSION_PREFIX}1`)).retrieve('7')))).toBe('in web')
+})
+
+/** The device, and what retrieving a session throws for once. */
+function failingOnce(device: Device, name: string, error: LuoError): LiveDevice {
+  const errors = [error]
+  return {
+    createSession: (session) => device.createSession(session),
+    retrieveSession: (session) => {
+      const failure = session === name ? errors.pop() : undefined
+      if (failure) throw failure
+      return device.retrieveSession(session)
+    },
+    close: () => {},
+    [Symbol.dispose]: () => {},
+  }
+}
+
+test('want of memory or of descriptors costs no session, and no file that is made again: all of it can be tried again', () => {
+  for (const code of ['ENOMEM', 'EMFILE', 'ENFILE'] as const) {
+    const first = begin()
+    own(handOver(first.device, content()))
+    const { device } = begin(first.generation)
+    const failing = failingOnce(device, `${SESSION_PREFIX}1`, new LuoError(code, 'take a session'))
+    const incoming = own(new IncomingSessions(failing))
+    expect(codeOf(() => takeBack(incoming))).toBe(code)
+    for (const failed of [code, 'ENOBUFS'] as const) {
+      recreating.mockImplementationOnce(() => {
+        throw new LuoError(failed, 'make a file of kind eventfd again')
+      })
+      expect(codeOf(() => takeBack(incoming))).toBe(failed)
+    }
+    const taken = takeBack(incoming)
+    owned.push({ close: () => closeAll(taken?.files.values() ?? []) })
+    expect(taken?.lost).toEqual([])
+    expect([...(taken?.files.keys() ?? [])]).toEqual(['1', '2', '3'])
+    taken?.finish()
+  }
+})
+
+test('what the kernel once failed to make of memory is lost: it says the same for ever', () => {
+  const first = begin()
+  own(handOver(first.device, content()))
+  const { device } = begin(first.generation)
+  const web = device.retrieveSession(`${SESSION_PREFIX}1`)
+  const retrieve = () => {
+    throw new LuoError('ENOMEM', 'retrieve file 7')
+  }
+  const incoming = own(new IncomingSessions(device, [Object.assign(web, { retrieve })]))
+  const taken = takeBack(incoming)
+  owned.push({ close: () => closeAll(taken?.files.values() ?? []) })
+  expect(taken?.lost.map(({ key, error }) => [key, error.code])).toEqual([['1', 'ENOMEM']])
 })

@@ -37,6 +37,10 @@ export const SESSION_PREFIX = 'luod-session-'
 const VERSION_TEXT = /^([\d.]{1,16}) ([\x21-\x7e]{1,32})/
 /** In both. */
 const ONLY_TOKEN = '0'
+/** No descriptors. What the kernel says of a file of its own is final: it remembers that, for want of memory too. */
+const OF_DESCRIPTORS: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE'])
+/** It may go well later: a session stays where it is, and a description can be read again. */
+const TRANSIENT: ReadonlySet<string> = new Set([...OF_DESCRIPTORS, 'ENOMEM', 'ENOBUFS'])
 /** What the kernel's handler takes. */
 const BY_KERNEL: ReadonlySet<string> = new Set(['memfd', 'shmem'])
 
@@ -273,14 +277,15 @@ function takeOne(
   } catch (error) {
     missing = asLuoError(error, 'EIO', `take back session ${id}`)
   }
-  if (missing && isTransient(missing)) throw missing
+  if (missing && TRANSIENT.has(missing.code)) throw missing
   for (const { key, token, description } of session.files) {
     try {
       if (description !== undefined) files.set(key, recreate(description))
       else if (kernelSession) files.set(key, kernelSession.retrieve(token))
       else throw missing ?? new LuoError('LUO_RECORDS', `take back file ${token} of session ${id}: it is in no session`)
     } catch (error) {
-      if (isTransient(error)) throw error
+      const passing = description === undefined ? OF_DESCRIPTORS : TRANSIENT
+      if (isLuoError(error) && passing.has(error.code)) throw error
       lost.push({
         key,
         token,
@@ -290,11 +295,6 @@ function takeOne(
     }
   }
   return kernelSession ? [kernelSession] : []
-}
-
-/** It may go well later. What the kernel says of a file itself is final. */
-function isTransient(error: unknown): boolean {
-  return isLuoError(error, 'EMFILE') || isLuoError(error, 'ENFILE')
 }
 
 function contentOf(file: Fd): Uint8Array {

@@ -136,6 +136,7 @@ export class Kexec {
       this.#enter('asking')
       await this.#barrier.passed
       const keeper = await this.#keeper
+      this.#mustGoOn()
       this.#preserve()
       if (dryRun) return await this.#endDryRun()
       return this.#request.how === 'direct' ? this.#reboot() : await this.#askManager(keeper)
@@ -197,14 +198,19 @@ export class Kexec {
       const keeping = keepSessions(store(), this.#handedOver.sessions)
       this.#kept = keeping
       await keeping.kept
-      if (this.#aborted) throw this.#aborted
     }
     this.#holder = keeper
     const last = this.#enter('stopping')
     this.#handedOver?.note(this.#times)
+    this.#mustGoOn()
     await system.askManager()
-    if (this.#aborted) throw this.#aborted
+    this.#mustGoOn()
     return last
+  }
+
+  /** After each wait: whoever aborts it meanwhile has undone what there was until then. */
+  #mustGoOn(): void {
+    if (this.#aborted) throw this.#aborted
   }
 
   #undo(reason: LuoError): Promise<void> {

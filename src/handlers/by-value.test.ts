@@ -1,4 +1,14 @@
-import { chmodSync, chownSync, lstatSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
@@ -234,6 +244,17 @@ describe('what cannot cross by value is refused, with the reason', () => {
     expect(why(fd)).toBe(undefined)
     expect(codeOf(() => describeFile(held(fd)))).toBe('ENOENT')
   })
+})
+
+test('more groups than this machine takes for one socket is no want of memory, which might pass', () => {
+  const most = Number(readFileSync('/proc/sys/net/ipv4/igmp_max_memberships'))
+  const memberships = Array.from({ length: most + 1 }, (_, index) => {
+    return { family: 'ipv4', group: `239.77.${index >> 8}.${index & 255}`, interface: 'lo' }
+  })
+  const address = { family: 'ipv4', address: '127.0.0.1', port: 47_311 }
+  const socket = { address, nonblock: false, options: [], buffers: [], memberships }
+  const code = codeOf(() => recreate({ version: DESCRIPTION_VERSION, kind: 'udp', ...socket }))
+  expect(code).toBe('LUO_UNSUPPORTED')
 })
 
 test('a Unix socket is made as the user that its file was of: not where that user may not', () => {

@@ -3,7 +3,7 @@
  * whole network namespace, and of each of them a socket can be asked.
  */
 import { readFileSync } from 'node:fs'
-import { LuoError } from '../errors.js'
+import { isLuoError, LuoError } from '../errors.js'
 import type { Fd } from './fd.js'
 import { setSocketOption, socketOption } from './socket.js'
 import { decodeAddress, encodeAddress, type InternetAddress, interfaceIndex, interfaceName } from './socket-address.js'
@@ -68,11 +68,19 @@ function isMember(fd: Fd, family: Family, group: string, index: number): boolean
   throw new LuoError('LUO_UNSUPPORTED', `the socket takes the multicast group ${group} from some senders only`)
 }
 
+/** LUO_UNSUPPORTED: the machine takes no more groups for one socket. */
 export function joinGroup(fd: Fd, { family, group, interface: device }: Membership): void {
   const request = new Uint8Array(REQUEST_BYTES)
   new DataView(request.buffer).setUint32(0, interfaceIndex(device), true)
   request.set(encodeAddress({ family, address: group, port: 0 }), GROUP_AT)
-  setSocketOption(fd, LEVELS[family], MCAST_JOIN_GROUP, request, `the multicast group ${group} at ${device}`)
+  const what = `the multicast group ${group} at ${device}`
+  try {
+    setSocketOption(fd, LEVELS[family], MCAST_JOIN_GROUP, request, what)
+  } catch (error) {
+    if (!isLuoError(error, 'ENOBUFS')) throw error
+    const limit = 'the socket has as many as net.ipv4.igmp_max_memberships allows; raise it'
+    throw new LuoError('LUO_UNSUPPORTED', `join ${what}: ${limit}`, { cause: error })
+  }
 }
 
 /** Joined by anybody. In the table of IPv4 a line of an interface comes before the lines of its groups. */

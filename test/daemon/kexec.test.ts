@@ -3,6 +3,7 @@
  * after it, and until the reboot call everything can be undone. The real kernel is in test/vm.
  */
 import { describe, expect, test } from 'vitest'
+import type { Keeper } from '../../src/daemon/kexec-keeper.js'
 import { LuoError } from '../../src/errors.js'
 import { letsGo, Machine, steps } from './kexec-machine.js'
 import { eventually, failure, NOBODY } from './stage.js'
@@ -156,6 +157,27 @@ describe('everybody goes on', () => {
     const { events } = await machine.stage.call('History', {})
     const ends = events.filter(({ event }) => event === 'kexecEnded')
     expect(ends.map(({ code }) => code)).toEqual(['LUO_ABORTED', 'LUO_ABORTED'])
+  })
+
+  test.each(['nobody', 'web'])('when it is aborted before systemd has said what it keeps, asking %s', async (who) => {
+    await using machine = await Machine.boot()
+    let say: (keeper: Keeper) => void = () => {}
+    machine.keeper = () => new Promise((resolve) => (say = resolve))
+    const asked: string[] = []
+    machine.askManager = async () => void asked.push('kexec')
+    const web = who === 'web' ? await machine.workload('web') : undefined
+    const client = await machine.stage.client()
+    const kexec = failure(machine.kexec({ how: 'systemd' }))
+    if (web) await letsGo(web)
+    const look = async () => (web ? (await machine.stage.call('Show', { workload: who })).sessions[0]?.custody : 'frozen')
+    await eventually(look, (custody) => custody === 'frozen', 'web has not let go')
+    const abort = machine.stage.call('AbortKexec', { id: 'a' })
+    // Asked later, on another connection: luod has heard of the abort.
+    await client.call('Status', {})
+    say('luod')
+    await abort
+    expect(await kexec).toBe('LUO_ABORTED')
+    expect(asked).toEqual([])
   })
 
   test('when the reboot call fails; who was stopped for it is an orphan', async () => {
