@@ -15,6 +15,7 @@ import { type Handlers, Server } from '../wire/server.js'
 import type { Beginning } from './backend.js'
 import type { DaemonOptions } from './daemon.js'
 import { FdStore, type ReceivedFiles, storeLimit } from './fd-store.js'
+import { outlive } from './outlive.js'
 import { keepSessions, sessionKey } from './session-store.js'
 import { underWay } from './user-limits.js'
 
@@ -46,6 +47,7 @@ export async function beginAtLast(begin: BeginOptions): Promise<ReturnType<Begin
     )
   }
   const signals = ['SIGTERM', 'SIGINT'] as const
+  let endOutliving: (() => void) | undefined
   try {
     for (let retryMs = firstRetryMs; ; retryMs = Math.min(retryMs * 2, MOST_RETRY_MS)) {
       try {
@@ -56,12 +58,16 @@ export async function beginAtLast(begin: BeginOptions): Promise<ReturnType<Begin
           beginning.close()
           throw why
         }
-        if (retryMs === firstRetryMs) for (const signal of signals) process.on(signal, stay)
+        if (!endOutliving) {
+          endOutliving = outlive(options.log)
+          for (const signal of signals) process.on(signal, stay)
+        }
         safe = await keep(beginning.holds, begin)
         await sayWhy(why, retryMs, begin)
       }
     }
   } finally {
+    endOutliving?.()
     for (const signal of signals) process.off(signal, stay)
   }
 }

@@ -13,6 +13,7 @@ import { FdStore, type ReceivedFiles, storeLimit } from './fd-store.js'
 import type { Logger } from './log.js'
 import { createMetrics } from './metrics.js'
 import { type MetricsAddress, serveMetrics } from './metrics-server.js'
+import { outlive } from './outlive.js'
 import { Protection } from './protection.js'
 import type { Replacement } from './rpc-luod.js'
 import { KEXEC_KEY } from './session-store.js'
@@ -100,11 +101,7 @@ export class Serving implements Replacement {
       },
     })
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => this.#asked(signal))
-    // A defect costs the request in which it shows, and not the state of everybody.
-    process.on('uncaughtException', (error) => log('error', `defect: ${error.stack ?? error.message}`))
-    process.on('unhandledRejection', (reason) => log('error', `defect: ${String(reason)}`))
-    // A terminal or a supervisor that goes away is no reason to let go of other people's state.
-    process.on('SIGHUP', () => {})
+    outlive(log)
     if (metrics && first) await this.#serveMetrics(metrics)
     else if (metrics) void this.#serveMetricsAgain(metrics)
     if (!standby) {

@@ -161,6 +161,7 @@ describe.each(['with a store', 'without one'])('a luod that cannot go on with wh
     await letsGo(web)
     await asked
     machine.retrieveFails.push(new LuoError('EMFILE', 'retrieve session: too many open files'))
+    const heard = SIGNALS.map((signal) => process.listenerCount(signal))
     await machine.next()
     const why = await eventually(
       () => machine.stage.call('Status', {}).then(undefined, (error: LuoError) => error.message),
@@ -168,6 +169,8 @@ describe.each(['with a store', 'without one'])('a luod that cannot go on with wh
       'it does not say why',
     )
     expect(why).toMatch(/what came over the kexec.*too many open files \(EMFILE\).*tries again/)
+    // Neither a defect nor a terminal that goes away ends it either.
+    expect(SIGNALS.map((signal) => process.listenerCount(signal))).toEqual(heard.map((count) => count + 1))
     // What was taken out of the kernel before that.
     expect(sessionsIn()).toHaveLength(withStore ? 2 : 0)
     const ended = exit()
@@ -176,6 +179,8 @@ describe.each(['with a store', 'without one'])('a luod that cannot go on with wh
     expect(ended.mock.calls.length > 0).toBe(withStore)
     ended.mockRestore()
     await machine.begun
+    // With a manager it serves as in its own process, and hears of them anew.
+    expect(SIGNALS.map((signal) => process.listenerCount(signal) - (withStore ? 1 : 0))).toEqual(heard)
     const { sessions } = await machine.stage.call('Sessions', {})
     expect(sessions).toMatchObject([{ name: 'web', custody: 'orphaned', files: 1 }])
     expect(sessionsIn()).toEqual([])

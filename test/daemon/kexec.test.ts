@@ -169,7 +169,8 @@ describe('everybody goes on', () => {
     const client = await machine.stage.client()
     const kexec = failure(machine.kexec({ how: 'systemd' }))
     if (web) await letsGo(web)
-    const look = async () => (web ? (await machine.stage.call('Show', { workload: who })).sessions[0]?.custody : 'frozen')
+    const look = async () =>
+      web ? (await machine.stage.call('Show', { workload: who })).sessions[0]?.custody : 'frozen'
     await eventually(look, (custody) => custody === 'frozen', 'web has not let go')
     const abort = machine.stage.call('AbortKexec', { id: 'a' })
     // Asked later, on another connection: luod has heard of the abort.
