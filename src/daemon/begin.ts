@@ -126,9 +126,11 @@ async function sayWhy(
     }
   }
   let server: Server | undefined
+  let own: Fd | undefined
   try {
+    own = listener.dup()
     server = new Server({
-      listener: listener.dup(),
+      listener: own,
       version,
       maxConnections: limits.connections,
       maxUnderWay: underWay(nofile),
@@ -138,6 +140,7 @@ async function sayWhy(
     })
   } catch (error) {
     // Without descriptors there is nobody who could be told, and the next attempt may have some.
+    own?.close()
     log('error', `answer in the meantime: ${(error as Error).message}`)
   }
   await new Promise((resolve) => setTimeout(resolve, retryMs))
