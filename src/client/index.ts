@@ -11,6 +11,7 @@
  * listeners (`live.active` is false), on any system. Where something does and luod cannot be reached, `join` fails with
  * LUO_NO_DAEMON: starting empty would be a lie.
  */
+import { withDurations } from './durations.js'
 import { PlainLive } from './plain.js'
 import type { AdoptSessionOptions, JoinOptions, Live, LiveSession, OpenSessionOptions } from './types.js'
 
@@ -34,11 +35,12 @@ export {
 } from './types.js'
 
 export async function join(options: JoinOptions = {}): Promise<Live> {
+  const checked = withDurations(options)
   const workload = options.workload ?? process.env.LUO_WORKLOAD
   if (workload === undefined || workload === '') return new PlainLive()
   // Only here: everything below needs Linux and the native part.
   const { joinWorkload } = await import('./join.js')
-  return joinWorkload(workload, options)
+  return joinWorkload(workload, checked)
 }
 
 /**
@@ -46,8 +48,9 @@ export async function join(options: JoinOptions = {}): Promise<Live> {
  * luod, EBUSY when another process holds it: that one can pass its descriptor on, for `adoptSession({ fd })`.
  */
 export async function openSession(name: string, options: OpenSessionOptions = {}): Promise<LiveSession> {
+  const checked = withDurations(options)
   const { openProgramSession } = await import('./session.js')
-  return openProgramSession(name, options)
+  return openProgramSession(name, checked)
 }
 
 /**
@@ -58,6 +61,7 @@ export async function adoptSession(
   which: { name: string } | { fd: number },
   options: AdoptSessionOptions = {},
 ): Promise<LiveSession> {
+  const checked = withDurations(options)
   const { adoptProgramSession } = await import('./session.js')
-  return adoptProgramSession(which, options)
+  return adoptProgramSession(which, checked)
 }

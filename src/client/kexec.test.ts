@@ -165,6 +165,12 @@ describe('luod ends when it has the word for a kexec', () => {
     await until(() => heard.includes('resume'), 'it goes on')
   })
 
+  test('nothing goes on as long as it is away, where that is said', async () => {
+    const { heard } = await frozen({ reconnectMs: 0, kexecWaitMs: Number.POSITIVE_INFINITY })
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    expect(heard).toEqual(['freeze for kexec'])
+  })
+
   test('it goes on alone when its time is over', async () => {
     const { heard } = await frozen({ reconnectMs: 0, kexecWaitMs: 50 })
     await until(() => heard.includes('resume'), 'it goes on')

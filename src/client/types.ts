@@ -25,7 +25,8 @@ export interface JoinOptions {
   reconnectMs?: number
   /**
    * The same of a version that has let go for a kexec, in milliseconds: luod may have ended for it, and what would be
-   * written after that is lost. It goes on when a luod says so, or does not know of the kexec. Default 600,000.
+   * written after that is lost. It goes on when a luod says so, or does not know of the kexec.
+   * Infinity: as long as a timer can wait, 24 days. Default 600,000.
    */
   kexecWaitMs?: number
 }
