@@ -1,4 +1,4 @@
-// Runs what the docs show. In each Markdown file, in order: a block "```js title=server.js" becomes a file, a block
+// Runs what the docs show. In each Markdown file, in order: a block "```js title=server.mjs" becomes a file, a block
 // "```sh run" is run by bash in the same project, one that depends on this package as npm would install it (a packed
 // tarball). Blocks of one file share one shell, so that `cd`, variables and background jobs go on. A command that fails
 // is a failure. At the end of the README's run, its example is updated once more with load on it.
@@ -81,7 +81,7 @@ function endGroup(pid, signal) {
 /** The README's example, updated while clients with open connections ask all the time. */
 async function updateUnderLoad() {
   const luoctl = join(folder, 'node_modules/.bin/luoctl')
-  const service = spawn(luoctl, ['run', 'web', '--', process.execPath, 'server.js'], {
+  const service = spawn(luoctl, ['run', 'web', '--', process.execPath, 'server.mjs'], {
     cwd: folder,
     env,
     stdio: 'inherit',

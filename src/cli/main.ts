@@ -347,10 +347,13 @@ export async function main(args: readonly string[]): Promise<number> {
 }
 
 // A reader that went away (luoctl watch | head) is a normal end.
-process.stdout.on('error', (error: NodeJS.ErrnoException) =>
-  process.exit(error.code === 'EPIPE' ? EXIT.OK : EXIT.FAILED),
-)
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(EXIT.OK)
+  process.stderr.write(`luoctl: write what was asked for: ${error.message}\n`, () => process.exit(EXIT.FAILED))
+})
 void main(process.argv.slice(2)).then((code) => {
   // A socket, as Node gives to its children, is written to later; an exit would cut off what is still to go.
-  process.stdout.write('', () => process.stderr.write('', () => process.exit(code)))
+  process.stdout.write('', (error) => {
+    if (!error) process.stderr.write('', () => process.exit(code))
+  })
 })

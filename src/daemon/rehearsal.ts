@@ -44,11 +44,12 @@ async function rehearseRound(path: string): Promise<void> {
   } finally {
     rmSync(path)
   }
-  const server = new Server({
-    ...{ listener, handlers: handlers(), version: '', maxConnections: CONNECTIONS, maxUnderWay: UNDER_WAY },
-    ...{ onDefect: () => {}, onRefused: () => {} },
-  })
+  let server: Server | undefined
   try {
+    server = new Server({
+      ...{ listener, handlers: handlers(), version: '', maxConnections: CONNECTIONS, maxUnderWay: UNDER_WAY },
+      ...{ onDefect: () => {}, onRefused: () => {} },
+    })
     await Promise.all(
       clients.map(async (connecting) => {
         const client = await connecting
@@ -60,7 +61,8 @@ async function rehearseRound(path: string): Promise<void> {
       }),
     )
   } finally {
-    server.close()
+    if (server) server.close()
+    else listener.close()
   }
 }
 

@@ -4,10 +4,12 @@
  */
 import { LuoError } from '../errors.js'
 import type { HandlerContext } from '../handlers/context.js'
+import type { HeldFile } from '../handlers/held-file.js'
 import { kernelMemfdHandler } from '../handlers/kernel-memfd.js'
 import { registerReferenceHandlers } from '../handlers/reference.js'
 import type { Fd } from '../sys/fd.js'
 import { openPidfd, signalPidfd } from '../sys/pidfd.js'
+import { madeHere } from '../sys/unix.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { type Faults, parseFaults } from './failing-handlers.js'
@@ -111,9 +113,12 @@ export function machineOptions(
   }
 }
 
+/** For a device or a session, of any machine: it would wait for its own end. */
+const stands = ({ fd, info }: HeldFile) => info.kind === 'unix' && madeHere(fd)
+
 function register(context: HandlerContext, handlers: MachineHandlers, faults: Faults): void {
   context.registry.register(faults.wrap(kernelMemfdHandler(context)))
-  if (handlers === 'all') registerReferenceHandlers(context)
+  if (handlers === 'all') registerReferenceHandlers(context, { isOwn: stands })
 }
 
 function describe(machine: Machine) {

@@ -62,6 +62,14 @@ const MAX_TAIL_PIECES = 1024
 /** What the kernel copies a name by. */
 const WORD = 8
 const LINUX_REBOOT_CMD_KEXEC = 0x45584543
+/** They would end this machine, and not the emulated one. */
+const REBOOT_COMMANDS = new Map([
+  [0x01234567, 'RESTART'],
+  [0xa1b2c3d4, 'RESTART2'],
+  [0xcdef0123, 'HALT'],
+  [0x4321fedc, 'POWER_OFF'],
+  [0xd000fce2, 'SW_SUSPEND'],
+])
 const LINUX_REBOOT_MAGIC1 = 0xfee1dead
 const LINUX_REBOOT_MAGIC2 = [0x28121969, 0x05121996, 0x16041998, 0x20112000]
 
@@ -380,6 +388,11 @@ export class Notifier {
 
   #reboot(call: HeldCall, trace: Trace): Outcome {
     const [magic1, magic2, command] = call.args.map((arg) => Number(BigInt.asUintN(32, arg)))
+    const refused = REBOOT_COMMANDS.get(command ?? 0)
+    if (refused) {
+      trace.text = `reboot(LINUX_REBOOT_CMD_${refused})`
+      throw new LuoError('EPERM', `reboot: ${refused} of an emulated machine`)
+    }
     if (command !== LINUX_REBOOT_CMD_KEXEC) return 'pass'
     trace.text = 'reboot(LINUX_REBOOT_CMD_KEXEC)'
     if (magic1 !== LINUX_REBOOT_MAGIC1 || !LINUX_REBOOT_MAGIC2.includes(magic2 ?? 0) || !this.#kexecLoaded) {

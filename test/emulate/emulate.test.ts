@@ -8,6 +8,8 @@ import { EmulationStage, openFiles } from './stage.js'
 
 const REBOOT = 'reboot 0xfee1dead 0x28121969 0x45584543'
 
+const NOBODY = 65_534
+
 let stage: EmulationStage
 
 beforeAll(() => {
@@ -79,6 +81,23 @@ test('--every-open finds the device opened as libraries are', async () => {
   expect(await every.ask('create s d "a"')).toBe('ok')
   expect(await every.ask('open e /dev/liveupdate rdonly,noctty')).toBe('EBUSY')
   await every.ended()
+})
+
+test('with all handlers, what stands for a device or a session is no file to be kept', async () => {
+  const run = stage.driver('self', '--handlers', 'all')
+  expect(await run.ask('open d')).toBe('ok')
+  expect(await run.ask('create s d "a"')).toBe('ok')
+  expect(await run.ask('preserve s d 1')).toBe('ENOENT')
+  expect(await run.ask('preserve s s 2')).toBe('ENOENT')
+  await run.ended()
+  await stage.machineIsGone('self')
+})
+
+// As somebody who may not: a mistake here would end the machine that tests.
+test.runIf(process.getuid?.() === 0)('a reboot that is no kexec does not reach the machine', async () => {
+  const run = stage.startAs(NOBODY, 'emulate', '--machine', 'end', '--trace', '--', stage.program)
+  expect(await run.ask('reboot 0xfee1dead 0x28121969 0x1234567')).toBe('EPERM')
+  expect((await run.ended()).errors).toContain('reboot(LINUX_REBOOT_CMD_RESTART) = -1 EPERM')
 })
 
 test('--fail makes the operations fail that it names', async () => {
