@@ -13,7 +13,8 @@ export const LUO_CODES = {
   LUO_INVALID_PARAMETER: 'A parameter is missing, unknown or of the wrong type. Compare with docs/protocol.md.',
   LUO_LIMIT: 'A limit on what one user may have was reached. `luoctl status` shows the limits.',
   LUO_NOT_FOUND: 'No such workload, session, member or update is visible to this user.',
-  LUO_NO_DAEMON: 'luod cannot be reached. Start luod, or start the workload with `luoctl run`.',
+  LUO_NO_DAEMON:
+    'luod cannot be reached, or does not answer. Start it, or use `luoctl run`; `luoctl doctor` says more.',
   LUO_NO_SUPERVISOR: 'Nobody is there to start the new version. Start the workload with `luoctl run`.',
   LUO_PLUGIN: 'A plug-in cannot be loaded. luod does not start; the message says what to change.',
   LUO_PROTOCOL: 'The peer broke the framing of the protocol. The connection was closed.',

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 import { LuoError } from '../src/errors.js'
 import { parseInterface } from '../src/protocol/idl.js'
 import { INTERFACE_TEXT } from '../src/protocol/interface.js'
+import type { Methods } from '../src/protocol/types.js'
 import { listenUnix } from '../src/sys/unix.js'
 import { type Handlers, Server } from '../src/wire/server.js'
 
@@ -12,7 +13,13 @@ export interface FakeLuod extends Disposable {
   socket: string
 }
 
-/** Methods that are not among `handlers` fail with LUO_UNSUPPORTED. `socket`: of one before, which has ended. */
+const STATUS: Methods['Status']['output'] = {
+  ...{ pid: process.pid, version: '1.2.3', uid: 0, workloads: 0, sessions: 0, files: 0 },
+  ...{ connections: 1, nofile: 1_024, open_fds: 10, limits: {}, usage: [] },
+  ...{ protection: {} as never, backend: 'userspace' },
+}
+
+/** Methods that are not among `handlers` fail with LUO_UNSUPPORTED, but for what luoctl asks first. `socket`: of one before, which has ended. */
 export function fakeLuod(
   handlers: Partial<Handlers>,
   socket = join(mkdtempSync(join(tmpdir(), 'fake-luod-')), 's'),
@@ -27,7 +34,11 @@ export function fakeLuod(
   ])
   const server = new Server({
     listener: listenUnix(socket),
-    handlers: { ...(Object.fromEntries(others) as unknown as Handlers), ...handlers },
+    handlers: {
+      ...(Object.fromEntries(others) as unknown as Handlers),
+      Status: () => ({ output: STATUS }),
+      ...handlers,
+    },
     version: '1.2.3',
     maxConnections: 100,
     maxUnderWay: { files: 1_000, bytes: 16 * 2 ** 20 },

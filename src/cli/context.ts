@@ -4,6 +4,7 @@
  */
 import { statSync } from 'node:fs'
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
+import type { Methods } from '../protocol/types.js'
 import type { ReconnectingClient, ReconnectOptions } from '../wire/reconnecting.js'
 import { socketPath } from '../wire/socket-path.js'
 import { errorLines } from './format.js'
@@ -25,6 +26,9 @@ export const EXIT = {
   SIGNAL_BASE: 128,
 } as const
 
+/** luod answers in some milliseconds, and after a moment while it is replaced. `--reconnect` sets it too. */
+const ANSWER_LIMIT_MS = 10_000
+
 /** Errno names of a connect that mean: nobody is there. */
 const NOBODY_THERE = new Set(['ENOENT', 'ECONNREFUSED', 'ENOTDIR', 'EACCES', 'EPERM', 'LUO_NO_DAEMON'])
 
@@ -34,6 +38,8 @@ export interface Context {
   socket: string
   /** How long luod may be away, in milliseconds. */
   reconnectMs?: number | undefined
+  /** How long luod may leave its first request without an answer, in milliseconds. */
+  answerMs?: number | undefined
   /** One line to stdout. */
   out(line: string): void
   /** One line to stderr. */
@@ -45,29 +51,78 @@ export function createContext(options: { socket?: string; json?: boolean; reconn
     json: options.json === true,
     socket: socketPath(options.socket),
     reconnectMs: options.reconnectMs,
+    answerMs: options.reconnectMs,
     out: (line) => void process.stdout.write(`${line}\n`),
     err: (line) => void process.stderr.write(`${line}\n`),
   }
 }
 
-/** A connection to luod, which outlives it. Throws LUO_NO_DAEMON when nobody listens at the path. */
-export async function connect(path: string, options?: ReconnectOptions): Promise<ReconnectingClient> {
+export type Status = Methods['Status']['output']
+
+export interface ConnectOptions extends ReconnectOptions {
+  answerMs?: number | undefined
+}
+
+/** A connection to luod, which outlives it, and what luod said about itself on it. */
+export interface Connected {
+  client: ReconnectingClient
+  status: Status
+}
+
+/** Throws LUO_NO_DAEMON when nobody listens at the path, or somebody who does not answer (`doesNotAnswer`). */
+export async function connect(path: string, options: ConnectOptions = {}): Promise<Connected> {
   // Loaded only now, so that help and usage errors need no native part and work on any system.
   const { ReconnectingClient } = await import('../wire/reconnecting.js')
+  let client: ReconnectingClient
   try {
-    return await ReconnectingClient.connect(path, options)
+    client = await ReconnectingClient.connect(path, options)
   } catch (error) {
     const known = asLuoError(error, 'LUO_NO_DAEMON', `connect to ${path}`)
     if (!NOBODY_THERE.has(known.code)) throw known
     throw new LuoError('LUO_NO_DAEMON', `cannot reach luod at ${path}: ${known.message}`, { cause: error })
   }
+  try {
+    return { client, status: await statusOf(client, path, options.answerMs ?? ANSWER_LIMIT_MS) }
+  } catch (error) {
+    client.close()
+    throw error
+  }
+}
+
+/**
+ * The kernel connects to a process that is stopped or hangs, too, and what is asked may well take long: so this is asked
+ * first, which luod answers at once, also while it stands still for a kexec.
+ */
+async function statusOf(client: ReconnectingClient, path: string, limitMs: number): Promise<Status> {
+  const limit = new AbortController()
+  const timer = setTimeout(() => {
+    const { pid } = client
+    const who = pid === undefined ? `nobody answers at ${path}` : `luod (pid ${pid}) does not answer at ${path}`
+    const why = pid === undefined ? '' : ': it is stopped or hangs'
+    limit.abort(
+      new LuoError('LUO_NO_DAEMON', `${who} for ${limitMs / 1000} s${why}`, { params: { silent: true, pid } }),
+    )
+  }, limitMs)
+  try {
+    return (await client.call('Status', {}, [], limit.signal)).parameters
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** Whether luod is there, and says nothing: another one cannot take its place. */
+export function doesNotAnswer(error: unknown): boolean {
+  return isLuoError(error, 'LUO_NO_DAEMON') && error.params.silent === true
 }
 
 /** Runs `use` with a connection and closes it on every path. */
-export async function withClient<T>(context: Context, use: (client: ReconnectingClient) => Promise<T>): Promise<T> {
-  const client = await connect(context.socket, context)
+export async function withClient<T>(
+  context: Context,
+  use: (client: ReconnectingClient, status: Status) => Promise<T>,
+): Promise<T> {
+  const { client, status } = await connect(context.socket, context)
   try {
-    return await use(client)
+    return await use(client, status)
   } finally {
     client.close()
   }

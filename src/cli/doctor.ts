@@ -7,7 +7,7 @@ import { lstatSync } from 'node:fs'
 import { release } from 'node:os'
 import { dirname } from 'node:path'
 import type { Context } from './context.js'
-import { connect, EXIT } from './context.js'
+import { connect, doesNotAnswer, EXIT } from './context.js'
 import { type KernelFacts, kernelChecks, kernelFacts } from './doctor-kernel.js'
 
 /** Below this, a service with some hundreds of connections can fail to hand them over. */
@@ -33,7 +33,8 @@ export interface SocketFacts {
   path: string
   uid: number
   directory: { exists: boolean; link: boolean; uid: number; mode: number } | undefined
-  reachable: { version: string; pid: number } | { error: string }
+  /** `silent`: it is there, and does not answer. */
+  reachable: { version: string; pid: number } | { error: string; silent?: boolean }
 }
 
 export interface Facts {
@@ -163,7 +164,14 @@ function checkSocket(socket: SocketFacts): Check[] {
   } else {
     result.push({ name: 'socket folder', status: 'ok', message: `${folder} is safe` })
   }
-  if ('error' in socket.reachable) {
+  if ('error' in socket.reachable && socket.reachable.silent) {
+    result.push({
+      name: 'luod',
+      status: 'fail',
+      message: socket.reachable.error,
+      advice: 'If `ps -o stat= -p PID` says T, it is stopped: kill -CONT PID. Else look at its log, before you end it.',
+    })
+  } else if ('error' in socket.reachable) {
     result.push({
       name: 'luod',
       status: 'warn',
@@ -193,7 +201,7 @@ async function gather(context: Context): Promise<Facts> {
       forKernel: undefined,
     }
   }
-  const [socket, forKernel] = [await socketFacts(context.socket), await kernelFacts()]
+  const [socket, forKernel] = [await socketFacts(context.socket, context.answerMs), await kernelFacts()]
   return { ...base, memfd: await tryMemfd(), nofile: await nofile(), socket, forKernel }
 }
 
@@ -217,23 +225,19 @@ async function nofile(): Promise<Facts['nofile']> {
   }
 }
 
-async function socketFacts(path: string): Promise<SocketFacts> {
+async function socketFacts(path: string, answerMs: number | undefined): Promise<SocketFacts> {
   const stat = lstatSync(dirname(path), { throwIfNoEntry: false })
   const directory = stat && { exists: true, link: stat.isSymbolicLink(), uid: stat.uid, mode: stat.mode }
-  return { path, uid: process.getuid?.() ?? 0, directory, reachable: await reach(path) }
+  return { path, uid: process.getuid?.() ?? 0, directory, reachable: await reach(path, answerMs) }
 }
 
-async function reach(path: string): Promise<SocketFacts['reachable']> {
+async function reach(path: string, answerMs: number | undefined): Promise<SocketFacts['reachable']> {
   try {
-    const client = await connect(path)
-    try {
-      const { version, pid } = (await client.call('Status', {})).parameters
-      return { version, pid }
-    } finally {
-      client.close()
-    }
+    const { client, status } = await connect(path, { answerMs })
+    client.close()
+    return { version: status.version, pid: status.pid }
   } catch (error) {
-    return { error: messageOf(error) }
+    return { error: messageOf(error), silent: doesNotAnswer(error) }
   }
 }
 

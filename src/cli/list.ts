@@ -35,7 +35,7 @@ export async function abortCommand(context: Context, name: string): Promise<numb
 }
 
 export async function statusCommand(context: Context): Promise<number> {
-  const status = await withClient(context, async (client) => (await client.call('Status', {})).parameters)
+  const status = await withClient(context, async (_client, status) => status)
   if (context.json) {
     context.out(JSON.stringify(status))
     return EXIT.OK

@@ -8,8 +8,8 @@ import { existsSync } from 'node:fs'
 import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { isLuoError, LuoError } from '../errors.js'
-import type { ReconnectingClient, ReconnectOptions } from '../wire/reconnecting.js'
-import { connect } from './context.js'
+import type { ReconnectingClient } from '../wire/reconnecting.js'
+import { type ConnectOptions, connect, doesNotAnswer } from './context.js'
 
 /** A cold start takes 0.1 s; this leaves room for a loaded machine. */
 const START_LIMIT_MS = 10_000
@@ -32,14 +32,15 @@ function daemonEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
 /** `quiet`: its messages go nowhere; whoever reads ours must not wait for its end, when it may outlive us. */
 export async function connectOrStart(
   socket: string,
-  options: ReconnectOptions & { quiet?: boolean } = {},
+  options: ConnectOptions & { quiet?: boolean } = {},
 ): Promise<{ client: ReconnectingClient; started: boolean }> {
   let failure: unknown
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     try {
-      return { client: await connect(socket, options), started: attempt > 0 }
+      const { client } = await connect(socket, options)
+      return { client, started: attempt > 0 }
     } catch (error) {
-      if (!isLuoError(error, 'LUO_NO_DAEMON')) throw error
+      if (!isLuoError(error, 'LUO_NO_DAEMON') || doesNotAnswer(error)) throw error
       failure = error
     }
     if (attempt > 1) await new Promise((resolve) => setTimeout(resolve, RETRY_MS * attempt))

@@ -113,12 +113,13 @@ class Run {
     for (let attempt = 1; ; attempt++) {
       let supervised = false
       // One that drops us before it has answered is no luod to wait for.
-      const onLost = () => {
-        if (!supervised) client.close()
+      const onLost = (lost: ReconnectingClient) => {
+        if (!supervised) lost.close()
       }
-      const { reconnectMs } = this.#context
-      const { client } = await connectOrStart(this.#context.socket, { reconnectMs, onLost })
+      const { reconnectMs, answerMs } = this.#context
+      let client: ReconnectingClient | undefined
       try {
+        client = (await connectOrStart(this.#context.socket, { reconnectMs, answerMs, onLost })).client
         const stream = client.stream('Supervise', {
           id: randomUUID(),
           workload: this.#options.name,
@@ -131,7 +132,7 @@ class Run {
         if (supervised) return { client, events }
         throw new LuoError('LUO_GONE', `supervise ${this.#options.name}: luod ended the connection`)
       } catch (error) {
-        client.close()
+        client?.close()
         const dropped = isLuoError(error, 'LUO_GONE') || isLuoError(error, 'ECONNRESET') || isLuoError(error, 'EPIPE')
         if (!dropped || attempt >= SUPERVISE_ATTEMPTS) throw error
       }
@@ -241,7 +242,7 @@ class Run {
   async #update(): Promise<void> {
     let client: ReconnectingClient | undefined
     try {
-      client = await connect(this.#context.socket, this.#context)
+      client = (await connect(this.#context.socket, this.#context)).client
       const result = await followUpdate(client, { workload: this.#options.name })
       const failure = result.outcome === 'committed' ? undefined : failureOf(result.timeline)
       const reason = failure ? `: ${failure.reason}` : ''
@@ -302,7 +303,7 @@ class Run {
     const { name } = this.#options
     let client: ReconnectingClient | undefined
     try {
-      client = await connect(this.#context.socket, this.#context)
+      client = (await connect(this.#context.socket, this.#context)).client
       const events = client.stream('Watch', { workload: name })
       for await (const { parameters } of events) {
         if (parameters.event !== 'running') continue

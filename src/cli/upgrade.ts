@@ -2,18 +2,15 @@
 import { randomUUID } from 'node:crypto'
 import { resolve } from 'node:path'
 import { isLuoError, LuoError } from '../errors.js'
-import type { Methods } from '../protocol/types.js'
-import { type Context, EXIT, withClient } from './context.js'
+import { type Context, EXIT, type Status, withClient } from './context.js'
 import { clean } from './format.js'
 
 /** From the end of the connection to the first answer of the other luod. */
 const ANSWER_LIMIT_MS = 10_000
 const RETRY_MS = 5
 
-type Status = Methods['Status']['output']
-
 export async function upgradeCommand(context: Context, to: string | undefined): Promise<number> {
-  const before = await withClient(context, async (client) => (await client.call('Status', {})).parameters)
+  const before = await withClient(context, async (_client, status) => status)
   const { successor, ended } = await replace(context, to)
   const status = await answerOf(context, successor, before.pid)
   // It has not ended at all: this was its answer.
@@ -61,7 +58,7 @@ async function answerOf(context: Context, successor: number, before: number): Pr
   for (;;) {
     let failure: unknown
     try {
-      const status = await withClient(context, async (client) => (await client.call('Status', {})).parameters)
+      const status = await withClient(context, async (_client, status) => status)
       if (status.pid === successor || status.pid === before) return status
       failure = new LuoError('LUO_GONE', `upgrade luod: pid ${status.pid} answers, and pid ${successor} should`)
     } catch (error) {

@@ -181,7 +181,7 @@ class Running implements RunningTest {
   }
 
   async show(): Promise<Workload> {
-    const client = await connect(this.socket)
+    const { client } = await connect(this.socket)
     try {
       return (await client.call('Show', { workload: this.workload })).parameters.workload
     } finally {
@@ -196,7 +196,7 @@ class Running implements RunningTest {
   }
 
   async update(to: readonly string[], options: UpdateTestOptions = {}): Promise<UpdateTestResult> {
-    const client = await connect(this.socket)
+    const { client } = await connect(this.socket)
     try {
       const command = successorCommand(to, options.fault, await this.pid())
       const { deadlineMs, check, onPhase = () => {} } = options
@@ -236,9 +236,9 @@ class Running implements RunningTest {
   /** The private luod ends by itself, but not while it keeps the state of a crashed workload. */
   async #endDaemon(): Promise<void> {
     try {
-      const client = await connect(this.socket)
+      const { client, status } = await connect(this.socket)
       try {
-        process.kill((await client.call('Status', {})).parameters.pid, 'SIGTERM')
+        process.kill(status.pid, 'SIGTERM')
       } finally {
         client.close()
       }

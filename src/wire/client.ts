@@ -31,6 +31,8 @@ interface Pending {
 export class VarlinkClient {
   readonly #connection: Connection
   readonly #pending: Pending[] = []
+  /** The process that listens. */
+  readonly pid: number
   #error: LuoError | undefined
   #onClosed: (error: LuoError) => void = () => {}
   /** Resolves, with why, when the connection has ended. */
@@ -42,7 +44,8 @@ export class VarlinkClient {
   static async connect(path: string): Promise<VarlinkClient> {
     for (let attempt = 1; ; attempt++) {
       try {
-        return new VarlinkClient(trusted(connectUnix(path), path))
+        const fd = connectUnix(path)
+        return new VarlinkClient(fd, trusted(fd, path))
       } catch (error) {
         if (!isLuoError(error, 'EAGAIN') || attempt === CONNECT_ATTEMPTS) throw error
       }
@@ -50,7 +53,8 @@ export class VarlinkClient {
     }
   }
 
-  private constructor(fd: Fd) {
+  private constructor(fd: Fd, pid: number) {
+    this.pid = pid
     this.#connection = new Connection(fd, {
       onMessage: (message, fds) => this.#received(message, fds),
       onClose: (error) => this.#ended(error),
@@ -174,11 +178,11 @@ export class VarlinkClient {
 
 /**
  * Files and commands go to root's luod or to one's own, and never to what another user has put in its place, such as in
- * /tmp. Root may name any socket.
+ * /tmp. Root may name any socket. Answers the pid; one that is not trusted is closed.
  */
-function trusted(fd: Fd, path: string, own: number = process.getuid?.() ?? 0): Fd {
-  const { uid } = peerCredentials(fd)
-  if (own === 0 || uid === 0 || uid === own) return fd
+function trusted(fd: Fd, path: string, own: number = process.getuid?.() ?? 0): number {
+  const { uid, pid } = peerCredentials(fd)
+  if (own === 0 || uid === 0 || uid === own) return pid
   fd.close()
   throw new LuoError('EPERM', `connect to ${path}: uid ${uid} listens there, and this is uid ${own}: do not trust it`)
 }

@@ -24,7 +24,7 @@ export interface ReconnectOptions {
   /** 0: not at all. */
   reconnectMs?: number | undefined
   /** The connection is lost; attempts begin. */
-  onLost?: () => void
+  onLost?: (client: ReconnectingClient) => void
 }
 
 interface Request {
@@ -42,7 +42,7 @@ export class ReconnectingClient {
   readonly #path: string
   readonly #defaultMs: number
   #reconnectMs: number
-  readonly #onLost: () => void
+  readonly #onLost: (client: ReconnectingClient) => void
   /** Undefined while luod is away. */
   #client: VarlinkClient | undefined
   #connectedAt = 0
@@ -157,6 +157,11 @@ export class ReconnectingClient {
     this.#end(new LuoError('LUO_GONE', 'the connection to luod was closed'))
   }
 
+  /** Of luod; undefined while it is away. */
+  get pid(): number | undefined {
+    return this.#client?.pid
+  }
+
   /** How long luod may be away from here on, in milliseconds; without it as long as at first. */
   waitFor(ms?: number): void {
     this.#reconnectMs = ms ?? this.#defaultMs
@@ -205,7 +210,7 @@ export class ReconnectingClient {
       this.#lostAt = now
       this.#attempts = 0
     }
-    this.#onLost()
+    this.#onLost(this)
     this.#tryLater(this.#lostAt, error)
   }
 

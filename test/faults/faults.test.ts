@@ -65,16 +65,13 @@ function processesOf(socket: string): Map<number, string> {
 }
 
 async function status(socket: string) {
-  const client = await connect(socket)
-  try {
-    return (await client.call('Status', {})).parameters
-  } finally {
-    client.close()
-  }
+  const { client, status } = await connect(socket)
+  client.close()
+  return status
 }
 
 async function sessions(socket: string) {
-  const client = await connect(socket)
+  const { client } = await connect(socket)
   try {
     return (await client.call('Sessions', {})).parameters.sessions
   } finally {
