@@ -101,7 +101,7 @@ export async function measureEmulate({ quick, say }) {
     const python_start = await slowdown(runs, ['python3', '-c', 'import json, http.client'])
     say('python')
     const cc = (...args) => ['cc', '-o', join(folder, 'out'), ...args]
-    const compile = await slowdown(quick ? 2 : 30, cc('-O2', ...CLIENT))
+    const compile = await slowdown(quick ? 1 : 30, cc('-O2', ...CLIENT))
     say('compile')
     const compile_one_line = await slowdown(runs, cc('-O1', source))
     return {
