@@ -82,8 +82,8 @@ export class Member implements Recorded {
   }
 
   /**
-   * As it was recorded. Owns `pidfd`, also when it fails. `restoreLifetime` answers the one that it holds its session through, if somebody
-   * may still have its descriptor.
+   * As it was recorded. Owns `pidfd`, also when it fails. `restoreLifetime` answers the one that it holds its session
+   * through, if somebody may still have its descriptor.
    */
   static restore(
     options: MemberOptions,

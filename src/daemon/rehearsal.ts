@@ -37,32 +37,34 @@ export async function rehearse(path: string, isOver: () => boolean): Promise<voi
 
 async function rehearseRound(path: string): Promise<void> {
   const listener = listenUnix(path)
+  let server: Server
   let clients: Promise<VarlinkClient>[]
-  try {
-    // Connected when this returns, although the promises are not resolved yet.
-    clients = Array.from({ length: CONNECTIONS }, () => VarlinkClient.connect(path))
-  } finally {
-    rmSync(path)
-  }
-  let server: Server | undefined
   try {
     server = new Server({
       ...{ listener, handlers: handlers(), version: '', maxConnections: CONNECTIONS, maxUnderWay: UNDER_WAY },
       ...{ onDefect: () => {}, onRefused: () => {} },
     })
-    await Promise.all(
-      clients.map(async (connecting) => {
-        const client = await connecting
-        try {
-          await client.call('Sessions', { limit: 1 })
-        } finally {
-          client.close()
-        }
-      }),
-    )
+    // Connected when this returns, although the promises are not resolved yet.
+    clients = Array.from({ length: CONNECTIONS }, () => VarlinkClient.connect(path))
+  } catch (error) {
+    listener.close()
+    throw error
   } finally {
-    if (server) server.close()
-    else listener.close()
+    rmSync(path)
+  }
+  try {
+    await Promise.all(clients.map(ask))
+  } finally {
+    server.close()
+  }
+}
+
+async function ask(connecting: Promise<VarlinkClient>): Promise<void> {
+  const client = await connecting
+  try {
+    await client.call('Sessions', { limit: 1 })
+  } finally {
+    client.close()
   }
 }
 
