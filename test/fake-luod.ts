@@ -19,7 +19,10 @@ const STATUS: Methods['Status']['output'] = {
   ...{ protection: {} as never, backend: 'userspace' },
 }
 
-/** Methods that are not among `handlers` fail with LUO_UNSUPPORTED, but for what luoctl asks first. `socket`: of one before, which has ended. */
+/**
+ * Methods that are not among `handlers` fail with LUO_UNSUPPORTED, but for what luoctl asks first. `socket`: of one before,
+ * which has ended.
+ */
 export function fakeLuod(
   handlers: Partial<Handlers>,
   socket = join(mkdtempSync(join(tmpdir(), 'fake-luod-')), 's'),

@@ -1,5 +1,4 @@
 /** Three boots: what is preserved in the first is claimed in the second, and the same again into the third. */
-import { createHash } from 'node:crypto'
 import { KernelDevice, type KernelSession } from '../../../src/backends/kernel.js'
 import type { Fd } from '../../../src/sys/fd.js'
 import {
@@ -15,12 +14,11 @@ import {
   writeAt,
 } from '../../../src/sys/memfd.js'
 import { attempt, kexec, say } from './kit.js'
+import { checksum, largeMemory } from './large.js'
 
 const [, , stage] = process.argv
 const EMPTY_SESSIONS = 2_000
 const FILES = 500
-const PIECE = 2 ** 20
-const PIECES = 256
 
 const device = KernelDevice.open()
 const held: KernelSession[] = []
@@ -44,16 +42,6 @@ const sealed: [string, Seal[]][] = [
   ['all', ['shrink', 'grow', 'write', 'seal']],
   ['noexec', []],
 ]
-
-function checksum(fd: Fd): string {
-  const hash = createHash('sha1')
-  const bytes = Buffer.alloc(PIECE)
-  for (let i = 0; i < PIECES; i++) {
-    readAt(fd, bytes, i * PIECE)
-    hash.update(bytes)
-  }
-  return hash.digest('hex')
-}
 
 function preserveSmall(generation: string): void {
   const session = keep(device.createSession('small'))
@@ -82,9 +70,7 @@ function preserveBig(fd: Fd): void {
 if (stage === 'first') {
   for (let i = 0; i < EMPTY_SESSIONS; i++) keep(device.createSession(`empty ${i}`))
   preserveSmall(stage)
-  const big = createMemfd('big', { size: PIECE * PIECES, overKexec: true })
-  const piece = Buffer.alloc(PIECE)
-  for (let i = 0; i < PIECES; i++) writeAt(big, piece.fill(`${i},`), i * PIECE)
+  const big = largeMemory('big')
   preserveBig(big)
   const seals = keep(device.createSession('seals'))
   sealed.forEach(([name, list], i) => {
