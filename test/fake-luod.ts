@@ -6,6 +6,7 @@ import { LuoError } from '../src/errors.js'
 import { parseInterface } from '../src/protocol/idl.js'
 import { INTERFACE_TEXT } from '../src/protocol/interface.js'
 import type { Methods } from '../src/protocol/types.js'
+import { createMemfd } from '../src/sys/memfd.js'
 import { listenUnix } from '../src/sys/unix.js'
 import { type Handlers, Server } from '../src/wire/server.js'
 
@@ -17,6 +18,25 @@ const STATUS: Methods['Status']['output'] = {
   ...{ pid: process.pid, version: '1.2.3', uid: 0, workloads: 0, sessions: 0, files: 0 },
   ...{ connections: 1, nofile: 1_024, open_fds: 10, limits: {}, usage: [] },
   ...{ protection: {} as never, backend: 'userspace' },
+}
+
+type Event = Methods['Subscribe']['output']
+
+/** A member that joins for the first time, and what it is told once it has subscribed. */
+export function fakeMember() {
+  let say: ((event: Event) => void) | undefined
+  const handlers: Pick<Handlers, 'Join' | 'Subscribe'> = {
+    Join: () => ({
+      output: { member: 'm', session: 's', origin: 'new', fds: 1, session_fd: 0 },
+      fds: [createMemfd('lifetime')],
+    }),
+    Subscribe: ({ reply }) => {
+      say = (event) => void reply(event)
+      say({ event: 'subscribed' })
+      return new Promise(() => {})
+    },
+  }
+  return { handlers, say: (event: Event) => say?.(event), subscribed: () => say !== undefined }
 }
 
 /**

@@ -2,7 +2,7 @@
 import { fstatSync } from 'node:fs'
 import { Agent, createServer, request } from 'node:http'
 import { afterEach, describe, expect, test } from 'vitest'
-import { fakeLuod } from '../../test/fake-luod.js'
+import { fakeLuod, fakeMember } from '../../test/fake-luod.js'
 import { until } from '../../test/until.js'
 import type { FileIn, Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
@@ -21,22 +21,14 @@ async function running(
   prepare: (info: UpdateInfo) => unknown = () => {},
   wait: Pick<JoinOptions, 'reconnectMs' | 'kexecWaitMs'> = { reconnectMs: 0 },
 ) {
-  let say: (event: Event) => void = () => {}
+  const { handlers, say } = fakeMember()
   const told: { method: string; files: readonly FileIn[]; tokens: readonly string[]; reason: string }[] = []
   const note = (method: string, input: { files?: FileIn[]; tokens?: string[]; reason?: string }) => {
     told.push({ method, files: input.files ?? [], tokens: input.tokens ?? [], reason: input.reason ?? '' })
     return { output: {} }
   }
   const luod = fakeLuod({
-    Join: () => ({
-      output: { member: 'm', session: 's', origin: 'new', fds: 1, session_fd: 0 },
-      fds: [createMemfd('lifetime')],
-    }),
-    Subscribe: ({ reply }) => {
-      say = (event) => void reply(event)
-      say({ event: 'subscribed' })
-      return new Promise(() => {})
-    },
+    ...handlers,
     Preserve: ({ input, fds }) => {
       for (const { fd, until } of input.files) {
         const { number } = fds[fd] as Fd
@@ -78,7 +70,7 @@ async function running(
       asked.once('error', reject).end()
     })
   const last = (method: string) => told.findLast((one) => one.method === method)
-  return { luod, say: (event: Event) => say(event), told, last, heard, memory, ask, sealed }
+  return { luod, say, told, last, heard, memory, ask, sealed }
 }
 
 const prepare = (update: string, purpose?: 'update' | 'kexec'): Event => ({

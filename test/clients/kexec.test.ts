@@ -6,8 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { FileIn, Methods } from '../../src/protocol/types.js'
-import { createMemfd } from '../../src/sys/memfd.js'
-import { type FakeLuod, fakeLuod } from '../fake-luod.js'
+import { type FakeLuod, fakeLuod, fakeMember } from '../fake-luod.js'
 import { until } from '../until.js'
 import { compile, HERE } from './build.js'
 
@@ -49,18 +48,10 @@ describe.each([
   })
 
   async function waiting(reconnectMs: number, kexecWaitMs: number): Promise<Waiting> {
-    let say: ((event: Event) => void) | undefined
+    const { handlers, say, subscribed } = fakeMember()
     const readies: FileIn[][] = []
     const luod = fakeLuod({
-      Join: () => ({
-        output: { member: 'm', session: 's', origin: 'new', fds: 1, session_fd: 0 },
-        fds: [createMemfd('lifetime')],
-      }),
-      Subscribe: ({ reply }) => {
-        say = (event) => void reply(event)
-        say({ event: 'subscribed' })
-        return new Promise(() => {})
-      },
+      ...handlers,
       Ready: ({ input }) => {
         readies.push(input.files ?? [])
         return { output: {} }
@@ -74,13 +65,13 @@ describe.each([
     let complaints = ''
     child.stdout?.on('data', (data) => (said += data))
     child.stderr?.on('data', (data) => (complaints += data))
-    await until(() => say !== undefined, `a subscription: ${complaints}`)
+    await until(subscribed, `a subscription: ${complaints}`)
     return {
       luod,
       child,
       said: () => said.split('\n').filter(Boolean),
       complaints: () => complaints,
-      say: (event) => say?.(event),
+      say,
       readies,
     }
   }
