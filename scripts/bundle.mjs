@@ -17,7 +17,7 @@ await bundled('cli', 'luoctl')
 async function bundled(folder, name) {
   const main = fileURLToPath(new URL(`${folder}/main.js`, DIST))
   const script = fileURLToPath(new URL(`${folder}/${name}.cjs`, DIST))
-  const code = fileURLToPath(new URL(`${folder}/${name}.code`, DIST))
+  const code = (end) => fileURLToPath(new URL(`${folder}/${name}.${end}`, DIST))
   const written = readFileSync(new URL('bundle-main.mjs', import.meta.url), 'utf8').replaceAll('NAME', name)
   // What it writes takes the place of what the compiler wrote.
   if (readFileSync(main, 'utf8') === written)
@@ -33,10 +33,15 @@ async function bundled(folder, name) {
   await bundle.close()
   writeFileSync(script, asScript(output[0].code))
   writeFileSync(main, written)
+  makeCode('code-cache.mjs', main, script, code('code'))
+  if (name === 'luod') makeCode('code-cache-next.mjs', main, script, code('next.code'))
+}
+
+/** Without it they start all the same: where they cannot run they are not started either. */
+function makeCode(by, main, script, code) {
   // Of the build before.
   rmSync(code, { force: true })
-  // Without it they start all the same: where they cannot run they are not started either.
-  const args = [fileURLToPath(new URL('code-cache.mjs', import.meta.url)), main, script, code]
+  const args = [fileURLToPath(new URL(by, import.meta.url)), main, script, code]
   // Not to be taken for a service, should the build be part of one.
   const env = { ...process.env, NOTIFY_SOCKET: '' }
   spawnSync(process.execPath, args, { stdio: 'ignore', timeout: CODE_LIMIT_MS, env })

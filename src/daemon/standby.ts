@@ -26,6 +26,11 @@ const READY_LIMIT_MS = 30_000
 const SERVING_LIMIT_MS = 5_000
 /** A connection that lasts longer is given a copy of: most of them ask one thing, and are over. */
 const SHARE_AFTER_MS = 20
+/**
+ * Whoever takes over is luod from then on, and gives its memory back while the next one takes over: in each piece of V8's
+ * new space, 256 KiB anywhere in the address space, is work for the kernel. With four times as much luod is no quicker.
+ */
+export const NEW_SPACE = '--max-semi-space-size=4'
 /** The number under which the line is inherited: the first one after stdio. */
 const LINE_FD = 3
 
@@ -72,7 +77,13 @@ export class Standby {
     step('copy.start')
     const [ours, theirs] = socketPair('packets')
     try {
-      const args = [...process.execArgv, options.main, ...options.args, '--line-fd', String(LINE_FD)]
+      const args = [
+        ...new Set([...process.execArgv, NEW_SPACE]),
+        options.main,
+        ...options.args,
+        '--line-fd',
+        String(LINE_FD),
+      ]
       const child = spawn(process.execPath, args, {
         // Signals of a terminal are for luod, which tells it.
         detached: true,

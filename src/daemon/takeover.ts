@@ -9,12 +9,12 @@
  * that, so it is only a reason to look: luod is taken for dead when the kernel has marked its main thread as exiting.
  * Such a thread never runs code of the process again, and no other thread of luod speaks to clients or over the line. So
  * nothing more can come of luod, and what it has sent is in the queue: all of it is taken first. The kill is for threads
- * that are left, should the main thread alone have ended. A luod that is stopped, hangs, or has closed the line is not
- * marked, and is waited for as ever.
+ * that are left, should the main thread alone have ended; they give its memory back when nobody else needs the processor. A
+ * luod that is stopped, hangs, or has closed the line is not marked, and is waited for as ever.
  */
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { isEnding, openPidfd, signalAtEndOfParent, signalPidfd } from '../sys/pidfd.js'
+import { isEnding, openPidfd, signalAtEndOfParent, signalPidfd, standBack } from '../sys/pidfd.js'
 import { Poller, waitReadable } from '../sys/poller.js'
 import { peerCredentials, peerPidfd } from '../sys/unix.js'
 import { ConnectionCopies } from './connection-copies.js'
@@ -102,6 +102,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       if (receiver.closed || !primary || !seesEnding(primary)) return
       const endedAt = process.hrtime.bigint()
       signalPidfd(primary, 'SIGKILL')
+      standBack(primary)
       receiver.drain()
       // It may have said or shown its end in what came last. Who is not the heir sees the end of the line.
       if (receiver.closed || !isHeir) return

@@ -53,6 +53,7 @@ const SIGNATURES = {
   fallocate: 'int fallocate(int fd, int mode, int64_t offset, int64_t length)',
   lseek: 'int64_t lseek(int fd, int64_t offset, int whence)',
   ioctl: 'int ioctl(int fd, uint64_t request, int64_t argument)',
+  sched_setscheduler: 'int sched_setscheduler(int pid, int policy, const uint8_t *priority)',
   prctl: 'int prctl(int option, uint64_t a, uint64_t b, uint64_t c, uint64_t d)',
   waitpid: 'int waitpid(int pid, int *status, int flags)',
   reboot: 'int reboot(int command)',

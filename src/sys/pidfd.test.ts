@@ -4,8 +4,11 @@ import { openSync, readFileSync } from 'node:fs'
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { codeOf } from '../../test/code-of.js'
 import { countOpenFds, Fd } from './fd.js'
-import { isEnding, openPidfd, pidfdOwner, signalPidfd } from './pidfd.js'
+import { isEnding, openPidfd, pidfdOwner, signalPidfd, standBack } from './pidfd.js'
 import { Poller, type Readiness } from './poller.js'
+
+/** Of /proc/PID/stat, counted after the name in parentheses. */
+const POLICY_FIELD = 38
 
 let openAtStart: number
 const children: ChildProcess[] = []
@@ -55,6 +58,18 @@ describe('a process', () => {
 
   test.each([0, -1, 1.5, Number.NaN, 1e10, 2 ** 22 + 1])('with the id %s is refused', (pid) => {
     expect(codeOf(() => openPidfd(pid))).toBe('EINVAL')
+  })
+
+  test('stands back from the processors, and nothing fails when it has ended', async () => {
+    const { child, pid } = start()
+    using pidfd = openPidfd(pid)
+    const policy = () => Number(readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]?.split(' ')[POLICY_FIELD])
+    expect(policy()).toBe(0)
+    standBack(pidfd)
+    expect(policy()).toBe(5)
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+    expect(() => standBack(pidfd)).not.toThrow()
   })
 
   test('can be this one', () => {

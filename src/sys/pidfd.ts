@@ -2,7 +2,7 @@
  * Processes by pidfd: a handle that never means another process, because it is taken while the process is known to be
  * there. It becomes readable when the process has ended (use `Poller`).
  */
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { isLuoError } from '../errors.js'
 import { Fd } from './fd.js'
@@ -56,6 +56,23 @@ export function isEnding(pidfd: Fd): boolean {
     return (flags & EXITING) !== 0 || pidOf(pidfd) !== pid
   } catch {
     return true
+  }
+}
+
+/** Of the kernel's include/uapi/linux/sched.h. Its priority is 0, an int. */
+const SCHED_IDLE = 5
+const NO_PRIORITY = new Uint8Array(4)
+
+/** For one that is ending: from here on it gets what nobody else wants of the processors. Best effort: never fails. */
+export function standBack(pidfd: Fd): void {
+  try {
+    const pid = pidOf(pidfd)
+    if (pid === undefined) return
+    for (const thread of readdirSync(`/proc/${pid}/task`)) {
+      libc('sched_setscheduler', Number(thread), SCHED_IDLE, NO_PRIORITY)
+    }
+  } catch {
+    // It has ended.
   }
 }
 

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Script } from 'node:vm'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { NEW_SPACE } from '../../src/daemon/standby.js'
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
 const BUILT = ['main.js', 'luod.cjs', 'luod.code']
@@ -38,6 +39,14 @@ test.each([
   const cachedData = readFileSync(built('code')).subarray(CODE_AT)
   const script = new Script(readFileSync(built('cjs'), 'latin1'), { filename: built('cjs'), cachedData })
   expect(script.cachedDataRejected).toBe(false)
+})
+
+test('a luod that stands by is started so that it takes the code made for it', () => {
+  const file = (end: string) => JSON.stringify(join(PROJECT, `dist/daemon/luod.${end}`))
+  const program = `const { readFileSync } = require('node:fs'), { Script } = require('node:vm')
+    const cachedData = readFileSync(${file('next.code')}).subarray(${CODE_AT}), filename = ${file('cjs')}
+    process.exit(new Script(readFileSync(filename, 'latin1'), { filename, cachedData }).cachedDataRejected ? 1 : 0)`
+  expect(spawnSync(process.execPath, [NEW_SPACE, '-e', program]).status).toBe(0)
 })
 
 test.each<[string, () => void]>([
