@@ -49,6 +49,7 @@ async function lead(main, filename, codeFile) {
     for (const fd of [...fds, ...memory]) fd.close()
     while (isThere(pid)) await sleep(POLL_MS)
   } finally {
+    luod.kill()
     rmSync(as)
     rmSync(folder, { recursive: true, force: true })
   }
