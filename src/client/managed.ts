@@ -18,19 +18,11 @@ import { randomUUID } from 'node:crypto'
 import type { Server } from 'node:net'
 import { isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { duplicateNumber } from '../sys/node.js'
-import { listenUnix } from '../sys/unix.js'
 import { DEFAULT_RECONNECT_MS } from '../wire/reconnecting.js'
-import { allOf, unlessAborted } from './abort.js'
+import { unlessAborted } from './abort.js'
+import { Holdings, type LiveState } from './holdings.js'
 import { HookList } from './hooks.js'
-import { listen } from './listen.js'
 import type { LuodLink, MemberEvent } from './luod-link.js'
-import type { Resource } from './manifest.js'
-import { Memories, memoryResource } from './memories.js'
-import { PreservedMemory } from './memory.js'
-import { Resources } from './resources.js'
-import { Serving } from './serving.js'
-import { MemberSessions } from './session.js'
 import type {
   FileOptions,
   HookName,
@@ -54,11 +46,6 @@ const DEFAULT_KEXEC_WAIT_MS = 600_000
 const SETTLE_SHARE = 0.8
 /** What can be done later is done this much later, when the clients have their answers. */
 const TIDY_DELAY_MS = 50
-/** Between attempts to listen again after an update that was rolled back. */
-const RESUME_RETRY_MS = 100
-const UNIX_SOCKET_MODE = 0o666
-
-type LiveState = 'starting' | 'running' | 'preparing' | 'frozen' | 'released' | 'left'
 
 export interface Membership {
   link: LuodLink
@@ -78,12 +65,7 @@ export class ManagedLive implements Live {
   readonly #sessionFd: Fd
   readonly #options: JoinOptions
   readonly #hooks = new HookList()
-  readonly #resources: Resources
-  readonly #memories: Memories
-  readonly #files = new Map<string, number>()
-  readonly #sessions: MemberSessions
-  readonly #servings = new Map<string, Serving>()
-  #claim: Promise<void> | undefined
+  readonly #holdings: Holdings
   #state: LiveState = 'starting'
   /** Why luod cannot be reached any more. */
   #gone: LuoError | undefined
@@ -99,9 +81,11 @@ export class ManagedLive implements Live {
     this.#link = link
     this.workload = workload
     this.#member = member
-    this.#resources = new Resources(link, session)
-    this.#memories = new Memories(this.#resources, () => this.#whyNotGrow())
-    this.#sessions = new MemberSessions(link, member)
+    this.#holdings = new Holdings({
+      ...{ link, member, session, origin },
+      state: () => this.#state,
+      check: (action) => this.#mayHaveResources(action),
+    })
     this.#sessionFd = sessionFd
     this.origin = origin
     this.#options = options
@@ -123,136 +107,57 @@ export class ManagedLive implements Live {
 
   // --- resources ----------------------------------------------------------------------------------------------------
 
-  async memory(name: string, options: MemoryOptions): Promise<Memory> {
-    // Before the state is claimed: from there on clients wait.
-    const reserved = this.origin === 'update' && !this.#claim ? await PreservedMemory.reserve(options) : undefined
-    try {
-      await this.#mayHaveResources(`memory ${name}`)
-    } catch (error) {
-      reserved?.unmap()
-      throw error
-    }
-    const known = this.#memories.find(name)
-    if (known) {
-      reserved?.unmap()
-      return known
-    }
-    const { memory, isNew } = this.#memories.open(name, options, reserved)
-    if (isNew) await this.#add(memoryResource(memory), memory.fd)
-    else if (this.#state === 'running') memory.makeShared()
-    return memory
+  memory(name: string, options: MemoryOptions): Promise<Memory> {
+    return this.#holdings.memory(name, options)
   }
 
-  async replace(name: string, options: MemoryOptions): Promise<Memory> {
-    await this.#mayHaveResources(`replace ${name}`)
-    const made = this.#memories.replace(name, options)
-    if (this.#state === 'running') await this.#memories.replaceNow()
-    return made
+  replace(name: string, options: MemoryOptions): Promise<Memory> {
+    return this.#holdings.replace(name, options)
   }
 
-  async file(
-    name: string,
-    file?: number | { readonly fd: number },
-    { until }: FileOptions = {},
-  ): Promise<number | undefined> {
-    await this.#mayHaveResources(`file ${name}`)
-    const known = this.#files.get(name)
-    if (known !== undefined) return known
-    const handed = this.#resources.take('file', name)
-    if (!handed && file === undefined) return undefined
-    const number = handed ? handed.fd.release() : typeof file === 'number' ? file : (file as { fd: number }).fd
-    if (!handed) await this.#add({ name, kind: 'file' }, duplicateNumber(number), until)
-    this.#files.set(name, number)
-    return number
+  file(name: string, file?: number | { readonly fd: number }, options?: FileOptions): Promise<number | undefined> {
+    return this.#holdings.file(name, file, options)
   }
 
-  async session(name: string, options: SessionOptions = {}): Promise<LiveSession> {
-    await this.#mayHaveResources(`session ${name}`)
-    return this.#sessions.open(name, options, this.#resources.takeSession(name))
+  session(name: string, options: SessionOptions = {}): Promise<LiveSession> {
+    return this.#holdings.session(name, options)
   }
 
-  async serve(server: Server, options: ServeOptions): Promise<void> {
-    await this.#mayHaveResources('serve')
-    const name = listenerName(options)
-    if (this.#servings.has(name)) throw new LuoError('EEXIST', `serve ${name}: another server has it`)
-    const serving = new Serving(name, server, options)
-    const handed = this.#resources.handed('listener', name)
-    this.#servings.set(name, serving)
-    // Handed over: it begins to listen when the state is ours.
-    if (handed && this.#state === 'starting') return
-    try {
-      if (handed) await this.#takeUp(serving)
-      else await this.#listen(serving, server, options)
-    } catch (error) {
-      this.#servings.delete(name)
-      throw error
-    }
+  serve(server: Server, options: ServeOptions): Promise<void> {
+    return this.#holdings.serve(server, options)
   }
 
-  async #listen(serving: Serving, server: Server, options: ServeOptions): Promise<void> {
-    const { path } = options
-    // Node's own listener would unlink the path whenever it stops accepting.
-    if (path !== undefined) await serving.listen(listenUnix(path, UNIX_SOCKET_MODE))
-    else {
-      await listen(server, options)
-      serving.began()
-    }
-    await this.#add({ name: serving.name, kind: 'listener' }, serving.listener)
-  }
-
-  /** Preserves a new resource: at once when running, else at `ready`. */
-  async #add(resource: Omit<Resource, 'token'>, fd: Fd, until?: 'update'): Promise<void> {
-    this.#resources.add(resource, fd, until)
-    if (this.#state === 'running') await this.#resources.flush()
-  }
-
-  #whyNotGrow(): string | undefined {
-    if (this.#state === 'running' || (this.#state === 'starting' && this.origin === 'new')) return undefined
-    return this.#state === 'starting' ? 'it is the old version until ready()' : `this version is ${this.#state}`
-  }
-
-  async #mayHaveResources(action: string): Promise<void> {
+  #mayHaveResources(action: string): void {
     if (this.#gone) throw new LuoError('LUO_GONE', `${action}: luod is gone`, { cause: this.#gone })
     if (this.#state !== 'starting' && this.#state !== 'running') {
       throw new LuoError('EBUSY', `${action}: this version is ${this.#state}, the state is not its own now`)
     }
-    if (this.origin !== 'new') await this.#claimState()
   }
 
   // --- taking over --------------------------------------------------------------------------------------------------
-
-  #claimState(): Promise<void> {
-    this.#claim ??= this.#resources.claim(this.#member)
-    return this.#claim
-  }
 
   async ready(): Promise<void> {
     if (this.#gone) throw new LuoError('LUO_GONE', 'ready: luod is gone', { cause: this.#gone })
     if (this.#state !== 'starting') throw new LuoError('LUO_WRONG_STATE', `ready: this version is ${this.#state}`)
     const commit = () => this.#link.call('Commit', { id: randomUUID(), member: this.#member })
     if (this.origin === 'new') {
-      await this.#memories.replaceNow()
-      await this.#resources.flush()
+      await this.#holdings.flush()
       await commit()
       this.#state = 'running'
       return
     }
-    await this.#claimState()
+    await this.#holdings.claim()
     const committed = commit()
     // Meanwhile, the old version gives its word.
-    const servings = [...this.#servings.values()]
-    for (const serving of servings) serving.adopt(this.#resources.takeConnections(serving.name))
+    const drop = this.#holdings.adopt()
     try {
       await committed
     } catch (error) {
-      for (const serving of servings) serving.dropAdopted()
+      drop()
       throw error
     }
     this.#state = 'running'
-    this.#memories.makeShared()
-    await this.#memories.replaceNow()
-    await this.#resources.flush()
-    for (const serving of servings) await this.#takeUp(serving)
+    await this.#holdings.begin()
     setTimeout(() => void this.#tidyUp(), TIDY_DELAY_MS)
   }
 
@@ -260,18 +165,10 @@ export class ManagedLive implements Live {
   async #tidyUp(): Promise<void> {
     if (this.#state === 'released' || this.#state === 'left') return
     try {
-      await this.#resources.dropUnused()
+      await this.#holdings.dropUnused()
     } catch (error) {
       if (this.active) process.emitWarning(`take connections back from luod: ${String(error)}`)
     }
-  }
-
-  /** Goes on with a listener and the connections that came with it. */
-  async #takeUp(serving: Serving): Promise<void> {
-    const handed = this.#resources.take('listener', serving.name)
-    if (!handed) return
-    await serving.listen(handed.fd)
-    serving.serveAdopted()
   }
 
   // --- letting go ---------------------------------------------------------------------------------------------------
@@ -345,22 +242,15 @@ export class ManagedLive implements Live {
     let heldSince: number | undefined
     try {
       await unlessAborted(this.#hooks.run('prepare', info), signal)
+      heldSince = performance.now()
       const settle = (limit: number) =>
         Math.max(0, Math.min(limit, info.deadlineMs * SETTLE_SHARE - (performance.now() - startedAt)))
-      const servings = [...this.#servings.values()]
-      heldSince = performance.now()
-      await allOf(servings.map((serving) => serving.quiesce(settle(serving.settleMs), signal)))
+      await this.#holdings.quiesce(settle, signal)
       await unlessAborted(this.#hooks.run('freeze', info), signal)
-      this.#memories.makePrivate()
+      this.#holdings.makePrivate()
       this.#state = 'frozen'
-      // Those of the update before would be refused, and none of them lives longer than this kernel.
-      if (info.purpose === 'kexec') {
-        this.#link.waitFor(this.#kexecWaitMs)
-        await unlessAborted(this.#resources.takeBackConnections(), signal)
-        this.#memories.warnOfReadOnly()
-      }
-      const moving = info.purpose === 'kexec' ? [] : servings
-      await unlessAborted(this.#sayReady(info.update, moving, heldSince, signal), signal)
+      if (info.purpose === 'kexec') this.#link.waitFor(this.#kexecWaitMs)
+      await this.#holdings.sayReady(info, heldSince, signal)
     } catch (error) {
       // luod has ended the update already, and says so, or has said it.
       if (signal.aborted || isLuoError(error, 'LUO_WRONG_STATE')) return
@@ -381,12 +271,6 @@ export class ManagedLive implements Live {
     }
   }
 
-  /** Everything is held still; connections of `servings` go to luod with the word for it. */
-  #sayReady(update: string, servings: readonly Serving[], heldSince: number, signal: AbortSignal): Promise<void> {
-    const connections = servings.flatMap((serving) => serving.still().map((fd) => ({ of: serving.name, fd })))
-    return this.#resources.ready({ member: this.#member, update }, connections, heldSince, signal)
-  }
-
   async #resume(reason: string): Promise<void> {
     const update = this.#update
     if (!update) return
@@ -401,9 +285,9 @@ export class ManagedLive implements Live {
   }
 
   async #goOn(reason: string): Promise<void> {
-    this.#memories.makeShared()
+    this.#holdings.makeShared()
     this.#state = 'running'
-    for (const serving of this.#servings.values()) await this.#resumeServing(serving)
+    await this.#holdings.resumeServers()
     this.#link.letGo()
     if (this.#refused === undefined) await this.#takeBackConnections()
     await this.#hooks.runAll('resume', reason)
@@ -414,21 +298,9 @@ export class ManagedLive implements Live {
 
   async #takeBackConnections(): Promise<void> {
     try {
-      await this.#resources.takeBackConnections()
+      await this.#holdings.takeBackConnections()
     } catch (error) {
       if (this.active) process.emitWarning(`take connections back from luod: ${String(error)}`)
-    }
-  }
-
-  /** It tries until it can: for want of descriptors, say, nobody else would serve. */
-  async #resumeServing(serving: Serving): Promise<void> {
-    for (;;) {
-      try {
-        return await serving.resume()
-      } catch (error) {
-        process.emitWarning(`listen again on ${serving.name}: ${String(error)}; trying on`)
-        await new Promise((resolve) => setTimeout(resolve, RESUME_RETRY_MS))
-      }
     }
   }
 
@@ -445,9 +317,9 @@ export class ManagedLive implements Live {
     // The new version needs the processor more than we do.
     await new Promise((resolve) => setTimeout(resolve, TIDY_DELAY_MS))
     const drainMs = this.#options.drainMs ?? DEFAULT_DRAIN_MS
-    const drained = [...this.#servings.values()].map((serving) => serving.release(drainMs))
+    const drained = this.#holdings.drain(drainMs)
     await this.#hooks.runAll('released')
-    await Promise.all(drained)
+    await drained
     this.#end()
     if (this.#options.exitWhenReleased !== false) process.exit(0)
   }
@@ -474,7 +346,7 @@ export class ManagedLive implements Live {
   async leave(): Promise<void> {
     if (!this.active) return
     this.#state = 'left'
-    await this.#resources.giveUp(this.workload)
+    await this.#holdings.giveUp(this.workload)
     this.#end()
   }
 
@@ -484,13 +356,8 @@ export class ManagedLive implements Live {
   }
 
   #end(): void {
-    this.#sessions.close()
+    this.#holdings.close()
     this.#sessionFd.close()
     this.#link.close()
   }
-}
-
-function listenerName({ name, port, host, path }: ServeOptions & { name?: string }): string {
-  if (name !== undefined) return name
-  return path === undefined ? `tcp ${host ?? '*'}:${port ?? 0}` : `unix ${path}`
 }
