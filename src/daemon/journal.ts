@@ -3,9 +3,9 @@
  * before anybody is told. Descriptors are put before it, and removed after it.
  *
  * `add` is for what must not be done when it cannot be recorded: it throws at once. `touch` is for what has happened:
- * it is written down as it is when the transaction is committed, once, however often it was touched. Whoever changes
- * something commits before it tells; what nobody commits is committed before the loop goes on. A commit that fails
- * leaves everything to the next one.
+ * it is written down as it is when the transaction is committed, once, however often it was touched. `tell` is for what
+ * others hear of it: they hear it after the commit. What nobody commits is committed before the loop goes on. A commit
+ * that fails leaves everything to the next one.
  */
 import type { Change, Records } from '../abi/records.js'
 import type { Fd } from '../sys/fd.js'
@@ -26,6 +26,7 @@ export class Journal {
   readonly #watched: Recorded[] = []
   readonly #puts = new Map<VaultKey, Fd>()
   readonly #removes = new Set<VaultKey>()
+  #tells: (() => void)[] = []
   #scheduled = false
   #closed = false
 
@@ -70,6 +71,16 @@ export class Journal {
     this.#schedule()
   }
 
+  /**
+   * Called when everything up to now is recorded, in the same transaction as the answer to the request that this is part
+   * of. When that fails it is called all the same, a moment later: what has happened has happened.
+   */
+  tell(run: () => void): void {
+    if (this.#closed) return
+    this.#tells.push(run)
+    this.#schedule()
+  }
+
   /** Everything up to now is recorded, with `more`. Throws when it is not. */
   commit(more: readonly Change[] = []): void {
     if (this.#closed) return
@@ -89,11 +100,23 @@ export class Journal {
       this.#vault.remove([...this.#removes])
       this.#removes.clear()
     }
+    this.#tellAll()
   }
 
   /** Nothing is recorded any more: it ends here, or somebody else goes on with it. */
   close(): void {
     this.#closed = true
+    this.#tells = []
+  }
+
+  #tellAll(): void {
+    for (const run of this.#tells.splice(0)) {
+      try {
+        run()
+      } catch (error) {
+        this.#onDefect(error)
+      }
+    }
   }
 
   #schedule(): void {
@@ -105,6 +128,7 @@ export class Journal {
         this.commit()
       } catch (error) {
         this.#onDefect(error)
+        this.#tellAll()
       }
     })
   }

@@ -7,7 +7,7 @@ import { millisecondsSince, monotonicMs } from './clock.js'
 import { FENCE_MS, KILL_WAIT_MS, RECONNECT_MS } from './limits.js'
 import type { Member, MemberEvent } from './member.js'
 import type { UpdateCourse } from './update-course.js'
-import { recordNow, type UpdateParts } from './update-parts.js'
+import { tellRecorded, type UpdateParts } from './update-parts.js'
 
 export class OldVersion {
   readonly #parts: UpdateParts
@@ -24,10 +24,12 @@ export class OldVersion {
     facts.asked = true
     facts.askedAtMs = monotonicMs()
     facts.blackoutFromMs = facts.askedAtMs
-    recordNow(this.#parts)
-    if (old?.tell(this.#prepare(request.deadlineMs))) return
-    if (old?.alive) return this.expectBack(old, old.backWithinMs)
-    this.#course.event('oldDied', { code: 'LUO_GONE', reason: 'the old version does not listen for updates any more' })
+    tellRecorded(this.#parts, () => {
+      if (facts.phase !== 'preparing' || old?.tell(this.#prepare(request.deadlineMs))) return
+      if (old?.alive) return this.expectBack(old, old.backWithinMs)
+      const reason = 'the old version does not listen for updates any more'
+      this.#course.event('oldDied', { code: 'LUO_GONE', reason })
+    })
   }
 
   /** Whether this member is asked to let go, and what is to be said to it if that was not heard. */
@@ -72,12 +74,13 @@ export class OldVersion {
   }
 
   release(): void {
-    const { old, id } = this.#parts
+    const { old, facts, id } = this.#parts
     if (!old) return this.#course.event('oldReleased')
-    recordNow(this.#parts)
-    // If it cannot be asked just now, it is asked when it subscribes again.
-    if (!old.tell({ event: 'release', update: id }) && !old.alive) return this.kill()
     this.#course.startTimer(FENCE_MS, () => this.#course.event('fenceLate'))
+    tellRecorded(this.#parts, () => {
+      // If it cannot be asked just now, it is asked when it subscribes again.
+      if (facts.phase === 'committing' && !old.tell({ event: 'release', update: id }) && !old.alive) this.kill()
+    })
   }
 
   kill(): void {
@@ -91,9 +94,9 @@ export class OldVersion {
     const { facts, old, request, id } = this.#parts
     if (!facts.asked || !old) return
     this.endBlackout()
-    recordNow(this.#parts)
     const what = request.purpose === 'kexec' ? 'the kexec was a dry run' : 'the update was a check'
-    old.tell({ event: 'resume', update: id, reason: facts.failure.reason ?? what })
+    const reason = facts.failure.reason ?? what
+    tellRecorded(this.#parts, () => old.tell({ event: 'resume', update: id, reason }))
   }
 
   /** It knows when it began to hold requests back; without its word it counts from when it was asked. */

@@ -76,10 +76,10 @@ export function newParts(state: State, workload: Workload, from: Origin, calls: 
   }
 }
 
-/** Before somebody is told: a luod after this one must know of it. */
-export function recordNow(parts: UpdateParts): void {
+/** Tells somebody of it, when a luod after this one knows of it too. */
+export function tellRecorded(parts: UpdateParts, tell: () => void): void {
   parts.record()
-  parts.state.commit()
+  parts.state.journal.tell(tell)
 }
 
 /** What the successor shows when it joins. */

@@ -23,7 +23,7 @@ import type { ClaimAnswer, CommitAnswer } from './successor-requests.js'
 import { UpdateActions } from './update-actions.js'
 import { UpdateCourse } from './update-course.js'
 import type { UpdateEvent, UpdatePhase } from './update-machine.js'
-import { newParts, type Origin, type Recalled, type UpdateParts } from './update-parts.js'
+import { newParts, type Origin, type Recalled, tellRecorded, type UpdateParts } from './update-parts.js'
 import { requestOf, updateChange } from './update-record.js'
 import { type Cause, type Followed, HOLDING, isOver, type UpdateRequest, type UpdateResult } from './update-types.js'
 
@@ -53,7 +53,6 @@ export class Update implements Followed, Recorded {
     update.#parts.ticket.take(ticket)
     update.#course.enter('starting', { who: supervisor.pid })
     workload.update = update
-    update.#parts.record()
     // If its connection was just lost it is told when it comes back, and if it does not, that ends the update.
     update.startAgain()
     state.tell(workload, 'updating', { update: update.id, group: update.group, by: request.by, old_pid: member.pid })
@@ -241,12 +240,14 @@ export class Update implements Followed, Recorded {
 
   /** Asks the supervisor for the successor, if nothing came of it yet. A supervisor starts one for each update. */
   startAgain(): void {
-    const { ticket, targets, state, workload } = this.#parts
-    const { file } = ticket
-    if (this.phase !== 'starting' || !file || targets.list().length > 0) return
-    state.commit()
+    if (this.phase !== 'starting') return
+    const { ticket, targets, workload } = this.#parts
     const command = this.request.command && { command: [...this.request.command] }
-    workload.supervisor?.tell({ event: 'start', update: this.id, ...command, fds: 1 }, [file])
+    tellRecorded(this.#parts, () => {
+      const { file } = ticket
+      if (this.phase !== 'starting' || !file || targets.list().length > 0) return
+      workload.supervisor?.tell({ event: 'start', update: this.id, ...command, fds: 1 }, [file])
+    })
   }
 
   /** The supervisor has started this process for us. Owns `pidfd`. */
