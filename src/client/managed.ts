@@ -28,6 +28,7 @@ import type { LuodLink, MemberEvent } from './luod-link.js'
 import type { Resource } from './manifest.js'
 import { Memories, memoryResource } from './memories.js'
 import { PreservedMemory } from './memory.js'
+import { checkNumbers, numberOf } from './numbers.js'
 import { Resources } from './resources.js'
 import { Serving } from './serving.js'
 import { MemberSessions } from './session.js'
@@ -123,7 +124,8 @@ export class ManagedLive implements Live {
 
   // --- resources ----------------------------------------------------------------------------------------------------
 
-  async memory(name: string, options: MemoryOptions): Promise<Memory> {
+  async memory(name: string, given: MemoryOptions): Promise<Memory> {
+    const options = checkNumbers(given)
     // Before the state is claimed: from there on clients wait.
     const reserved = this.origin === 'update' && !this.#claim ? await PreservedMemory.reserve(options) : undefined
     try {
@@ -143,7 +145,8 @@ export class ManagedLive implements Live {
     return memory
   }
 
-  async replace(name: string, options: MemoryOptions): Promise<Memory> {
+  async replace(name: string, given: MemoryOptions): Promise<Memory> {
+    const options = checkNumbers(given)
     await this.#mayHaveResources(`replace ${name}`)
     const made = this.#memories.replace(name, options)
     if (this.#state === 'running') await this.#memories.replaceNow()
@@ -155,23 +158,26 @@ export class ManagedLive implements Live {
     file?: number | { readonly fd: number },
     { until }: FileOptions = {},
   ): Promise<number | undefined> {
+    const given = file === undefined ? undefined : numberOf(file)
     await this.#mayHaveResources(`file ${name}`)
     const known = this.#files.get(name)
     if (known !== undefined) return known
     const handed = this.#resources.take('file', name)
-    if (!handed && file === undefined) return undefined
-    const number = handed ? handed.fd.release() : typeof file === 'number' ? file : (file as { fd: number }).fd
+    const number = handed ? handed.fd.release() : given
+    if (number === undefined) return undefined
     if (!handed) await this.#add({ name, kind: 'file' }, duplicateNumber(number), until)
     this.#files.set(name, number)
     return number
   }
 
-  async session(name: string, options: SessionOptions = {}): Promise<LiveSession> {
+  async session(name: string, given: SessionOptions = {}): Promise<LiveSession> {
+    const options = checkNumbers(given)
     await this.#mayHaveResources(`session ${name}`)
     return this.#sessions.open(name, options, this.#resources.takeSession(name))
   }
 
-  async serve(server: Server, options: ServeOptions): Promise<void> {
+  async serve(server: Server, given: ServeOptions): Promise<void> {
+    const options = checkNumbers(given)
     await this.#mayHaveResources('serve')
     const name = listenerName(options)
     if (this.#servings.has(name)) throw new LuoError('EEXIST', `serve ${name}: another server has it`)
