@@ -2,6 +2,7 @@
  * What luoctl prints, as pure functions from values to text: tables, sizes, an update's timeline, errors. Nothing here
  * writes; text from other processes is cleaned of control characters, so that a reason cannot drive a terminal.
  */
+import { showBytes } from '../abi/bytes.js'
 import { LUO_CODES, type LuoCode, LuoError } from '../errors.js'
 import type { File, Methods, Phase, Session, Workload } from '../protocol/types.js'
 import { formatDuration } from './durations.js'
@@ -17,10 +18,14 @@ export function formatBytes(bytes: number): string {
   return `${unit === 0 || Number.isInteger(value) ? value : value.toFixed(1)} ${units[unit]}`
 }
 
-/** Text that came from elsewhere: control characters become `?`, so that it stays on its line. */
+/**
+ * Text that came from elsewhere: control characters become `?`, so that it stays on its line, and the bytes of a name that
+ * are not UTF-8 (`decodeName`) become `\xff`.
+ */
 export function clean(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, '?')
+  const visible = text.replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, '?')
+  return showBytes(visible)
 }
 
 /** Columns padded to their widest cell, two spaces between; no trailing blanks. */
