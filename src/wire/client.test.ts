@@ -97,7 +97,9 @@ describe('connecting', () => {
     }
     expect(fill).toThrow('EAGAIN')
     const connecting = VarlinkClient.connect(path)
-    await sleep(5)
+    const inVain = await VarlinkClient.connect(path, 30).catch((error: LuoError) => error)
+    expect(inVain).toMatchObject({ code: 'EAGAIN' })
+    expect(String(inVain)).toContain(`connect to ${path}: whoever listens there takes no connection for 0.03 s`)
     for (let fd = acceptUnix(listener); fd; fd = acceptUnix(listener)) fd.close()
     const late = await connecting
     late.close()
