@@ -2,7 +2,7 @@
  * Durations as people write them (`10s`, `500ms`, `2m`, `1h`) and as they read them (`4.1 ms`). Pure. A duration
  * without a unit is refused, because nobody can know which one was meant.
  */
-import { LuoError } from '../errors.js'
+import { usageError } from './arguments.js'
 
 const UNIT_MS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 } as const
 
@@ -14,15 +14,11 @@ export function parseDuration(text: string): number {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text.trim())
   const unit = match?.[2] as keyof typeof UNIT_MS | undefined
   if (!match || !unit) {
-    throw new LuoError('LUO_INVALID_PARAMETER', `"${text}" is not a duration: write 500ms, 10s, 2m or 1h`, {
-      params: { usage: true },
-    })
+    throw usageError(`"${text}" is not a duration: write 500ms, 10s, 2m or 1h`)
   }
   const ms = Math.round(Number(match[1]) * UNIT_MS[unit])
   if (ms < 1 || ms > MAX_MS) {
-    throw new LuoError('LUO_INVALID_PARAMETER', `the duration "${text}" is out of range: from 1ms to 24 days`, {
-      params: { usage: true },
-    })
+    throw usageError(`the duration "${text}" is out of range: from 1ms to 24 days`)
   }
   return ms
 }

@@ -1,6 +1,6 @@
 /** The arguments of `luoctl kexec`, and of its `load`, `unload` and `abort`. */
 import type { Command } from 'commander'
-import { LuoError } from '../errors.js'
+import { nameOf, pathOf, usageError } from './arguments.js'
 import type { Context } from './context.js'
 import { parseDuration } from './durations.js'
 
@@ -43,8 +43,8 @@ export function addKexecLoad(kexec: Command, choose: (action: (context: Context)
   kexec
     .command('load')
     .description('load the kernel that the next kexec starts')
-    .argument('<kernel>', 'file with it: a bzImage, or what else this kernel can load')
-    .option('--initrd <file>', 'its first file system')
+    .argument('<kernel>', 'file with it: a bzImage, or what else this kernel can load', pathOf('the kernel'))
+    .option('--initrd <file>', 'its first file system', pathOf('--initrd'))
     .option('--reuse-cmdline', 'the command line of the running kernel, without what its boot loader added')
     .option('--cmdline <line>', 'the whole command line')
     .option('--append <words>', "words behind the running kernel's command line")
@@ -53,7 +53,7 @@ export function addKexecLoad(kexec: Command, choose: (action: (context: Context)
       if (cmdline !== undefined && (reuseCmdline || append !== undefined)) {
         const message =
           'kexec load: --cmdline is the whole command line; --reuse-cmdline and --append are about another'
-        throw usage(message)
+        throw usageError(message)
       }
       const request = { kernel, initrd, commandLine: cmdline, append }
       choose(async (context) => (await import('./kexec-load.js')).kexecLoadCommand(context, request))
@@ -78,7 +78,7 @@ export function addKexec(
   defaultMachine: string,
   choose: (action: (context: Context) => Promise<number>) => void,
 ): void {
-  const collect = (value: string, before: string[]) => [...before, value]
+  const collect = (value: string, before: string[]) => [...before, nameOf('session')(value)]
   kexec
     .description('start the next kernel, with everything that workloads have preserved')
     .usage('[--deadline 30s] [--dry-run] [--method direct|systemd] [--drop NAME]... | load KERNEL … | unload | abort')
@@ -92,18 +92,19 @@ export function addKexec(
       [],
     )
     .option('--emulated', 'a kexec of an emulated machine, which ends its programs and begins the next generation')
-    .option('--machine <name>', `which emulated machine (default: "${defaultMachine}")`)
+    .option('--machine <name>', `which emulated machine (default: "${defaultMachine}")`, nameOf('machine'))
     .addHelpText('after', KEXEC_HELP)
     .action(({ emulated, machine, deadline, dryRun = false, method = 'direct', drop }: KexecOptions) => {
       const others = [deadline, method === 'direct' ? undefined : method, ...drop].some((value) => value !== undefined)
       if (emulated) {
-        if (others || dryRun) throw usage('kexec --emulated takes --machine and nothing else')
+        if (others || dryRun) throw usageError('kexec --emulated takes --machine and nothing else')
         return choose(async (context) =>
           (await import('./emulate.js')).kexecCommand(context, machine ?? defaultMachine),
         )
       }
-      if (machine !== undefined) throw usage('kexec: --machine is of an emulated one (--emulated)')
-      if (method !== 'direct' && method !== 'systemd') throw usage(`--method "${method}": choose direct or systemd`)
+      if (machine !== undefined) throw usageError('kexec: --machine is of an emulated one (--emulated)')
+      if (method !== 'direct' && method !== 'systemd')
+        throw usageError(`--method "${method}": choose direct or systemd`)
       const deadlineMs = deadline === undefined ? undefined : parseDuration(deadline)
       const request = { deadlineMs, dryRun, how: method, drop } as const
       choose(async (context) => (await import('./kexec.js')).kexecNextCommand(context, request))
@@ -112,8 +113,4 @@ export function addKexec(
     .command('abort')
     .description('undo a kexec that is under way: everybody goes on')
     .action(() => choose(async (context) => (await import('./kexec.js')).kexecAbortCommand(context)))
-}
-
-function usage(message: string): LuoError {
-  return new LuoError('LUO_INVALID_PARAMETER', message)
 }
