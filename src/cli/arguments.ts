@@ -40,9 +40,8 @@ function bindCheck(args: readonly string[]): string[] {
   return bound
 }
 
-/** Wrong usage: the message is followed by where to read on. */
 export function usageError(message: string): LuoError {
-  return new LuoError('LUO_INVALID_PARAMETER', message, { params: { usage: true } })
+  return new LuoError('LUO_INVALID_PARAMETER', message)
 }
 
 /** Reads an argument that names something of this kind. */

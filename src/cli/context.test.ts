@@ -107,7 +107,9 @@ test('a workload gets its name, socket and directory, and neither NOTIFY_SOCKET 
 test.each([
   ['no-such-program-here', 127, 'no such program'],
   ['/dev/null/x', 127, 'no such program'],
+  ['', 127, 'cannot start "": no such program'],
   ['./plain-file', 126, 'not executable'],
+  ['/', 126, 'it is no file'],
 ])('starting %s fails with %d', (program, code, message) => {
   writeFileSync(join(folder, 'plain-file'), '', { mode: 0o644 })
   try {

@@ -60,8 +60,14 @@ describe('errors', () => {
   test('are one line with the code, then the advice', () => {
     expect(errorLines(new LuoError('LUO_UPDATING', 'update web: busy'))).toEqual([
       'luoctl: update web: busy (LUO_UPDATING)',
-      '  An update, an upgrade of luod or a kexec is under way: the message says which. Wait for it, or abort it.',
+      '  An update, an upgrade of luod or a kexec is under way. Wait for it, or abort it.',
     ])
+  })
+
+  test('show where to read on for what was given wrongly, and the end of what is long', () => {
+    const [line = '', ...more] = errorLines(new LuoError('LUO_INVALID_PARAMETER', `open ${'x'.repeat(5_000)}: gone`))
+    expect(line).toMatch(/^luoctl: open x{100}…\S*: gone|^luoctl: open x{100}… gone/)
+    expect(more).toEqual(['  luoctl COMMAND --help shows examples.'])
   })
 
   test('with an errno have no advice', () => {

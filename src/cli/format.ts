@@ -7,6 +7,9 @@ import { LUO_CODES, type LuoCode, LuoError } from '../errors.js'
 import type { File, Methods, Phase, Session, Workload } from '../protocol/types.js'
 import { formatDuration } from './durations.js'
 
+const SHORT_WORD = 100
+const LONG_WORD = new RegExp(`\\S{${2 * SHORT_WORD},}`, 'g')
+
 export function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
   let value = bytes
@@ -207,7 +210,14 @@ export function phaseLine(phase: Phase): string {
 
 /** What to do about a code, from the one table of codes. */
 export function advice(code: string): string | undefined {
+  // Whoever uses luoctl has given the parameter as an argument.
+  if (code === 'LUO_INVALID_PARAMETER') return 'luoctl COMMAND --help shows examples.'
   return Object.hasOwn(LUO_CODES, code) ? LUO_CODES[code as LuoCode] : undefined
+}
+
+/** Only the beginning of what no line has room for, so that what follows it is seen. */
+function shortened(text: string): string {
+  return text.replace(LONG_WORD, (word) => `${word.slice(0, SHORT_WORD)}…`)
 }
 
 /** `luoctl: MESSAGE (CODE)`, then the advice on a line of its own. What is no LuoError is a defect, shown with its stack. */
@@ -216,7 +226,7 @@ export function errorLines(error: unknown): string[] {
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error)
     return [`luoctl: unexpected failure, please report it: ${stack}`]
   }
-  const hint = error.params.usage === true ? 'luoctl COMMAND --help shows examples.' : advice(error.code)
-  const first = `luoctl: ${clean(error.message)} (${error.code})`
+  const hint = advice(error.code)
+  const first = `luoctl: ${shortened(clean(error.message))} (${error.code})`
   return hint === undefined ? [first] : [first, `  ${hint}`]
 }

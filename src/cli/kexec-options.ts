@@ -2,7 +2,7 @@
 import type { Command } from 'commander'
 import { nameOf, pathOf, usageError } from './arguments.js'
 import type { Context } from './context.js'
-import { parseDuration } from './durations.js'
+import { durationOf } from './durations.js'
 
 const LOAD_HELP = `
 Nothing is stopped: the kernel waits in memory for the kexec, in place of one that was loaded before. Without an
@@ -67,7 +67,7 @@ export function addKexecLoad(kexec: Command, choose: (action: (context: Context)
 export interface KexecOptions {
   emulated?: boolean
   machine?: string
-  deadline?: string
+  deadline?: number
   dryRun?: boolean
   method?: string
   drop: string[]
@@ -82,7 +82,7 @@ export function addKexec(
   kexec
     .description('start the next kernel, with everything that workloads have preserved')
     .usage('[--deadline 30s] [--dry-run] [--method direct|systemd] [--drop NAME]... | load KERNEL … | unload | abort')
-    .option('--deadline <duration>', 'how long workloads may take to let go')
+    .option('--deadline <duration>', 'how long workloads may take to let go', durationOf('--deadline'))
     .option('--dry-run', 'everything up to the reboot call, and then undo it')
     .option('--method <which>', 'who ends the workloads and reboots: direct (luod), or systemd')
     .option(
@@ -94,7 +94,11 @@ export function addKexec(
     .option('--emulated', 'a kexec of an emulated machine, which ends its programs and begins the next generation')
     .option('--machine <name>', `which emulated machine (default: "${defaultMachine}")`, nameOf('machine'))
     .addHelpText('after', KEXEC_HELP)
+    // So that a command that there is not is called that.
+    .allowExcessArguments()
     .action(({ emulated, machine, deadline, dryRun = false, method = 'direct', drop }: KexecOptions) => {
+      const [other] = kexec.args
+      if (other !== undefined) throw usageError(`unknown command 'kexec ${other}'`)
       const others = [deadline, method === 'direct' ? undefined : method, ...drop].some((value) => value !== undefined)
       if (emulated) {
         if (others || dryRun) throw usageError('kexec --emulated takes --machine and nothing else')
@@ -105,8 +109,7 @@ export function addKexec(
       if (machine !== undefined) throw usageError('kexec: --machine is of an emulated one (--emulated)')
       if (method !== 'direct' && method !== 'systemd')
         throw usageError(`--method "${method}": choose direct or systemd`)
-      const deadlineMs = deadline === undefined ? undefined : parseDuration(deadline)
-      const request = { deadlineMs, dryRun, how: method, drop } as const
+      const request = { deadlineMs: deadline, dryRun, how: method, drop } as const
       choose(async (context) => (await import('./kexec.js')).kexecNextCommand(context, request))
     })
   kexec

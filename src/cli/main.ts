@@ -9,7 +9,7 @@ import { asLuoError, type ErrnoName, type LuoError } from '../errors.js'
 import { argumentsAreText } from '../sys/surroundings.js'
 import { CHECK_MODES, type CheckMode, nameOf, pathOf, splitArguments, usageError } from './arguments.js'
 import { type Context, createContext, EXIT, reportError } from './context.js'
-import { parseDuration } from './durations.js'
+import { durationOf } from './durations.js'
 import { EMULATE_HELP, INSPECT_HELP, OVERVIEW, RUN_HELP, UPDATE_HELP, UPGRADE_HELP } from './help.js'
 import { addKexec, addKexecLoad } from './kexec-options.js'
 
@@ -43,7 +43,11 @@ function buildProgram(
     .version(version())
     .option('--socket <path>', 'socket of luod', pathOf('the socket'))
     .option('--json', 'print JSON, one value a line')
-    .option('--reconnect <duration>', 'how long luod may be away, such as for its upgrade (10s)')
+    .option(
+      '--reconnect <duration>',
+      'how long luod may be away, such as for its upgrade (10s)',
+      durationOf('--reconnect'),
+    )
     .addHelpText('after', OVERVIEW)
     .configureOutput({ outputError: () => {}, ...(quiet ? { writeErr: () => {} } : {}) })
     .configureHelp({ showGlobalOptions: true })
@@ -68,13 +72,16 @@ function buildProgram(
     .argument('<name>', 'name of the workload', nameOf('workload'))
     .usage('NAME [--restart] [--keep DURATION] [--after NAME]... -- COMMAND [ARGUMENT...]')
     .option('--restart', 'start it again when it fails, with the state it had')
-    .option('--keep <duration>', 'how long its state waits for a restart after a crash (with --restart: 60s)')
+    .option(
+      '--keep <duration>',
+      'how long its state waits for a restart after a crash (with --restart: 60s)',
+      durationOf('--keep'),
+    )
     .option('--after <name>', 'a workload that it needs (more than once for several)', collectNames, [])
     .addHelpText('after', RUN_HELP)
-    .action((name: string, options: { restart?: boolean; keep?: string; after: string[] }) => {
+    .action((name: string, options: { restart?: boolean; keep?: number; after: string[] }) => {
       if (!command?.length) throw usageError(`run ${name}: what shall be run? luoctl run ${name} -- COMMAND`)
-      const keepMs = options.keep === undefined ? undefined : parseDuration(options.keep)
-      const { restart = false, after } = options
+      const { restart = false, after, keep: keepMs } = options
       const run = { name, command, restart, after, ...(keepMs === undefined ? {} : { keepMs }) }
       choose(async (context) => (await import('./run.js')).runCommand(context, run))
     })
@@ -88,20 +95,21 @@ function buildProgram(
     .usage('NAME... | --all [--check [successor|prepare]] [--deadline DURATION] [-- NEW COMMAND...]')
     .option('--all', 'every workload of this user that runs and has a supervisor')
     .option('--check [how]', 'try it and change nothing (successor or prepare)')
-    .option('--deadline <duration>', 'how long each side may take')
+    .option('--deadline <duration>', 'how long each side may take', durationOf('--deadline'))
     .addHelpText('after', UPDATE_HELP)
-    .action((names: string[], options: { all?: boolean; check?: string; deadline?: string }) => {
+    .action((names: string[], options: { all?: boolean; check?: string; deadline?: number }) => {
       const [workload = ''] = names
       const { all = false } = options
       const several = all || names.length > 1
+      const twice = names.find((name, at) => names.indexOf(name) !== at)
+      if (twice !== undefined) throw usageError(`update: ${twice} is named twice`)
       if (all === names.length > 0) throw usageError('update: name the workloads, or --all of them')
       if (several && command) throw usageError('update: a new command is for one workload')
       if (command?.length === 0) throw usageError(`update ${workload}: no command follows the --`)
       const check = options.check === undefined ? undefined : checkMode(options.check)
-      const deadlineMs = options.deadline === undefined ? undefined : parseDuration(options.deadline)
       const how = {
         ...(check === undefined ? {} : { check }),
-        ...(deadlineMs === undefined ? {} : { deadlineMs }),
+        ...(options.deadline === undefined ? {} : { deadlineMs: options.deadline }),
       }
       choose(async (context) => {
         if (several)
@@ -290,9 +298,8 @@ async function main(): Promise<number> {
     if (!argumentsAreText()) throw usageError('an argument is not UTF-8, and Node.js would make another one of it')
     const program = buildProgram(command, JSON_WANTED, (action) => chosen.push(action))
     program.parse(own, { from: 'user' })
-    const { reconnect, ...options } = program.opts<{ socket?: string; json?: boolean; reconnect?: string }>()
-    const reconnectMs = reconnect === undefined ? {} : { reconnectMs: parseDuration(reconnect) }
-    const context = createContext({ ...options, ...reconnectMs })
+    const { reconnect, ...options } = program.opts<{ socket?: string; json?: boolean; reconnect?: number }>()
+    const context = createContext({ ...options, ...(reconnect === undefined ? {} : { reconnectMs: reconnect }) })
     const action = chosen[0]
     return action ? await action(context) : EXIT.USAGE
   } catch (error) {

@@ -6,7 +6,7 @@
  * Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already, 4 what
  * another luod has left, at the kexec or in the store, is of another version.
  */
-import { readFileSync, rmSync, writeSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import { totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -115,12 +115,12 @@ async function main(): Promise<void> {
 
 /** Whoever starts a luod of its own, and asks for the reason, says it itself. */
 function sayWhy(why: string, options: Options, log: Logger): void {
-  const { 'failure-fd': number } = options
-  if (number === undefined) return log('error', why)
   try {
-    writeSync(Number(number), why)
+    const number = descriptorNumber('failure-fd', options)
+    if (number === undefined) log('error', why)
+    else writeSync(number, why)
   } catch {
-    // Nobody is there to say it.
+    log('error', why)
   }
 }
 
@@ -131,12 +131,12 @@ function exitCode({ code }: LuoError): number {
 }
 
 async function start(options: Options, version: string, log: Logger): Promise<void> {
+  requireProc()
   const readyFd = descriptorNumber('ready-fd', options)
   const lineFd = descriptorNumber('line-fd', options)
   // Files of clients are ours from the moment they arrive: nobody else may read them, whatever our umask was.
   process.umask(0o077)
   const path = socketPath(options.socket)
-  requireProc()
   const { soft: nofile } = raiseNofile()
   const machine = { nofile, shared: process.getuid?.() === 0, memory: totalmem() }
   const limits = userLimits(parseLimits(options.limit), machine)
@@ -302,12 +302,12 @@ async function takeOver(line: Fd, path: string, common: Common) {
   }
 }
 
-function descriptorNumber(name: 'ready-fd' | 'line-fd', options: Options): number | undefined {
+function descriptorNumber(name: 'ready-fd' | 'line-fd' | 'failure-fd', options: Options): number | undefined {
   const text = options[name]
   if (text === undefined) return undefined
   const number = Number(text)
-  if (Number.isInteger(number) && number > 2) return number
-  throw new LuoError('LUO_INVALID_PARAMETER', `--${name} ${text} is no descriptor`)
+  if (Number.isInteger(number) && number > 2 && existsSync(`/proc/self/fd/${number}`)) return number
+  throw new LuoError('LUO_INVALID_PARAMETER', `--${name} ${text}: no such descriptor was passed on`)
 }
 
 /** What a luod that goes on where this one is would be started with. */
