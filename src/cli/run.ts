@@ -13,6 +13,7 @@ import { reapOthers } from '../sys/process.js'
 import type { Reply } from '../wire/client.js'
 import { ReconnectingClient } from '../wire/reconnecting.js'
 import { type Context, connect, EXIT, reportError } from './context.js'
+import { clean } from './format.js'
 import { connectOrStart } from './private-daemon.js'
 import { ServiceManager } from './service-manager.js'
 import { type Exit, exitCodeOfProcess, Supervisor } from './supervisor.js'
@@ -152,11 +153,16 @@ class Run {
         }
         if (parameters.event === 'ended') this.#updateEnded(update, parameters.outcome ?? '', parameters.reason ?? '')
       }
+      this.#luodGone('it ended the connection')
     } catch (error) {
-      if (!this.#ending) this.#report(error)
+      this.#luodGone(error instanceof LuoError ? `${error.message} (${error.code})` : String(error))
     }
+  }
+
+  #luodGone(why: string): void {
     if (this.#ending) return
-    this.#say('luod is gone; the workload goes on, and cannot be updated until luoctl run is started again')
+    const what = 'the workload goes on, and cannot be updated until luoctl run is started again'
+    this.#say(`luod is gone; ${what}: ${clean(why)}`)
     this.#supervisor.luodGone()
   }
 
