@@ -8,13 +8,11 @@ export const LUO_CODES = {
   LUO_CHANGED: 'A file is not what it was before the kexec, or is missing. The message says what differs.',
   LUO_CYCLE: 'A workload would have to come after itself. The message shows the way round; leave out one of its steps.',
   LUO_DEADLINE: 'A side did not answer in time. Look at what it waits for, or give a longer --deadline.',
-  LUO_GONE:
-    'A process that was needed has ended. Look at its output; `luoctl list` says what runs.',
+  LUO_GONE: 'A process that was needed has ended. Look at its output; `luoctl list` says what runs.',
   LUO_GROUP: 'Another workload of the group does not commit. Its own outcome says why.',
   LUO_INVALID_PARAMETER: 'A parameter is missing, unknown or of the wrong type. Compare with docs/protocol.md.',
   LUO_LIMIT: 'A limit on what one user may have was reached. `luoctl status` shows the limits.',
-  LUO_NOT_FOUND:
-    'None that this user may see: `luoctl list`, `sessions` and `machines` show what there is.',
+  LUO_NOT_FOUND: 'None that this user may see: `luoctl list`, `sessions` and `machines` show what there is.',
   LUO_NO_DAEMON:
     'luod cannot be reached, or does not answer. Start it, or use `luoctl run`; `luoctl doctor` says more.',
   LUO_NO_SUPERVISOR: 'Nobody is there to start the new version. Start the workload with `luoctl run`.',
@@ -29,8 +27,7 @@ export const LUO_CODES = {
   LUO_STATE_VERSION: 'The new version does not accept the state as it was recorded. Nothing was asked of the old one.',
   LUO_TICKET: 'The ticket is not valid: used before, of an ended update, or not one of this luod.',
   LUO_UNSUPPORTED: 'This machine or this object cannot do that. The message says why.',
-  LUO_UPDATING:
-    'An update, an upgrade of luod or a kexec is under way. Wait for it, or abort it.',
+  LUO_UPDATING: 'An update, an upgrade of luod or a kexec is under way. Wait for it, or abort it.',
   LUO_WORKLOAD_ACTIVE: 'The workload already has a running instance.',
   LUO_WRONG_STATE: 'The operation does not fit the state that the object is in.',
 } as const

@@ -24,7 +24,10 @@ export function listenAlone(path: string, mode: number): { listener: Fd; lock: F
   // Between looking at a stale socket and replacing it nobody else can come.
   const lock = lockSocket(path)
   try {
-    if (mustBeSocket(path) && !somebodyListens(path)) rmSync(path)
+    if (mustBeSocket(path)) {
+      if (somebodyListens(path)) throw new LuoError('EADDRINUSE', `another program listens at ${path} already`)
+      rmSync(path)
+    }
     return { listener: listenUnix(path, mode), lock }
   } catch (error) {
     lock.close()
