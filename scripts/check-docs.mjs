@@ -1,10 +1,10 @@
 // Runs what the docs show. In each Markdown file, in order: a block "```js title=server.mjs" becomes a file, a block
-// "```sh run" is run by bash in the same project, one that depends on this package as npm would install it (a packed
-// tarball). Blocks of one file share one shell, so that `cd`, variables and background jobs go on. A command that fails
-// is a failure. At the end of the README's run, its example is updated once more with load on it.
+// "```sh run" is run by bash in the same project, which has installed this package as the README's block "```sh install"
+// says, in a new directory beside a clone. Blocks of one file share one shell, so that `cd`, variables and background jobs
+// go on. A command that fails is a failure. At the end of the README's run, its example is updated once more with load on it.
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { Agent, get } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -15,7 +15,8 @@ const LIMIT_MS = 90_000
 const LOAD_CONNECTIONS = 16
 const LOAD_MS = 1_500
 
-const folder = mkdtempSync(join(tmpdir(), 'luo-docs-'))
+const root = mkdtempSync(join(tmpdir(), 'luo-docs-'))
+const folder = join(root, 'project')
 let failures = 0
 const { NODE_OPTIONS, LUO_SOCKET, LUO_WORKLOAD, ...inherited } = process.env
 const env = { ...inherited, LUO_SOCKET: join(folder, 'luod.sock'), PWD: folder }
@@ -32,22 +33,25 @@ function blocks(path) {
     const title = /title=(\S+)/.exec(info)?.[1]
     if (title) found.push({ kind: 'file', title, body })
     else if (/^sh run\b/.test(info)) found.push({ kind: 'run', body })
+    else if (/^sh install\b/.test(info)) found.push({ kind: 'install', body })
   }
   return found
 }
 
 function install() {
-  execFileSync('npm', ['pack', '--silent', '--ignore-scripts', '--pack-destination', folder], { cwd: PROJECT })
-  const tarball = readdirSync(folder).find((name) => name.endsWith('.tgz'))
+  const [block] = blocks(join(PROJECT, 'README.md')).filter(({ kind }) => kind === 'install')
+  if (!block) throw new Error('the README does not say how to install it')
+  mkdirSync(folder)
+  symlinkSync(PROJECT, join(root, 'liveupdate'))
   writeFileSync(join(folder, 'package.json'), JSON.stringify({ name: 'example', private: true, type: 'module' }))
-  execFileSync('npm', ['install', '--no-audit', '--no-fund', '--silent', `./${tarball}`], {
-    cwd: folder,
-    stdio: 'inherit',
-  })
+  // It is built.
+  const pack = 'npm() { case $1 in pack) command npm "$@" --ignore-scripts;; *) command npm "$@";; esac; }'
+  const quiet = { npm_config_audit: 'false', npm_config_fund: 'false', npm_config_loglevel: 'error' }
+  execFileSync('bash', ['-euc', `${pack}\n${block.body}`], { cwd: folder, env: { ...env, ...quiet }, stdio: 'inherit' })
 }
 
 async function runDocument(name, path) {
-  const all = blocks(path)
+  const all = blocks(path).filter(({ kind }) => kind !== 'install')
   if (all.length === 0) return
   const script = all.map((block) =>
     block.kind === 'file' ? `cat > '${block.title}' <<'END_OF_BLOCK'\n${block.body}END_OF_BLOCK\n` : `${block.body}\n`,
@@ -141,6 +145,6 @@ try {
   const pages = readdirSync(join(PROJECT, 'docs')).filter((name) => name.endsWith('.md'))
   for (const name of pages) await runDocument(name, join(PROJECT, 'docs', name))
 } finally {
-  rmSync(folder, { recursive: true, force: true })
+  rmSync(root, { recursive: true, force: true })
 }
 process.exitCode = failures === 0 ? 0 : 1

@@ -1,13 +1,23 @@
 /** docs/errors.md and docs/exit-codes.md have every code, and none that does not exist. */
+import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { EXIT } from '../src/cli/context.js'
 import { LUO_CODES } from '../src/errors.js'
 
 const PROJECT = new URL('../', import.meta.url)
+const LUOCTL = fileURLToPath(new URL('dist/cli/main.js', PROJECT))
 
 function read(path: string): string {
   return readFileSync(new URL(path, PROJECT), 'utf8')
+}
+
+/** Names of the commands that this help lists. */
+function commands(...args: string[]): string[] {
+  const help = execFileSync(process.execPath, [LUOCTL, ...args, '--help'], { encoding: 'utf8' })
+  const [, list = ''] = /^Commands:\n((?: .*\n)+)/m.exec(help) ?? []
+  return [...list.matchAll(/^ {2}(\w+)/gm)].map(([, name]) => [...args, name].join(' '))
 }
 
 /** `| code | name |` rows in a part of a document. */
@@ -33,6 +43,17 @@ test('no document names a code that does not exist', () => {
 test('every exit code of luoctl is there under its name', () => {
   const [luoctl = ''] = read('docs/exit-codes.md').split('\n## luod\n')
   expect(codes(luoctl)).toEqual(Object.entries(EXIT).map(([name, code]) => `${name} ${code}`))
+})
+
+test('every command of luoctl has a row with its exit codes, and every row is of a command', () => {
+  const [, table = ''] = read('docs/exit-codes.md').split('| command | codes |\n')
+  const rows = [...table.matchAll(/^\| (`[^|]+`) \| \S/gm)].flatMap(([, names]) =>
+    [...String(names).matchAll(/`([^`]+)`/g)].map(([, name]) => String(name)),
+  )
+  const known = commands().concat(commands('kexec'))
+  expect(known.length).toBeGreaterThan(15)
+  const named = new Set(rows.map((row) => row.replace(/ ?--.*/, '')).filter((name) => name !== ''))
+  expect([...named].sort()).toEqual(known.sort())
 })
 
 test('every exit code of luod is there', () => {

@@ -14,6 +14,8 @@ const MAX_U64 = 2n ** 64n - 1n
 /** Added to a byte of 0x80 or more that is not UTF-8. */
 const ESCAPE = 0xdc00
 const LONE_SURROGATE = /\p{Surrogate}/u
+/** Those of them that stand for a byte. */
+const NO_UTF8 = /[\udc80-\udcff]/gu
 
 const encoder = new TextEncoder()
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
@@ -143,6 +145,11 @@ export function decodeName(bytes: Uint8Array): string {
     at += Math.max(1, length)
   }
   return parts.join('') + utf8.decode(bytes.subarray(from))
+}
+
+/** A name for people: each byte that is not UTF-8 as `\xff`. It stands for the name, and is no way to write it. */
+export function showBytes(name: string): string {
+  return name.replace(NO_UTF8, (character) => `\\x${(character.charCodeAt(0) - ESCAPE).toString(16)}`)
 }
 
 /** How many bytes the well-formed UTF-8 sequence at `at` has (Unicode 16, table 3-7); 0 when none begins there. */

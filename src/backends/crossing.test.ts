@@ -184,16 +184,19 @@ test('want of memory or of descriptors costs no session, and no file that is mad
   }
 })
 
-test('what the kernel once failed to make of memory is lost: it says the same for ever', () => {
-  const first = begin()
-  own(handOver(first.device, content()))
-  const { device } = begin(first.generation)
-  const web = device.retrieveSession(`${SESSION_PREFIX}1`)
-  const retrieve = () => {
-    throw new LuoError('ENOMEM', 'retrieve file 7')
-  }
-  const incoming = own(new IncomingSessions(device, [Object.assign(web, { retrieve })]))
-  const taken = takeBack(incoming)
-  owned.push({ close: () => closeAll(taken?.files.values() ?? []) })
-  expect(taken?.lost.map(({ key, error }) => [key, error.code])).toEqual([['1', 'ENOMEM']])
-})
+test.each(['ENOMEM', 'ENFILE'] as const)(
+  'what the kernel once failed to make of memory is lost: it says %s for ever',
+  (code) => {
+    const first = begin()
+    own(handOver(first.device, content()))
+    const { device } = begin(first.generation)
+    const web = device.retrieveSession(`${SESSION_PREFIX}1`)
+    const retrieve = () => {
+      throw new LuoError(code, 'retrieve file 7')
+    }
+    const incoming = own(new IncomingSessions(device, [Object.assign(web, { retrieve })]))
+    const taken = takeBack(incoming)
+    owned.push({ close: () => closeAll(taken?.files.values() ?? []) })
+    expect(taken?.lost.map(({ key, error }) => [key, error.code])).toEqual([['1', code]])
+  },
+)

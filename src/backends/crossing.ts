@@ -37,10 +37,13 @@ export const SESSION_PREFIX = 'luod-session-'
 const VERSION_TEXT = /^([\d.]{1,16}) ([\x21-\x7e]{1,32})/
 /** In both. */
 const ONLY_TOKEN = '0'
-/** No descriptors. What the kernel says of a file of its own is final: it remembers that, for want of memory too. */
-const OF_DESCRIPTORS: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE'])
+/**
+ * Before anything else the kernel takes a number, for want of which nothing has happened. What it says of a file of its own
+ * after that is final: it remembers it, also that there was no memory, or no room among the machine's open files.
+ */
+const NO_NUMBER: ReadonlySet<string> = new Set(['EMFILE'])
 /** It may go well later: a session stays where it is, and a description can be read again. */
-const TRANSIENT: ReadonlySet<string> = new Set([...OF_DESCRIPTORS, 'ENOMEM', 'ENOBUFS'])
+const TRANSIENT: ReadonlySet<string> = new Set([...NO_NUMBER, 'ENFILE', 'ENOMEM', 'ENOBUFS'])
 /** What the kernel's handler takes. */
 const BY_KERNEL: ReadonlySet<string> = new Set(['memfd', 'shmem'])
 
@@ -260,6 +263,7 @@ function refuseVersion(session: LiveSession): never {
     'LUO_RECORDS_VERSION',
     `take back what luod ${luod} handed over: its manifest has version ${version}, and this luod reads ` +
       `${MANIFEST_VERSION}; start luod ${luod}: nothing of it was touched`,
+    { params: { luod, version } },
   )
 }
 
@@ -284,7 +288,7 @@ function takeOne(
       else if (kernelSession) files.set(key, kernelSession.retrieve(token))
       else throw missing ?? new LuoError('LUO_RECORDS', `take back file ${token} of session ${id}: it is in no session`)
     } catch (error) {
-      const passing = description === undefined ? OF_DESCRIPTORS : TRANSIENT
+      const passing = description === undefined ? NO_NUMBER : TRANSIENT
       if (isLuoError(error) && passing.has(error.code)) throw error
       lost.push({
         key,

@@ -1,7 +1,12 @@
 /**
  * The command line before commander sees it. Everything after the first `--` is another program's command and is never
- * read as options of luoctl; an optional value (`--check [prepare]`) must not swallow the name that follows it. Pure.
+ * read as options of luoctl; an optional value (`--check [prepare]`) must not swallow the name that follows it. And what
+ * makes an argument wrong whatever luod says to it. Pure.
  */
+import { LuoError } from '../errors.js'
+
+/** What luod takes, too; a test compares. Its own code would have to be loaded for this number alone. */
+export const MAX_NAME_BYTES = 63
 
 export interface SplitArguments {
   own: string[]
@@ -33,4 +38,31 @@ function bindCheck(args: readonly string[]): string[] {
     if (given) i++
   }
   return bound
+}
+
+export function usageError(message: string): LuoError {
+  return new LuoError('LUO_INVALID_PARAMETER', message)
+}
+
+/** Reads an argument that names something of this kind. */
+export function nameOf(kind: string): (text: string) => string {
+  return (text) => {
+    const bytes = Buffer.byteLength(text)
+    if (bytes >= 1 && bytes <= MAX_NAME_BYTES) return text
+    throw usageError(
+      `the name of a ${kind} has 1 to ${MAX_NAME_BYTES} bytes, and this one ${bytes}: ${shortened(text)}`,
+    )
+  }
+}
+
+/** Reads an argument that is a path: an empty one would be the working directory to some, and nothing to others. */
+export function pathOf(what: string): (text: string) => string {
+  return (text) => {
+    if (text !== '') return text
+    throw usageError(`the path of ${what} is empty`)
+  }
+}
+
+function shortened(text: string): string {
+  return JSON.stringify(text.length > MAX_NAME_BYTES ? `${text.slice(0, MAX_NAME_BYTES)}…` : text)
 }

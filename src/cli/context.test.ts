@@ -2,10 +2,12 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { type FakeLuod, fakeLuod } from '../../test/fake-luod.js'
 import { isLuoError, LuoError } from '../errors.js'
 import { socketPath } from '../wire/socket-path.js'
 import { connect, EXIT, exitCodeOf, reportError } from './context.js'
-import { updateExitCode } from './update.js'
+import { listCommand } from './list.js'
+import { updateCommand, updateExitCode } from './update.js'
 import { logicalDirectory, startWorkload, workloadEnvironment } from './workload-process.js'
 
 let folder: string
@@ -25,6 +27,11 @@ test('the socket path is the option, else LUO_SOCKET, else one that fits the use
   expect(socketPath('x.sock', {}, 5)).toBe(join(process.cwd(), 'x.sock'))
 })
 
+test('an empty path is no socket, and not the usual one', () => {
+  expect(() => socketPath('', { LUO_SOCKET: '/c' }, 5)).toThrow(/is empty/)
+  expect(socketPath(undefined, { LUO_SOCKET: '' }, 5)).toBe('/tmp/luod-5/liveupdate.sock')
+})
+
 test('a socket path of more than 107 bytes is refused by name', () => {
   expect(() => socketPath(`/${'é'.repeat(60)}`, {}, 5)).toThrow(/121 bytes/)
 })
@@ -41,6 +48,37 @@ test('with --json an error is one line of JSON', () => {
   const lines: string[] = []
   reportError(new LuoError('LUO_GONE', 'gone'), true, (line) => lines.push(line))
   expect(lines.map((line) => JSON.parse(line))).toEqual([{ error: { code: 'LUO_GONE', message: 'gone' } }])
+})
+
+test('a luod that ends for good is LUO_NO_DAEMON, a process that it says has ended is not', async () => {
+  const phase = { phase: 'starting', at_ms: 1 } as const
+  const says = async (end: (luod: FakeLuod) => unknown, update = false) => {
+    const luod: FakeLuod = fakeLuod({
+      List: () => end(luod) as never,
+      Update: ({ reply }) => {
+        reply({ update: 'u', phase })
+        return end(luod) as never
+      },
+    })
+    const context = { json: true, socket: luod.socket, reconnectMs: 0, out: () => {}, err: () => {} }
+    try {
+      const asked = update ? updateCommand(context, { workload: 'web' }) : listCommand(context)
+      return await asked.catch((error: LuoError) => `${error.code} ${error.message}`)
+    } finally {
+      luod[Symbol.dispose]()
+    }
+  }
+  const ends = (luod: FakeLuod) => {
+    luod[Symbol.dispose]()
+    return new Promise(() => {})
+  }
+  const refuses = () => {
+    throw new LuoError('LUO_GONE', 'the old version has ended')
+  }
+  expect(await says(ends)).toMatch(/^LUO_NO_DAEMON List: the connection to luod has ended/)
+  expect(await says(ends, true)).toMatch(/^LUO_NO_DAEMON update web: luod has ended, and did not say how .*one version/)
+  expect(await says(refuses)).toBe('LUO_GONE the old version has ended')
+  expect(await says(refuses, true)).toBe('LUO_GONE the old version has ended')
 })
 
 test('nobody at the socket is LUO_NO_DAEMON', async () => {
@@ -69,7 +107,9 @@ test('a workload gets its name, socket and directory, and neither NOTIFY_SOCKET 
 test.each([
   ['no-such-program-here', 127, 'no such program'],
   ['/dev/null/x', 127, 'no such program'],
+  ['', 127, 'cannot start "": no such program'],
   ['./plain-file', 126, 'not executable'],
+  ['/', 126, 'it is no file'],
 ])('starting %s fails with %d', (program, code, message) => {
   writeFileSync(join(folder, 'plain-file'), '', { mode: 0o644 })
   try {

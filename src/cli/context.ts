@@ -75,9 +75,12 @@ export async function connect(path: string, options: ConnectOptions = {}): Promi
   const { ReconnectingClient } = await import('../wire/reconnecting.js')
   let client: ReconnectingClient
   try {
-    client = await ReconnectingClient.connect(path, options)
+    client = await ReconnectingClient.connect(path, { queueMs: options.answerMs ?? ANSWER_LIMIT_MS, ...options })
   } catch (error) {
     const known = asLuoError(error, 'LUO_NO_DAEMON', `connect to ${path}`)
+    // It is stopped or hangs, and so many have come since that it takes nobody any more.
+    if (known.code === 'EAGAIN')
+      throw new LuoError('LUO_NO_DAEMON', known.message, { cause: error, params: { silent: true } })
     if (!NOBODY_THERE.has(known.code)) throw known
     throw new LuoError('LUO_NO_DAEMON', `cannot reach luod at ${path}: ${known.message}`, { cause: error })
   }
@@ -115,7 +118,7 @@ export function doesNotAnswer(error: unknown): boolean {
   return isLuoError(error, 'LUO_NO_DAEMON') && error.params.silent === true
 }
 
-/** Runs `use` with a connection and closes it on every path. */
+/** Runs `use` with a connection and closes it on every path. LUO_NO_DAEMON too when luod has ended meanwhile, for good. */
 export async function withClient<T>(
   context: Context,
   use: (client: ReconnectingClient, status: Status) => Promise<T>,
@@ -123,9 +126,15 @@ export async function withClient<T>(
   const { client, status } = await connect(context.socket, context)
   try {
     return await use(client, status)
+  } catch (error) {
+    throw isLuoError(error, 'LUO_GONE') && client.endedBy(error) ? luodEnded(error) : error
   } finally {
     client.close()
   }
+}
+
+function luodEnded(cause: LuoError): LuoError {
+  return new LuoError('LUO_NO_DAEMON', cause.message, { cause })
 }
 
 export function exitCodeOf(error: unknown): number {

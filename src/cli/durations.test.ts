@@ -10,13 +10,15 @@ describe('parseDuration', () => {
     ['2m', 120_000],
     ['1h', 3_600_000],
     [' 3s ', 3000],
-  ])('%s is %d ms', (text, ms) => expect(parseDuration(text)).toBe(ms))
+  ])('%s is %d ms', (text, ms) => expect(parseDuration(text, '--keep')).toBe(ms))
 
   test.each(['10', '', 's', '-1s', '1 s', '1d', '0s', '0.1ms', '1e3s', '999h', 'NaNs', '١s'])(
     '"%s" is refused',
     (text) => {
-      expect(() => parseDuration(text)).toThrow(
-        expect.toSatisfy((e: unknown) => isLuoError(e, 'LUO_INVALID_PARAMETER')),
+      expect(() => parseDuration(text, '--keep')).toThrow(
+        expect.toSatisfy(
+          (e: unknown) => isLuoError(e, 'LUO_INVALID_PARAMETER') && e.message.startsWith(`--keep "${text}": `),
+        ),
       )
     },
   )

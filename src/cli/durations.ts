@@ -2,27 +2,28 @@
  * Durations as people write them (`10s`, `500ms`, `2m`, `1h`) and as they read them (`4.1 ms`). Pure. A duration
  * without a unit is refused, because nobody can know which one was meant.
  */
-import { LuoError } from '../errors.js'
+import { usageError } from './arguments.js'
 
 const UNIT_MS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 } as const
 
 /** The longest duration the protocol's timers take: a signed 32 bit number of milliseconds, about 24 days. */
 const MAX_MS = 2 ** 31 - 1
 
-/** Milliseconds, a whole number from 1 to 24 days. Throws LUO_INVALID_PARAMETER naming the text. */
-export function parseDuration(text: string): number {
+/** Reads the value of this option. */
+export function durationOf(option: string): (text: string) => number {
+  return (text) => parseDuration(text, option)
+}
+
+/** Milliseconds, a whole number from 1 to 24 days. Throws LUO_INVALID_PARAMETER naming the option and the text. */
+export function parseDuration(text: string, option: string): number {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text.trim())
   const unit = match?.[2] as keyof typeof UNIT_MS | undefined
   if (!match || !unit) {
-    throw new LuoError('LUO_INVALID_PARAMETER', `"${text}" is not a duration: write 500ms, 10s, 2m or 1h`, {
-      params: { usage: true },
-    })
+    throw usageError(`${option} "${text}": it is no duration: write 500ms, 10s, 2m or 1h`)
   }
   const ms = Math.round(Number(match[1]) * UNIT_MS[unit])
   if (ms < 1 || ms > MAX_MS) {
-    throw new LuoError('LUO_INVALID_PARAMETER', `the duration "${text}" is out of range: from 1ms to 24 days`, {
-      params: { usage: true },
-    })
+    throw usageError(`${option} "${text}": it is out of range: from 1ms to 24 days`)
   }
   return ms
 }

@@ -40,7 +40,7 @@ export async function emulateCommand(context: Context, request: EmulateRequest):
     return code
   }
   // The notifier connects by itself; a private luod must be there, and stay until it has.
-  const { client } = await connectOrStart(context.socket, { answerMs: context.answerMs, quiet: true })
+  const client = await connectOrStart(context.socket, { answerMs: context.answerMs, quiet: true })
   const { socket } = context
   const settings: EmulationSettings = { socket, machine, handlers, fail, trace, everyOpen, path, argv: command }
   const notifier = spawn(process.execPath, [builtFile('emulate/main.js'), JSON.stringify(settings)], {

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { decodeName } from '../abi/bytes.js'
 import { LuoError } from '../errors.js'
 import type { Phase } from '../protocol/types.js'
 import { clean, errorLines, formatBytes, phaseLine, table, timelineRows, workloadRows } from './format.js'
@@ -24,6 +25,10 @@ test('sizes have binary units', () => {
 
 test('control and direction characters of others cannot drive the terminal', () => {
   expect(clean('a\u001b[2Jb\nc\u202ed')).toBe('a?[2Jb?c?d')
+})
+
+test('bytes of a name that are not UTF-8 are shown by their numbers', () => {
+  expect(clean(decodeName(Uint8Array.of(0x61, 0xff, 0xc3, 0xa9, 0x80)))).toBe('a\\xffé\\x80')
 })
 
 test('a table pads to the widest cell and leaves no trailing blanks', () => {
@@ -55,8 +60,14 @@ describe('errors', () => {
   test('are one line with the code, then the advice', () => {
     expect(errorLines(new LuoError('LUO_UPDATING', 'update web: busy'))).toEqual([
       'luoctl: update web: busy (LUO_UPDATING)',
-      '  An update of this workload is under way. Wait for it or abort it.',
+      '  An update, an upgrade of luod or a kexec is under way. Wait for it, or abort it.',
     ])
+  })
+
+  test('show where to read on for what was given wrongly, and the end of what is long', () => {
+    const [line = '', ...more] = errorLines(new LuoError('LUO_INVALID_PARAMETER', `open ${'x'.repeat(5_000)}: gone`))
+    expect(line).toMatch(/^luoctl: open x{100}…\S*: gone|^luoctl: open x{100}… gone/)
+    expect(more).toEqual(['  luoctl COMMAND --help shows examples.'])
   })
 
   test('with an errno have no advice', () => {

@@ -2,9 +2,13 @@
  * What luoctl prints, as pure functions from values to text: tables, sizes, an update's timeline, errors. Nothing here
  * writes; text from other processes is cleaned of control characters, so that a reason cannot drive a terminal.
  */
+import { showBytes } from '../abi/bytes.js'
 import { LUO_CODES, type LuoCode, LuoError } from '../errors.js'
 import type { File, Methods, Phase, Session, Workload } from '../protocol/types.js'
 import { formatDuration } from './durations.js'
+
+const SHORT_WORD = 100
+const LONG_WORD = new RegExp(`\\S{${2 * SHORT_WORD},}`, 'g')
 
 export function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
@@ -17,10 +21,14 @@ export function formatBytes(bytes: number): string {
   return `${unit === 0 || Number.isInteger(value) ? value : value.toFixed(1)} ${units[unit]}`
 }
 
-/** Text that came from elsewhere: control characters become `?`, so that it stays on its line. */
+/**
+ * Text that came from elsewhere: control characters become `?`, so that it stays on its line, and the bytes of a name that
+ * are not UTF-8 (`decodeName`) become `\xff`.
+ */
 export function clean(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, '?')
+  const visible = text.replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, '?')
+  return showBytes(visible)
 }
 
 /** Columns padded to their widest cell, two spaces between; no trailing blanks. */
@@ -202,7 +210,14 @@ export function phaseLine(phase: Phase): string {
 
 /** What to do about a code, from the one table of codes. */
 export function advice(code: string): string | undefined {
+  // Whoever uses luoctl has given the parameter as an argument.
+  if (code === 'LUO_INVALID_PARAMETER') return 'luoctl COMMAND --help shows examples.'
   return Object.hasOwn(LUO_CODES, code) ? LUO_CODES[code as LuoCode] : undefined
+}
+
+/** Only the beginning of what no line has room for, so that what follows it is seen. */
+function shortened(text: string): string {
+  return text.replace(LONG_WORD, (word) => `${word.slice(0, SHORT_WORD)}…`)
 }
 
 /** `luoctl: MESSAGE (CODE)`, then the advice on a line of its own. What is no LuoError is a defect, shown with its stack. */
@@ -211,7 +226,7 @@ export function errorLines(error: unknown): string[] {
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error)
     return [`luoctl: unexpected failure, please report it: ${stack}`]
   }
-  const hint = error.params.usage === true ? 'luoctl COMMAND --help shows examples.' : advice(error.code)
-  const first = `luoctl: ${clean(error.message)} (${error.code})`
+  const hint = advice(error.code)
+  const first = `luoctl: ${shortened(clean(error.message))} (${error.code})`
   return hint === undefined ? [first] : [first, `  ${hint}`]
 }

@@ -1,8 +1,8 @@
 /** The arguments of `luoctl kexec`, and of its `load`, `unload` and `abort`. */
 import type { Command } from 'commander'
-import { LuoError } from '../errors.js'
+import { nameOf, pathOf, usageError } from './arguments.js'
 import type { Context } from './context.js'
-import { parseDuration } from './durations.js'
+import { durationOf } from './durations.js'
 
 const LOAD_HELP = `
 Nothing is stopped: the kernel waits in memory for the kexec, in place of one that was loaded before. Without an
@@ -43,8 +43,8 @@ export function addKexecLoad(kexec: Command, choose: (action: (context: Context)
   kexec
     .command('load')
     .description('load the kernel that the next kexec starts')
-    .argument('<kernel>', 'file with it: a bzImage, or what else this kernel can load')
-    .option('--initrd <file>', 'its first file system')
+    .argument('<kernel>', 'file with it: a bzImage, or what else this kernel can load', pathOf('the kernel'))
+    .option('--initrd <file>', 'its first file system', pathOf('--initrd'))
     .option('--reuse-cmdline', 'the command line of the running kernel, without what its boot loader added')
     .option('--cmdline <line>', 'the whole command line')
     .option('--append <words>', "words behind the running kernel's command line")
@@ -53,7 +53,7 @@ export function addKexecLoad(kexec: Command, choose: (action: (context: Context)
       if (cmdline !== undefined && (reuseCmdline || append !== undefined)) {
         const message =
           'kexec load: --cmdline is the whole command line; --reuse-cmdline and --append are about another'
-        throw usage(message)
+        throw usageError(message)
       }
       const request = { kernel, initrd, commandLine: cmdline, append }
       choose(async (context) => (await import('./kexec-load.js')).kexecLoadCommand(context, request))
@@ -67,7 +67,7 @@ export function addKexecLoad(kexec: Command, choose: (action: (context: Context)
 export interface KexecOptions {
   emulated?: boolean
   machine?: string
-  deadline?: string
+  deadline?: number
   dryRun?: boolean
   method?: string
   drop: string[]
@@ -78,11 +78,11 @@ export function addKexec(
   defaultMachine: string,
   choose: (action: (context: Context) => Promise<number>) => void,
 ): void {
-  const collect = (value: string, before: string[]) => [...before, value]
+  const collect = (value: string, before: string[]) => [...before, nameOf('session')(value)]
   kexec
     .description('start the next kernel, with everything that workloads have preserved')
     .usage('[--deadline 30s] [--dry-run] [--method direct|systemd] [--drop NAME]... | load KERNEL … | unload | abort')
-    .option('--deadline <duration>', 'how long workloads may take to let go')
+    .option('--deadline <duration>', 'how long workloads may take to let go', durationOf('--deadline'))
     .option('--dry-run', 'everything up to the reboot call, and then undo it')
     .option('--method <which>', 'who ends the workloads and reboots: direct (luod), or systemd')
     .option(
@@ -92,28 +92,28 @@ export function addKexec(
       [],
     )
     .option('--emulated', 'a kexec of an emulated machine, which ends its programs and begins the next generation')
-    .option('--machine <name>', `which emulated machine (default: "${defaultMachine}")`)
+    .option('--machine <name>', `which emulated machine (default: "${defaultMachine}")`, nameOf('machine'))
     .addHelpText('after', KEXEC_HELP)
+    // So that a command that there is not is called that.
+    .allowExcessArguments()
     .action(({ emulated, machine, deadline, dryRun = false, method = 'direct', drop }: KexecOptions) => {
+      const [other] = kexec.args
+      if (other !== undefined) throw usageError(`unknown command 'kexec ${other}'`)
       const others = [deadline, method === 'direct' ? undefined : method, ...drop].some((value) => value !== undefined)
       if (emulated) {
-        if (others || dryRun) throw usage('kexec --emulated takes --machine and nothing else')
+        if (others || dryRun) throw usageError('kexec --emulated takes --machine and nothing else')
         return choose(async (context) =>
           (await import('./emulate.js')).kexecCommand(context, machine ?? defaultMachine),
         )
       }
-      if (machine !== undefined) throw usage('kexec: --machine is of an emulated one (--emulated)')
-      if (method !== 'direct' && method !== 'systemd') throw usage(`--method "${method}": choose direct or systemd`)
-      const deadlineMs = deadline === undefined ? undefined : parseDuration(deadline)
-      const request = { deadlineMs, dryRun, how: method, drop } as const
+      if (machine !== undefined) throw usageError('kexec: --machine is of an emulated one (--emulated)')
+      if (method !== 'direct' && method !== 'systemd')
+        throw usageError(`--method "${method}": choose direct or systemd`)
+      const request = { deadlineMs: deadline, dryRun, how: method, drop } as const
       choose(async (context) => (await import('./kexec.js')).kexecNextCommand(context, request))
     })
   kexec
     .command('abort')
     .description('undo a kexec that is under way: everybody goes on')
     .action(() => choose(async (context) => (await import('./kexec.js')).kexecAbortCommand(context)))
-}
-
-function usage(message: string): LuoError {
-  return new LuoError('LUO_INVALID_PARAMETER', message)
 }

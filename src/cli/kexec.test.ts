@@ -34,9 +34,15 @@ async function run(
   {
     json = false,
     loaded = true,
+    uid = 0,
     onLine = () => {},
     ...request
-  }: Partial<KexecRequest> & { json?: boolean; loaded?: boolean; onLine?: (line: string) => unknown } = {},
+  }: Partial<KexecRequest> & {
+    json?: boolean
+    loaded?: boolean
+    uid?: number
+    onLine?: (line: string) => unknown
+  } = {},
 ) {
   using luod = fakeLuod(handlers)
   const out: string[] = []
@@ -50,7 +56,7 @@ async function run(
     },
     err: (line: string) => void err.push(line),
   }
-  const code = await kexecNextCommand(context, { ...REQUEST, ...request }, () => loaded)
+  const code = await kexecNextCommand(context, { ...REQUEST, ...request }, { isLoaded: () => loaded, uid })
   return { code, out, err }
 }
 
@@ -70,6 +76,10 @@ describe('luoctl kexec', () => {
     const dry = await run({ Kexec: handler }, { loaded: false, dryRun: true })
     expect(dry.code).toBe(EXIT.OK)
     expect(dry.err[0]).toContain('luoctl kexec load')
+  })
+
+  test('is for root, whatever is loaded', async () => {
+    for (const loaded of [true, false]) expect(await rejectionOf(run({}, { loaded, uid: 7 }))).toBe('EPERM')
   })
 
   test('passes on what was asked for, and says each step once', async () => {
@@ -99,13 +109,15 @@ describe('luoctl kexec', () => {
     // What luod takes for a wrong parameter in the middle of it is no wrong usage.
     expect((await run({ Kexec: kexec([ASKING], fails('LUO_INVALID_PARAMETER')).handler })).code).toBe(EXIT.NOT_UPDATED)
     expect(await rejectionOf(run({ Kexec: kexec([], fails('LUO_UPDATING')).handler }))).toBe('LUO_UPDATING')
+    // A workload has ended, and not luod.
+    expect((await run({ Kexec: kexec([ASKING], fails('LUO_GONE')).handler })).code).toBe(EXIT.NOT_UPDATED)
   })
 
   test('the end of the connection is what was wanted once it is rebooting, and a failure before', async () => {
     expect((await run({ Kexec: kexec([ASKING, REBOOTING], ends).handler })).code).toBe(EXIT.OK)
-    expect(await rejectionOf(run({ Kexec: kexec([ASKING, PRESERVED], ends).handler }))).toBe('LUO_GONE')
+    expect(await rejectionOf(run({ Kexec: kexec([ASKING, PRESERVED], ends).handler }))).toBe('LUO_NO_DAEMON')
     const stopping: Progress = { step: 'stopping', at_ms: 10 }
-    expect(await rejectionOf(run({ Kexec: kexec([ASKING, stopping], ends).handler }))).toBe('LUO_GONE')
+    expect(await rejectionOf(run({ Kexec: kexec([ASKING, stopping], ends).handler }))).toBe('LUO_NO_DAEMON')
     // The service manager stops luod too.
     expect((await run({ Kexec: kexec([ASKING, stopping], ends).handler }, { how: 'systemd' })).code).toBe(EXIT.OK)
   })
@@ -132,6 +144,20 @@ describe('luoctl kexec', () => {
     expect(code).toBe(EXIT.SIGNAL_BASE + 2)
     expect(err[0]).toBe('luoctl: aborting the kexec')
     expect(process.listenerCount('SIGINT')).toBe(0)
+  })
+
+  test('Ctrl-C ends luoctl as any program as long as luod is not asked', async () => {
+    const listeners: number[] = []
+    using luod = fakeLuod({
+      Status: () => {
+        listeners.push(process.listenerCount('SIGINT'))
+        return new Promise(() => {})
+      },
+    })
+    const context = { json: false, socket: luod.socket, answerMs: 20, out: () => {}, err: () => {} }
+    const asked = kexecNextCommand(context, REQUEST, { isLoaded: () => true, uid: 0 })
+    expect(await rejectionOf(asked)).toBe('LUO_NO_DAEMON')
+    expect(listeners).toEqual([0])
   })
 
   test('Ctrl-C at the reboot call is too late, and luod is not asked', async () => {

@@ -33,12 +33,14 @@ const STEPS: Readonly<Record<Step, string>> = {
   undone: 'undone: everybody goes on, nobody refused',
 }
 
-/** `isLoaded`: whether there is a kernel to start. */
+/** `isLoaded`: whether there is a kernel to start. `uid`: who asks. */
 export async function kexecNextCommand(
   context: Context,
   request: KexecRequest,
-  isLoaded = isKernelLoaded,
+  { isLoaded = isKernelLoaded, uid = process.geteuid?.() } = {},
 ): Promise<number> {
+  // Nobody else has a luod that could do it, and nobody else can load a kernel.
+  if (uid !== 0) throw new LuoError('EPERM', `kexec: uid ${uid} may not, root may`)
   if (!isLoaded()) {
     const message = 'kexec: no kernel is loaded; load one (luoctl kexec load)'
     if (!request.dryRun) throw new LuoError('LUO_NOT_FOUND', message)
@@ -47,7 +49,7 @@ export async function kexecNextCommand(
   let last: Step | undefined
   const interrupt = new Interrupt(context, () => last === 'rebooting')
   try {
-    await follow(context, request, (progress) => {
+    await follow(context, request, interrupt, (progress) => {
       const { step } = progress
       // The last answer is the last step once more.
       if (step !== undefined && step === last) return
@@ -56,7 +58,7 @@ export async function kexecNextCommand(
       for (const warning of progress.warnings ?? []) context.err(`luoctl: warning: ${clean(warning)}`)
     })
   } catch (error) {
-    const gone = isLuoError(error, 'LUO_GONE')
+    const gone = isLuoError(error, 'LUO_NO_DAEMON')
     // It ends with this kernel, and so does luod.
     if (gone && (last === 'rebooting' || (last === 'stopping' && request.how === 'systemd'))) return EXIT.OK
     // It has not begun, and nobody has undone it; or nobody says how it went.
@@ -72,17 +74,19 @@ export async function kexecNextCommand(
 async function follow(
   context: Context,
   { deadlineMs, dryRun, how, drop }: KexecRequest,
+  interrupt: Interrupt,
   onProgress: (progress: Progress) => void,
 ): Promise<void> {
   const deadline = deadlineMs === undefined ? {} : { deadline_ms: deadlineMs }
   const input = { id: randomUUID(), ...deadline, dry_run: dryRun, how, drop: [...drop] }
   // Asked again by another luod, it would be another kexec.
   await withClient({ ...context, reconnectMs: 0 }, async (client) => {
+    interrupt.listen()
     for await (const { parameters } of client.stream('Kexec', input)) onProgress(parameters)
   })
 }
 
-/** The first Ctrl-C undoes the kexec; a second one ends luoctl. */
+/** The first Ctrl-C undoes the kexec; a second one ends luoctl, and so does one before luod is asked. */
 class Interrupt {
   aborted = false
   readonly #listener: () => void
@@ -94,9 +98,12 @@ class Interrupt {
       context.err('luoctl: aborting the kexec')
       abortKexec(context).catch((error: Error) => {
         this.aborted = false
-        context.err(`luoctl: ${clean(error.message)}`)
+        reportError(error, context.json, context.err)
       })
     }
+  }
+
+  listen(): void {
     process.once('SIGINT', this.#listener)
   }
 

@@ -16,6 +16,11 @@ const START_LIMIT_MS = 10_000
 /** How often the whole of connect-else-start is tried: a luod can be ending just as we come. */
 const ATTEMPTS = 5
 const RETRY_MS = 50
+/** The descriptor on which luod says that it is ready, or why it cannot start. */
+const LINE = '3'
+const READY = 'ready\n'
+/** luod's exit code when somebody listens at the socket. */
+const ALREADY_RUNNING = 3
 
 /** The built file of another part of the package, also when this module is run from `src`. */
 export function builtFile(path: string): string {
@@ -33,29 +38,33 @@ function daemonEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
 export async function connectOrStart(
   socket: string,
   options: ConnectOptions & { quiet?: boolean } = {},
-): Promise<{ client: ReconnectingClient; started: boolean }> {
-  let failure: unknown
-  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+): Promise<ReconnectingClient> {
+  for (let attempt = 0; ; attempt++) {
     try {
-      const { client } = await connect(socket, options)
-      return { client, started: attempt > 0 }
+      return (await connect(socket, options)).client
     } catch (error) {
       if (!isLuoError(error, 'LUO_NO_DAEMON') || doesNotAnswer(error)) throw error
-      failure = error
+      if (attempt === ATTEMPTS) {
+        const what = `started a private luod ${ATTEMPTS} times, and each found another one that`
+        throw new LuoError('LUO_NO_DAEMON', `${what} does not serve: ${error.message}`, { cause: error })
+      }
     }
     if (attempt > 1) await new Promise((resolve) => setTimeout(resolve, RETRY_MS * attempt))
     await startDaemon(socket, options.quiet === true)
   }
-  throw new LuoError('LUO_NO_DAEMON', `started a private luod ${ATTEMPTS} times and none answers at ${socket}`, {
-    cause: failure,
-  })
 }
 
-/** Resolves when the new luod is ready, or has ended (then another one may have won). */
+/**
+ * Resolves when the new luod is ready, or has ended because another one has the place, or had nothing to do any more. What
+ * else ends it would end the next one too: LUO_NO_DAEMON says what.
+ */
 async function startDaemon(socket: string, quiet: boolean): Promise<void> {
   const child = spawn(
     process.execPath,
-    [builtFile('daemon/main.js'), '--socket', socket, '--backend', 'userspace', '--exit-when-idle', '--ready-fd', '3'],
+    [
+      ...[builtFile('daemon/main.js'), '--socket', socket, '--backend', 'userspace', '--exit-when-idle'],
+      ...['--ready-fd', LINE, '--failure-fd', LINE],
+    ],
     {
       detached: true,
       cwd: '/',
@@ -63,30 +72,37 @@ async function startDaemon(socket: string, quiet: boolean): Promise<void> {
       stdio: ['ignore', 'ignore', quiet ? 'ignore' : 'inherit', 'pipe'],
     },
   )
-  const ready = child.stdio[3] as Readable
+  const line = child.stdio[Number(LINE)] as Readable
   try {
-    await settled(child, ready)
+    await settled(child, line)
   } finally {
-    ready.destroy()
+    line.destroy()
     child.unref()
   }
 }
 
-function settled(child: ChildProcess, ready: Readable): Promise<void> {
+function settled(child: ChildProcess, line: Readable): Promise<void> {
   return new Promise((resolve, reject) => {
+    let said = ''
     const late = setTimeout(() => {
       child.kill('SIGKILL')
-      reject(new LuoError('LUO_NO_DAEMON', `a private luod was started and was not ready in ${START_LIMIT_MS} ms`))
+      end(`it was not ready in ${START_LIMIT_MS} ms`)
     }, START_LIMIT_MS)
-    const end = (error?: Error) => {
+    const end = (failure?: string) => {
       clearTimeout(late)
-      if (error)
-        reject(new LuoError('LUO_NO_DAEMON', `cannot start a private luod: ${error.message}`, { cause: error }))
-      else resolve()
+      if (failure === undefined) resolve()
+      else reject(new LuoError('LUO_NO_DAEMON', `cannot start a private luod: ${failure}`))
     }
-    child.once('error', end)
-    child.once('exit', () => end())
-    ready.once('data', () => end())
-    ready.once('error', () => {})
+    child.once('error', (error) => end(error.message))
+    line.on('data', (data) => {
+      said += data
+      if (said === READY) end()
+    })
+    line.once('error', () => {})
+    // When it has said all.
+    child.once('close', (code, signal) => {
+      if (code === 0 || code === ALREADY_RUNNING) end()
+      else end(said || `it ended with ${signal ?? `code ${code}`}`)
+    })
   })
 }

@@ -12,8 +12,8 @@ import { openPidfd } from '../sys/pidfd.js'
 import { reapOthers } from '../sys/process.js'
 import type { Reply } from '../wire/client.js'
 import { ReconnectingClient } from '../wire/reconnecting.js'
-import { type Context, connect, EXIT } from './context.js'
-import { errorLines } from './format.js'
+import { type Context, connect, EXIT, reportError } from './context.js'
+import { clean } from './format.js'
 import { connectOrStart } from './private-daemon.js'
 import { ServiceManager } from './service-manager.js'
 import { type Exit, exitCodeOfProcess, Supervisor } from './supervisor.js'
@@ -47,7 +47,7 @@ export async function runCommand(context: Context, options: RunOptions): Promise
     return await new Run(context, options).run()
   } catch (error) {
     if (!isLuoError(error, 'LUO_SPAWN')) throw error
-    for (const line of errorLines(error)) context.err(line)
+    reportError(error, context.json, context.err)
     return Number(error.params.exitCode ?? EXIT.CANNOT_EXECUTE)
   }
 }
@@ -119,7 +119,7 @@ class Run {
       const { reconnectMs, answerMs } = this.#context
       let client: ReconnectingClient | undefined
       try {
-        client = (await connectOrStart(this.#context.socket, { reconnectMs, answerMs, onLost })).client
+        client = await connectOrStart(this.#context.socket, { reconnectMs, answerMs, onLost })
         const stream = client.stream('Supervise', {
           id: randomUUID(),
           workload: this.#options.name,
@@ -153,11 +153,16 @@ class Run {
         }
         if (parameters.event === 'ended') this.#updateEnded(update, parameters.outcome ?? '', parameters.reason ?? '')
       }
+      this.#luodGone('it ended the connection')
     } catch (error) {
-      if (!this.#ending) for (const line of errorLines(error)) this.#context.err(line)
+      this.#luodGone(error instanceof LuoError ? `${error.message} (${error.code})` : String(error))
     }
+  }
+
+  #luodGone(why: string): void {
     if (this.#ending) return
-    this.#say('luod is gone; the workload goes on, and cannot be updated until luoctl run is started again')
+    const what = 'the workload goes on, and cannot be updated until luoctl run is started again'
+    this.#say(`luod is gone; ${what}: ${clean(why)}`)
     this.#supervisor.luodGone()
   }
 
@@ -176,7 +181,7 @@ class Run {
       this.#updateEnded(update, outcome, ended?.detail ?? '')
     } catch (error) {
       // A luod that knows nothing of it has committed nothing.
-      if (!this.#ending) for (const line of errorLines(error)) this.#context.err(line)
+      if (!this.#ending) this.#report(error)
       this.#updateEnded(update, '', '')
     } finally {
       client.close()
@@ -225,7 +230,7 @@ class Run {
       await call(client, fd)
     } catch (error) {
       // luod ends an update that it hears nothing of; there is nothing to undo here.
-      if (!this.#ending) for (const line of errorLines(error)) this.#context.err(line)
+      if (!this.#ending) this.#report(error)
     } finally {
       fd?.close()
       client?.close()
@@ -248,7 +253,7 @@ class Run {
       const reason = failure ? `: ${failure.reason}` : ''
       this.#context.err(`luoctl: ${outcomeSentence(this.#options.name, result)}${reason}`)
     } catch (error) {
-      for (const line of errorLines(error)) this.#context.err(line)
+      this.#report(error)
       // systemd waits for READY=1 after the signal that asked for a reload, whatever came of it.
       this.#manager.ready('update failed')
     } finally {
@@ -315,6 +320,10 @@ class Run {
     } finally {
       client?.close()
     }
+  }
+
+  #report(error: unknown): void {
+    reportError(error, this.#context.json, this.#context.err)
   }
 
   #say(text: string): void {

@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline/promises'
 import { LuoError } from '../errors.js'
 import type { File, Session } from '../protocol/types.js'
 import type { ReconnectingClient } from '../wire/reconnecting.js'
+import { usageError } from './arguments.js'
 import { type Context, EXIT, withClient } from './context.js'
 import { clean, contentOf, sessionRows } from './format.js'
 
@@ -90,9 +91,7 @@ function findSession(sessions: readonly Session[], wanted: string): Session {
 
 async function confirmed(question: string): Promise<boolean> {
   if (!process.stdin.isTTY) {
-    throw new LuoError('LUO_INVALID_PARAMETER', `${question.replace(/\?.*/, '?')} nobody can be asked: use --yes`, {
-      params: { usage: true },
-    })
+    throw usageError(`${question.replace(/\?.*/, '?')} nobody can be asked: use --yes`)
   }
   const terminal = createInterface({ input: process.stdin, output: process.stderr })
   try {

@@ -9,7 +9,7 @@ import type { ReconnectingClient } from '../wire/reconnecting.js'
 import { type Context, EXIT, withClient } from './context.js'
 import { formatDuration } from './durations.js'
 import { clean, phaseLine, table } from './format.js'
-import { reportFailure, type UpdateRequest, updateExitCode, withHint } from './update.js'
+import { reportFailure, type UpdateRequest, updateExitCode, withUpdate } from './update.js'
 
 /** Each of `names`, or without them every one of this user that can be updated. */
 export async function updateGroupCommand(
@@ -17,16 +17,12 @@ export async function updateGroupCommand(
   names: readonly string[] | undefined,
   how: Pick<UpdateRequest, 'deadlineMs' | 'check'>,
 ): Promise<number> {
-  return withClient(context, async (client) => {
-    const workloads = names ?? (await updatable(client))
-    const [first] = workloads
-    if (first === undefined) throw new LuoError('LUO_NOT_FOUND', 'update --all: no supervised workload runs')
-    return withHint(context, first, async () => {
-      const outcomes = await follow(context, client, workloads, how)
-      if (!context.json) report(context, outcomes)
-      return outcomes.every(({ outcome }) => updateExitCode(outcome) === EXIT.OK) ? EXIT.OK : EXIT.NOT_UPDATED
-    })
-  })
+  const workloads = names ?? (await withClient(context, updatable))
+  const [first] = workloads
+  if (first === undefined) throw new LuoError('LUO_NOT_FOUND', 'update --all: no supervised workload runs')
+  const outcomes = await withUpdate(context, first, (client) => follow(context, client, workloads, how))
+  if (!context.json) report(context, outcomes)
+  return outcomes.every(({ outcome }) => updateExitCode(outcome) === EXIT.OK) ? EXIT.OK : EXIT.NOT_UPDATED
 }
 
 async function updatable(client: ReconnectingClient): Promise<string[]> {

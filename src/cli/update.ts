@@ -4,7 +4,7 @@
  * SIGHUP and the testing helpers use too.
  */
 import { randomUUID } from 'node:crypto'
-import { LuoError } from '../errors.js'
+import { isLuoError, LuoError } from '../errors.js'
 import type { Phase } from '../protocol/types.js'
 import type { ReconnectingClient } from '../wire/reconnecting.js'
 import type { CheckMode } from './arguments.js'
@@ -92,17 +92,34 @@ export function outcomeSentence(workload: string, result: UpdateResult): string 
 }
 
 export async function updateCommand(context: Context, request: UpdateRequest): Promise<number> {
-  return withHint(context, request.workload, async () => {
-    const result = await withClient(context, (client) =>
-      followUpdate(client, request, (phase) => context.out(context.json ? JSON.stringify(phase) : phaseLine(phase))),
-    )
-    report(context, request.workload, result)
-    return updateExitCode(result.outcome)
-  })
+  const { workload } = request
+  const onPhase = (phase: Phase) => context.out(context.json ? JSON.stringify(phase) : phaseLine(phase))
+  const result = await withUpdate(context, workload, (client) => followUpdate(client, request, onPhase))
+  report(context, workload, result)
+  return updateExitCode(result.outcome)
+}
+
+/** As `withClient`, for what goes on without luoctl, and without luod: what that means is said. */
+export async function withUpdate<T>(
+  context: Context,
+  workload: string,
+  work: (client: ReconnectingClient) => Promise<T>,
+): Promise<T> {
+  let asked = false
+  try {
+    return await withClient(context, (client) => {
+      asked = true
+      return withHint(context, workload, () => work(client))
+    })
+  } catch (error) {
+    if (!asked || !isLuoError(error, 'LUO_NO_DAEMON')) throw error
+    const what = 'luod has ended, and did not say how the update went; one version goes on'
+    throw new LuoError(error.code, `update ${workload}: ${what} (${error.message})`, { cause: error })
+  }
 }
 
 /** Says on Ctrl-C how to end what goes on without luoctl. */
-export async function withHint<T>(context: Context, workload: string, work: () => Promise<T>): Promise<T> {
+async function withHint<T>(context: Context, workload: string, work: () => Promise<T>): Promise<T> {
   const hint = () => {
     context.err(`luoctl: the update goes on without you; to end it: luoctl abort ${workload}`)
     process.exit(EXIT.SIGNAL_BASE + 2)

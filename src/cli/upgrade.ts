@@ -45,7 +45,7 @@ async function replace(context: Context, to: string | undefined): Promise<{ succ
     })
   } catch (error) {
     // The end of the connection is the end of the luod that was asked; who follows is asked next.
-    if (successor === undefined || !isLuoError(error, 'LUO_GONE')) throw error
+    if (successor === undefined || !isLuoError(error, 'LUO_NO_DAEMON')) throw error
     ended = error
   }
   if (successor === undefined) throw new LuoError('LUO_GONE', 'upgrade luod: it ended, and named no other process')

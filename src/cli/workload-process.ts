@@ -91,18 +91,16 @@ export function findProgram(program: string, directory: string): string {
     : (process.env.PATH ?? '/usr/local/bin:/usr/bin:/bin')
         .split(delimiter)
         .map((folder) => join(resolve(directory, folder), program))
-  const found = candidates.filter((path) => existsSync(path) && statSync(path).isFile())
+  const refuse = (why: string, exitCode: number) =>
+    new LuoError('LUO_SPAWN', `cannot start ${program || '""'}: ${why}`, { params: { exitCode } })
+  const there = candidates.filter((path) => existsSync(path))
+  const found = there.filter((path) => statSync(path).isFile())
   if (found.length === 0) {
-    throw new LuoError('LUO_SPAWN', `cannot start ${program}: no such program`, {
-      params: { exitCode: EXIT.NOT_FOUND },
-    })
+    if (program.includes('/') && there.length > 0) throw refuse('it is no file', EXIT.CANNOT_EXECUTE)
+    throw refuse('no such program', EXIT.NOT_FOUND)
   }
   const [usable] = found.filter(executable)
-  if (usable === undefined) {
-    throw new LuoError('LUO_SPAWN', `cannot start ${program}: it is not executable`, {
-      params: { exitCode: EXIT.CANNOT_EXECUTE },
-    })
-  }
+  if (usable === undefined) throw refuse('it is not executable', EXIT.CANNOT_EXECUTE)
   return usable
 }
 

@@ -16,6 +16,7 @@ import type { LuodLink } from './luod-link.js'
 import type { Resource } from './manifest.js'
 import { Memories, memoryResource } from './memories.js'
 import { PreservedMemory } from './memory.js'
+import { checkNumbers, numberOf } from './numbers.js'
 import { Resources } from './resources.js'
 import { Serving } from './serving.js'
 import { MemberSessions } from './session.js'
@@ -66,7 +67,8 @@ export class Holdings {
 
   // --- one of them --------------------------------------------------------------------------------------------------
 
-  async memory(name: string, options: MemoryOptions): Promise<Memory> {
+  async memory(name: string, given: MemoryOptions): Promise<Memory> {
+    const options = checkNumbers(given)
     // Before the state is claimed: from there on clients wait.
     const reserved =
       this.#options.origin === 'update' && !this.#claim ? await PreservedMemory.reserve(options) : undefined
@@ -87,7 +89,8 @@ export class Holdings {
     return memory
   }
 
-  async replace(name: string, options: MemoryOptions): Promise<Memory> {
+  async replace(name: string, given: MemoryOptions): Promise<Memory> {
+    const options = checkNumbers(given)
     await this.#mayChange(`replace ${name}`)
     const made = this.#memories.replace(name, options)
     if (this.#isRunning) await this.#memories.replaceNow()
@@ -99,23 +102,26 @@ export class Holdings {
     file?: number | { readonly fd: number },
     { until }: FileOptions = {},
   ): Promise<number | undefined> {
+    const given = file === undefined ? undefined : numberOf(file)
     await this.#mayChange(`file ${name}`)
     const known = this.#files.get(name)
     if (known !== undefined) return known
     const handed = this.#resources.take('file', name)
-    if (!handed && file === undefined) return undefined
-    const number = handed ? handed.fd.release() : typeof file === 'number' ? file : (file as { fd: number }).fd
+    const number = handed ? handed.fd.release() : given
+    if (number === undefined) return undefined
     if (!handed) await this.#add({ name, kind: 'file' }, duplicateNumber(number), until)
     this.#files.set(name, number)
     return number
   }
 
-  async session(name: string, options: SessionOptions): Promise<LiveSession> {
+  async session(name: string, given: SessionOptions): Promise<LiveSession> {
+    const options = checkNumbers(given)
     await this.#mayChange(`session ${name}`)
     return this.#sessions.open(name, options, this.#resources.takeSession(name))
   }
 
-  async serve(server: Server, options: ServeOptions): Promise<void> {
+  async serve(server: Server, given: ServeOptions): Promise<void> {
+    const options = checkNumbers(given)
     await this.#mayChange('serve')
     const name = listenerName(options)
     if (this.#servings.has(name)) throw new LuoError('EEXIST', `serve ${name}: another server has it`)

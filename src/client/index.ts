@@ -11,7 +11,7 @@
  * listeners (`live.active` is false), on any system. Where something does and luod cannot be reached, `join` fails with
  * LUO_NO_DAEMON: starting empty would be a lie.
  */
-import { withDurations } from './durations.js'
+import { checkNumbers, numberOf } from './numbers.js'
 import { PlainLive } from './plain.js'
 import type { AdoptSessionOptions, JoinOptions, Live, LiveSession, OpenSessionOptions } from './types.js'
 
@@ -35,7 +35,7 @@ export {
 } from './types.js'
 
 export async function join(options: JoinOptions = {}): Promise<Live> {
-  const checked = withDurations(options)
+  const checked = checkNumbers(options)
   const workload = options.workload ?? process.env.LUO_WORKLOAD
   if (workload === undefined || workload === '') return new PlainLive()
   // Only here: everything below needs Linux and the native part.
@@ -48,7 +48,7 @@ export async function join(options: JoinOptions = {}): Promise<Live> {
  * luod, EBUSY when another process holds it: that one can pass its descriptor on, for `adoptSession({ fd })`.
  */
 export async function openSession(name: string, options: OpenSessionOptions = {}): Promise<LiveSession> {
-  const checked = withDurations(options)
+  const checked = checkNumbers(options)
   const { openProgramSession } = await import('./session.js')
   return openProgramSession(name, checked)
 }
@@ -61,7 +61,7 @@ export async function adoptSession(
   which: { name: string } | { fd: number },
   options: AdoptSessionOptions = {},
 ): Promise<LiveSession> {
-  const checked = withDurations(options)
+  const checked = checkNumbers(options)
   const { adoptProgramSession } = await import('./session.js')
-  return adoptProgramSession(which, checked)
+  return adoptProgramSession('fd' in which ? { fd: numberOf(which) } : which, checked)
 }

@@ -8,7 +8,10 @@ import { MAX_FDS } from '../protocol/interface.js'
 import type { FileIn, Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
 import type { Reply } from '../wire/client.js'
-import { ReconnectingClient } from '../wire/reconnecting.js'
+import { DEFAULT_RECONNECT_MS, ReconnectingClient } from '../wire/reconnecting.js'
+
+/** When many start at once, luod takes them one after the other. */
+const LEAST_QUEUE_MS = 100
 
 export type MemberEvent = Methods['Subscribe']['output']
 
@@ -170,9 +173,13 @@ function describe(files: readonly FileToHand[]): { described: FileIn[]; fds: Fd[
 }
 
 async function connect({ path, action, reconnectMs }: LinkOptions, onLost?: () => void): Promise<ReconnectingClient> {
+  const queueMs = Math.max(LEAST_QUEUE_MS, reconnectMs ?? DEFAULT_RECONNECT_MS)
   try {
-    return await ReconnectingClient.connect(path, { reconnectMs, ...(onLost ? { onLost } : {}) })
+    return await ReconnectingClient.connect(path, { reconnectMs, queueMs, ...(onLost ? { onLost } : {}) })
   } catch (error) {
+    if (isLuoError(error, 'EAGAIN')) {
+      throw new LuoError('LUO_NO_DAEMON', `${action}: ${error.message}`, { cause: error })
+    }
     if (!isLuoError(error, 'ENOENT') && !isLuoError(error, 'ECONNREFUSED')) throw error
     throw new LuoError('LUO_NO_DAEMON', `${action}: nobody listens at ${path}`, { cause: error })
   }

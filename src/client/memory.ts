@@ -3,6 +3,7 @@ import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { MAX_BUFFER_BYTES, Mapping } from '../sys/mapping.js'
 import { createMemfd, fileSize } from '../sys/memfd.js'
+import { checkNumbers } from './numbers.js'
 import type { Memory, MemoryOptions } from './types.js'
 
 /** Below this an ArrayBuffer makes no difference to V8's garbage collector. */
@@ -98,10 +99,12 @@ export class PreservedMemory implements Memory {
   }
 
   window(offset: number, length: number): ArrayBuffer {
+    checkNumbers({ offset, length })
     return this.#mapping.window(offset, length)
   }
 
   grow(size: number): ArrayBuffer {
+    checkNumbers({ size })
     const obstacle = this.#mayGrow()
     if (obstacle !== undefined) throw new LuoError('EBUSY', `grow ${this.name} to ${size} bytes: ${obstacle}`)
     this.#mapping.grow(size)

@@ -6,8 +6,19 @@ import type { Server } from 'node:net'
 import { LuoError } from '../errors.js'
 import { HookList } from './hooks.js'
 import { listen } from './listen.js'
+import { checkNumbers, numberOf } from './numbers.js'
 import { tokenText } from './token.js'
-import type { HookName, Hooks, Live, LiveSession, Memory, MemoryOptions, ServeOptions, Token } from './types.js'
+import type {
+  HookName,
+  Hooks,
+  Live,
+  LiveSession,
+  Memory,
+  MemoryOptions,
+  ServeOptions,
+  SessionOptions,
+  Token,
+} from './types.js'
 
 class PlainMemory implements Memory {
   readonly name: string
@@ -31,11 +42,13 @@ class PlainMemory implements Memory {
   }
 
   window(offset: number, length: number): ArrayBuffer {
+    checkNumbers({ offset, length })
     if (offset === 0 && length === this.size) return this.#buffer
     throw new LuoError('LUO_UNSUPPORTED', `window(${offset}, ${length}) of ${this.name}: plain memory is one buffer`)
   }
 
   grow(size: number): ArrayBuffer {
+    checkNumbers({ size })
     if (size < this.size || size > this.#max) {
       throw new LuoError('EINVAL', `grow ${this.name} from ${this.size} to ${size} bytes: the limit is ${this.#max}`)
     }
@@ -61,7 +74,7 @@ class PlainSession implements LiveSession {
     const text = tokenText(token)
     if (this.#files.has(text))
       throw new LuoError('EEXIST', `preserve token ${text} in session ${this.name}: it is used`)
-    this.#files.set(text, typeof file === 'number' ? file : file.fd)
+    this.#files.set(text, numberOf(file))
   }
 
   async unpreserve(...tokens: Token[]): Promise<void> {
@@ -97,30 +110,32 @@ export class PlainLive implements Live {
   readonly #hooks = new HookList()
 
   async memory(name: string, options: MemoryOptions): Promise<Memory> {
-    const memory = this.#memory.get(name) ?? new PlainMemory(name, options)
+    const checked = checkNumbers(options)
+    const memory = this.#memory.get(name) ?? new PlainMemory(name, checked)
     this.#memory.set(name, memory)
     return memory
   }
 
   async replace(name: string, options: MemoryOptions): Promise<Memory> {
-    const memory = new PlainMemory(name, options)
+    const memory = new PlainMemory(name, checkNumbers(options))
     this.#memory.set(name, memory)
     return memory
   }
 
-  serve(server: Server, options: ServeOptions): Promise<void> {
-    return listen(server, options)
+  async serve(server: Server, options: ServeOptions): Promise<void> {
+    await listen(server, checkNumbers(options))
   }
 
   async file(name: string, file?: number | { readonly fd: number }): Promise<number | undefined> {
     const known = this.#files.get(name)
     if (known !== undefined || file === undefined) return known
-    const number = typeof file === 'number' ? file : file.fd
+    const number = numberOf(file)
     this.#files.set(name, number)
     return number
   }
 
-  async session(name: string): Promise<LiveSession> {
+  async session(name: string, options: SessionOptions = {}): Promise<LiveSession> {
+    checkNumbers(options)
     const session = this.#sessions.get(name) ?? new PlainSession(name)
     this.#sessions.set(name, session)
     return session

@@ -15,7 +15,6 @@ import type { AddressInfo, Server, Socket } from 'node:net'
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { adoptSocket, dupHandle, hasHandle, listenOn, startReading, stopListening, stopReading } from '../sys/node.js'
-import { withDurations } from './durations.js'
 import { Refusal, type ServeOptions } from './types.js'
 
 export const DEFAULT_SETTLE_MS = 5_000
@@ -65,7 +64,7 @@ export class Serving {
   constructor(name: string, server: Server, options: ServeOptions) {
     this.name = name
     this.server = server
-    this.settleMs = withDurations(options).settleMs ?? DEFAULT_SETTLE_MS
+    this.settleMs = options.settleMs ?? DEFAULT_SETTLE_MS
     this.#movable = options.movable
     this.#path = options.path
     this.#http = server instanceof HttpServer ? server : undefined

@@ -13,6 +13,7 @@ import { type Fd, inheritedFd } from '../sys/fd.js'
 import { duplicateNumber } from '../sys/node.js'
 import { socketPath } from '../wire/socket-path.js'
 import { LuodLink } from './luod-link.js'
+import { numberOf } from './numbers.js'
 import { tokenText } from './token.js'
 import type {
   AdoptSessionOptions,
@@ -50,7 +51,7 @@ export class LuodSession implements LiveSession {
     { until }: FileOptions = {},
   ): Promise<void> {
     this.#mustBeOpen('preserve')
-    using fd = duplicateNumber(typeof file === 'number' ? file : file.fd)
+    using fd = duplicateNumber(numberOf(file))
     const described = {
       ...{ token: tokenText(token), fd: 0 },
       ...(format === undefined ? {} : { format }),

@@ -5,13 +5,14 @@
  * what workloads preserve would not cross the next kexec, and what the last one brought would never be found.
  */
 import type { LiveSession } from '../backends/contract.js'
-import { IncomingSessions, takeBack } from '../backends/crossing.js'
+import { IncomingSessions, type TakenBack, takeBack } from '../backends/crossing.js'
 import { KernelDevice, KernelSession } from '../backends/kernel.js'
 import { type ErrnoName, isLuoError, LuoError } from '../errors.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { createMemfd, truncate, writeAt } from '../sys/memfd.js'
 import { Daemon, type DaemonOptions, type KernelBackend } from './daemon.js'
 import { MACHINE } from './kexec-system.js'
+import type { OtherVersionNote } from './other-version.js'
 
 export const BACKENDS = ['auto', 'kernel', 'userspace'] as const
 export type BackendChoice = (typeof BACKENDS)[number]
@@ -61,11 +62,16 @@ function kernelBackend(device: KernelDevice): KernelBackend {
 export class Beginning {
   readonly #kernel: KernelBackend | undefined
   readonly #incoming: IncomingSessions | undefined
+  readonly #note: OtherVersionNote | undefined
 
-  /** Owns the device of `kernel`. `taken`: sessions that came in, and that the service manager had; owned too. */
-  constructor(kernel: KernelBackend | undefined, taken: readonly LiveSession[] = []) {
+  /**
+   * Owns the device of `kernel`. `taken`: sessions that came in, and that the service manager had; owned too. `note`: of a
+   * luod before this one.
+   */
+  constructor(kernel: KernelBackend | undefined, taken: readonly LiveSession[] = [], note?: OtherVersionNote) {
     this.#kernel = kernel
     this.#incoming = kernel && new IncomingSessions(kernel.device, taken)
+    this.#note = note
   }
 
   /** What would be lost with this process. */
@@ -84,7 +90,7 @@ export class Beginning {
     const kernel = this.#kernel
     const descriptors = new Map([['listener', listener]])
     try {
-      const taken = this.#incoming && takeBack(this.#incoming)
+      const taken = this.#incoming && this.#takeBack(this.#incoming)
       if (!taken) {
         this.#incoming?.close()
         return { daemon: Daemon.begin({ ...options, kernel, listener }), arrived: false, finish: () => [] }
@@ -107,9 +113,41 @@ export class Beginning {
     }
   }
 
+  #takeBack(incoming: IncomingSessions): TakenBack | undefined {
+    const note = this.#note
+    let taken: TakenBack | undefined
+    try {
+      taken = takeBack(incoming)
+    } catch (error) {
+      // Before the session that says so is gone.
+      throw note && isLuoError(error, 'LUO_RECORDS_VERSION') && error.params.luod !== undefined
+        ? noted(note, error)
+        : error
+    }
+    if (taken) {
+      note?.remove()
+      return taken
+    }
+    const why = note?.read()
+    if (note === undefined || why === undefined) return undefined
+    const giveUp = `as a luod before this one has found out; to give it up, remove ${note.path}`
+    throw new LuoError('LUO_RECORDS_VERSION', `${why}, ${giveUp}`)
+  }
+
   /** Of one that has failed for good: the kernel finishes what nobody else has a descriptor of. */
   close(): void {
     this.#incoming?.close()
     this.#kernel?.device.close()
+  }
+}
+
+/** The error, once there is a note of it. */
+function noted(note: OtherVersionNote, error: LuoError): LuoError {
+  try {
+    note.write(error.message)
+    return error
+  } catch (cause) {
+    const why = `${error.message}. Do not start this one again: it would begin with nothing, for there is no note of that`
+    return new LuoError(error.code, `${why} (${(cause as Error).message})`, { cause, params: { ...error.params } })
   }
 }

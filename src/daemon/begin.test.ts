@@ -1,6 +1,9 @@
-import { expect, test, vi } from 'vitest'
+import { mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import type { LiveDevice, LiveSession } from '../backends/contract.js'
-import { VERSION_SESSION } from '../backends/crossing.js'
+import { handOver, VERSION_SESSION } from '../backends/crossing.js'
 import { Generation } from '../backends/generation.js'
 import { LuoError } from '../errors.js'
 import { registerReferenceHandlers } from '../handlers/reference.js'
@@ -8,8 +11,9 @@ import { countOpenFds, type Fd } from '../sys/fd.js'
 import { createMemfd, writeAt } from '../sys/memfd.js'
 import { socketPair } from '../sys/unix.js'
 import { Beginning } from './backend.js'
-import { beginAtLast } from './begin.js'
+import { beginAtLast, endArrival } from './begin.js'
 import { MACHINE } from './kexec-system.js'
+import { OtherVersionNote } from './other-version.js'
 import { userLimits } from './user-limits.js'
 
 const without = vi.hoisted(() => ({ descriptors: false }))
@@ -76,6 +80,101 @@ test('a luod that cannot begin with what came over closes all that it has taken 
   generation.close()
   before.close()
   expect(countOpenFds()).toBe(openBefore)
+})
+
+describe('what is of another version', () => {
+  const register = registerReferenceHandlers
+  const about = { adoptSession: () => expect.unreachable(), system: MACHINE }
+  let folder: string
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'luo-begin-'))
+  })
+  afterEach(() => rmSync(folder, { recursive: true }))
+
+  /** A kernel into which a luod 7.0.0 has handed over. */
+  function crossed(): Generation {
+    const before = Generation.begin({ register })
+    const device = before.open()
+    for (const [name, text] of [
+      [VERSION_SESSION, '9.9 7.0.0'],
+      ['luod-internal-9.9', 'what only 7.0.0 knows'],
+    ] as const) {
+      using file = createMemfd('version', { size: 4096 })
+      writeAt(file, Buffer.from(text), 0)
+      device.createSession(name).preserve('0', file)
+    }
+    const generation = Generation.begin({ register, handover: before.kexec() })
+    before.close()
+    return generation
+  }
+
+  /** The error of a luod that begins, and ends with it. */
+  function begin(generation: Generation, note: OtherVersionNote): LuoError {
+    const beginning = new Beginning({ device: generation.open(), ...about }, [], note)
+    const [listener, other] = socketPair()
+    other.close()
+    try {
+      beginning.begin(listener, {} as Parameters<Beginning['begin']>[1])
+      return expect.unreachable()
+    } catch (error) {
+      return error as LuoError
+    } finally {
+      beginning.close()
+    }
+  }
+
+  test('is refused each time that luod is started, until the note is removed', () => {
+    const generation = crossed()
+    const note = new OtherVersionNote(join(folder, 'luod.sock'))
+    const first = begin(generation, note)
+    expect(first).toMatchObject({ code: 'LUO_RECORDS_VERSION', message: expect.stringMatching(/start luod 7\.0\.0/) })
+    for (const _ of ['again', 'and again']) {
+      const { code, message } = begin(generation, note)
+      expect([code, message]).toEqual([first.code, expect.stringContaining(`${first.message}, as a luod before`)])
+      expect(message).toContain(`remove ${folder}/luod.sock.other-version`)
+    }
+    // Under another kernel it says nothing, and nor does one that others could have made.
+    expect(new OtherVersionNote(join(folder, 'luod.sock'), () => 'another').read()).toBeUndefined()
+    note.remove()
+    symlinkSync('/proc/self/mounts', note.path)
+    expect(note.read()).toBeUndefined()
+    generation.close()
+  })
+
+  test('is refused by a luod that can leave no note too, and it says what that means', () => {
+    const generation = crossed()
+    const note = new OtherVersionNote(join(folder, 'nowhere/luod.sock'))
+    expect(begin(generation, note)).toMatchObject({
+      code: 'LUO_RECORDS_VERSION',
+      message: expect.stringMatching(/start luod 7\.0\.0.*Do not start this one again.*ENOENT/),
+    })
+    generation.close()
+  })
+
+  test('is no matter any more once a luod has taken it back', () => {
+    const note = new OtherVersionNote(join(folder, 'luod.sock'))
+    note.write('another one')
+    const before = Generation.begin({ register })
+    const records = Buffer.from('records')
+    using _handed = handOver(before.open(), { luod: '1', sessions: [], records })
+    const generation = Generation.begin({ register, handover: before.kexec() })
+    // It cannot begin with these records; that it could read them is enough.
+    expect(begin(generation, note).message).not.toContain('another one')
+    expect(note.read()).toBeUndefined()
+    generation.close()
+    before.close()
+  })
+})
+
+test('the sessions of the kernel stay when the store may not have what was in them', () => {
+  const finish = vi.fn(() => [new LuoError('EIO', 'finish one')])
+  const log: string[] = []
+  endArrival({ arrived: true, finish }, true, (level, message) => log.push(`${level}: ${message}`))
+  expect(finish).not.toHaveBeenCalled()
+  expect(log.splice(0)).toEqual([expect.stringMatching(/^error: keep the kernel's sessions/)])
+  endArrival({ arrived: true, finish }, false, (level, message) => log.push(`${level}: ${message}`))
+  expect(finish).toHaveBeenCalledOnce()
+  expect(log).toEqual(['warning: finish one (EIO)'])
 })
 
 test('a luod that waits without descriptors to answer anybody with loses none by each attempt', async () => {

@@ -72,6 +72,24 @@ export async function beginAtLast(begin: BeginOptions): Promise<ReturnType<Begin
   }
 }
 
+/**
+ * Once luod serves, and has given everything to whoever keeps it: the kernel's sessions are not needed any more. A store that
+ * has failed may have anything of it or nothing, and then they stay for as long as this process, for the next luod to find.
+ */
+export function endArrival(
+  begun: Pick<ReturnType<Beginning['begin']>, 'arrived' | 'finish'>,
+  storeFailed: boolean,
+  log: DaemonOptions['log'],
+): void {
+  if (begun.arrived && storeFailed) {
+    return log(
+      'error',
+      "keep the kernel's sessions of the last kexec: the service manager's store may lack what was in them",
+    )
+  }
+  for (const { message, code } of begun.finish()) log('warning', `${message} (${code})`)
+}
+
 /** Whether the service manager has them all. */
 async function keep(
   sessions: readonly LiveSession[],

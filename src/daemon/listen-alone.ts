@@ -19,17 +19,27 @@ export function lockSocket(path: string): Fd {
 }
 
 export function listenAlone(path: string, mode: number): { listener: Fd; lock: Fd } {
+  // Before a lock is left beside somebody's file.
+  mustBeSocket(path)
   // Between looking at a stale socket and replacing it nobody else can come.
   const lock = lockSocket(path)
   try {
-    const there = lstatSync(path, { throwIfNoEntry: false })
-    if (there && !there.isSocket()) throw new LuoError('EEXIST', `listen at ${path}: it is there, and is no socket`)
-    if (there && !somebodyListens(path)) rmSync(path)
+    if (mustBeSocket(path)) {
+      if (somebodyListens(path)) throw new LuoError('EADDRINUSE', `another program listens at ${path} already`)
+      rmSync(path)
+    }
     return { listener: listenUnix(path, mode), lock }
   } catch (error) {
     lock.close()
     throw error
   }
+}
+
+/** Whether it is there; EEXIST when it is something else. */
+function mustBeSocket(path: string): boolean {
+  const there = lstatSync(path, { throwIfNoEntry: false })
+  if (there && !there.isSocket()) throw new LuoError('EEXIST', `listen at ${path}: it is there, and is no socket`)
+  return there !== undefined
 }
 
 /** Of a program that is no luod, or does not know of the lock. */

@@ -6,7 +6,7 @@
  * Exit codes: 0 ended in order, 1 could not start, 2 wrong usage, 3 another luod listens at the socket already, 4 what
  * another luod has left, at the kexec or in the store, is of another version.
  */
-import { readFileSync, rmSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import { totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -20,7 +20,7 @@ import { inheritedFiles } from '../sys/listen-fds.js'
 import { requireProc } from '../sys/surroundings.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
 import { adoptBackend, type BackendChoice, Beginning, backendChoice, openBackend } from './backend.js'
-import { beginAtLast } from './begin.js'
+import { beginAtLast, endArrival } from './begin.js'
 import { Daemon, type KernelBackend, type RestoreOptions } from './daemon.js'
 import { FdStore, type ReceivedFiles, receivedFiles } from './fd-store.js'
 import { loadHandlers } from './handlers.js'
@@ -28,6 +28,7 @@ import { listenAlone, lockSocket } from './listen-alone.js'
 import { type Logger, logger } from './log.js'
 import { MACHINES_VERSION } from './machines-state.js'
 import { parseMetricsAddress } from './metrics-server.js'
+import { OtherVersionNote } from './other-version.js'
 import { rehearse } from './rehearsal.js'
 import { Replica } from './replica.js'
 import { check, refuse } from './restore-check.js'
@@ -81,6 +82,7 @@ function parse() {
         'exit-when-idle': { type: 'boolean', default: false },
         'ready-fd': { type: 'string' },
         'line-fd': { type: 'string' },
+        'failure-fd': { type: 'string' },
         verbose: { type: 'boolean', default: false },
         help: { type: 'boolean', default: false },
         version: { type: 'boolean', default: false },
@@ -106,8 +108,19 @@ async function main(): Promise<void> {
     await start(options, version, log)
   } catch (error) {
     const known = asLuoError(error, 'EIO', 'start luod')
-    log('error', `${known.message} (${known.code})`)
+    sayWhy(`${known.message} (${known.code})`, options, log)
     process.exit(exitCode(known))
+  }
+}
+
+/** Whoever starts a luod of its own, and asks for the reason, says it itself. */
+function sayWhy(why: string, options: Options, log: Logger): void {
+  try {
+    const number = descriptorNumber('failure-fd', options)
+    if (number === undefined) log('error', why)
+    else writeSync(number, why)
+  } catch {
+    log('error', why)
   }
 }
 
@@ -118,12 +131,12 @@ function exitCode({ code }: LuoError): number {
 }
 
 async function start(options: Options, version: string, log: Logger): Promise<void> {
+  requireProc()
   const readyFd = descriptorNumber('ready-fd', options)
   const lineFd = descriptorNumber('line-fd', options)
   // Files of clients are ours from the moment they arrive: nobody else may read them, whatever our umask was.
   process.umask(0o077)
   const path = socketPath(options.socket)
-  requireProc()
   const { soft: nofile } = raiseNofile()
   const machine = { nofile, shared: process.getuid?.() === 0, memory: totalmem() }
   const limits = userLimits(parseLimits(options.limit), machine)
@@ -155,7 +168,7 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
     await dropLeftovers(received)
     prepareSocketDirectory(path)
     const { listener, lock } = listenAlone(path, SOCKET_MODE)
-    const beginning = new Beginning(mayCross(openBackend(choice), crossed), crossed)
+    const beginning = new Beginning(mayCross(openBackend(choice), crossed), crossed, new OtherVersionNote(path))
     const begun = await beginAtLast({ beginning, listener, options: common, received })
     listener.close()
     daemon = begun.daemon
@@ -169,8 +182,7 @@ async function start(options: Options, version: string, log: Logger): Promise<vo
       throw new LuoError('EIO', `begin to serve: ${(error as Error).message}`, { cause: error })
     }
     closeAll([...received.entries.values()].map(({ fd }) => fd))
-    // From here on luod has it all, and whoever stands by or the store too, if there is one.
-    for (const { message, code } of begun.finish()) log('warning', `${message} (${code})`)
+    endArrival(begun, serving.storeFailed, log)
     return
   }
   const taken = await takeOver(inheritedFd(lineFd), path, common)
@@ -290,12 +302,12 @@ async function takeOver(line: Fd, path: string, common: Common) {
   }
 }
 
-function descriptorNumber(name: 'ready-fd' | 'line-fd', options: Options): number | undefined {
+function descriptorNumber(name: 'ready-fd' | 'line-fd' | 'failure-fd', options: Options): number | undefined {
   const text = options[name]
   if (text === undefined) return undefined
   const number = Number(text)
-  if (Number.isInteger(number) && number > 2) return number
-  throw new LuoError('LUO_INVALID_PARAMETER', `--${name} ${text} is no descriptor`)
+  if (Number.isInteger(number) && number > 2 && existsSync(`/proc/self/fd/${number}`)) return number
+  throw new LuoError('LUO_INVALID_PARAMETER', `--${name} ${text}: no such descriptor was passed on`)
 }
 
 /** What a luod that goes on where this one is would be started with. */

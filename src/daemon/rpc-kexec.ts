@@ -36,8 +36,8 @@ export class Kexecs {
   }
 
   start({ input, peer }: Call<'Kexec'>): Kexec {
-    const { host } = this
     mustBeRoot('kexec', peer)
+    const { host } = this
     const { deadline_ms, dry_run: dryRun = false, how = 'direct', drop = [] } = input
     const deadlineMs = checkNumber('deadline_ms', deadline_ms ?? DEFAULT_DEADLINE_MS, 1, LIMITS.deadline_ms)
     if (drop.length > MAX_DROP) {

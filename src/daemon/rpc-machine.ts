@@ -30,7 +30,7 @@ export function machineHandlers(
   return {
     Emulate: ({ input, peer, more, reply }) => {
       checkText('id', input.id, LIMITS.id_bytes)
-      checkWorkloadName(input.machine)
+      checkWorkloadName(input.machine, 'machine')
       if (!more) throw new LuoError('LUO_INVALID_PARAMETER', 'emulate: ask for more than one reply (more: true)')
       const faults = parseFaults(input.fail ?? [])
       const about = { uid: peer.uid, name: input.machine, handlers: input.handlers ?? 'kernel' }

@@ -56,6 +56,7 @@ export class Serving implements Replacement {
   #store: FdStore | undefined
   /** While the store gets everything for the first time. */
   #storing: Promise<void> | undefined
+  #storeFailed = false
   #protection: Protection | undefined
 
   constructor(options: ServeOptions) {
@@ -71,6 +72,11 @@ export class Serving implements Replacement {
 
   get store(): FdStore | undefined {
     return this.#store?.works && !this.#storing ? this.#store : undefined
+  }
+
+  /** There is a store, and it did not take everything at the beginning. */
+  get storeFailed(): boolean {
+    return this.#storeFailed
   }
 
   settled(): Promise<void> | undefined {
@@ -190,6 +196,7 @@ export class Serving implements Replacement {
       store.dropUnclaimed(KEXEC_KEY)
       await store.flush()
     } catch (error) {
+      this.#storeFailed = true
       this.#options.log('error', `use the service manager's store: ${(error as Error).message}`)
     }
   }

@@ -7,7 +7,7 @@
  * only cheat itself.
  */
 
-import { encodeName } from '../abi/bytes.js'
+import { decodeName, encodeName } from '../abi/bytes.js'
 import { FLAG_NO_FILE, type MachineObject } from '../abi/machine.js'
 import {
   checkCommand,
@@ -210,17 +210,18 @@ export class Notifier {
   #open(call: HeldCall, trace: Trace, at: number, address: bigint, flagBits: bigint): Outcome {
     const flags = Number(BigInt.asUintN(32, flagBits))
     if (flags & O_PATH) return 'pass'
-    let path: string
+    let path: Buffer
     try {
-      path = readRemoteString(call.tid, address, MAX_PATH).toString('latin1')
+      path = readRemoteString(call.tid, address, MAX_PATH)
     } catch {
       // The kernel finds the same fault.
       return 'pass'
     }
     const follow = (flags & O_NOFOLLOW) === 0
     const oneRoot = this.#oneRoot
-    if (!leadsToDevice(call.tid, at, path, { follow, oneRoot }) || !this.#calls.valid(call.id)) return 'pass'
-    trace.text = `open(${JSON.stringify(path)}, ${['O_RDONLY', 'O_WRONLY', 'O_RDWR', 'O_ACCMODE'][flags & O_ACCMODE]})`
+    if (!leadsToDevice(call.tid, at, path.toString('latin1'), { follow, oneRoot }) || !this.#calls.valid(call.id))
+      return 'pass'
+    trace.text = `open(${quoted(decodeName(path))}, ${['O_RDONLY', 'O_WRONLY', 'O_RDWR', 'O_ACCMODE'][flags & O_ACCMODE]})`
     if (flags & O_DIRECTORY) throw new LuoError('ENOTDIR', 'open the device as a directory')
     if (flags & O_CREAT && flags & O_EXCL) throw new LuoError('EEXIST', 'create the device')
     const { file } = this.#askForFile(call, 'open')
@@ -413,8 +414,14 @@ function putName(struct: Uint8Array, name: string): void {
 
 function describe({ fields }: Ioctl, { fd, token, name }: ReturnType<typeof decodeIoctl>): string {
   const parts: string[] = []
-  if (fields.includes('name') && name !== '') parts.push(JSON.stringify(name))
+  if (fields.includes('name') && name !== '') parts.push(quoted(name))
   if (fields.includes('token')) parts.push(`token=0x${BigInt(token).toString(16)}`)
   if (fields.includes('token') && fd > 0) parts.push(`fd=${fd}`)
   return parts.length === 0 ? '' : `, ${parts.join(', ')}`
+}
+
+/** As in C: what is not UTF-8 by its number. */
+function quoted(name: string): string {
+  // JSON writes out a surrogate that stands alone, and doubles each backslash of the name itself.
+  return JSON.stringify(name).replace(/\\\\|\\udc([89a-f][0-9a-f])/g, (all, byte) => (byte ? `\\x${byte}` : all))
 }

@@ -68,6 +68,7 @@ function named<T>(action: string, call: () => T): T {
     return call()
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
+    if (code === 'ENOENT') throw new LuoError(code, `${action}: there is no such file`, { cause: error })
     throw asLuoError(error, code?.startsWith('E') ? (code as ErrnoName) : 'EIO', action)
   }
 }

@@ -14,6 +14,7 @@ import { pathToFileURL } from 'node:url'
 import { connect } from '../cli/context.js'
 import { builtFile } from '../cli/private-daemon.js'
 import { failureOf, followUpdate, type UpdateOutcome, type UpdateResult } from '../cli/update.js'
+import { checkNumbers } from '../client/numbers.js'
 import { isLuoError, LuoError } from '../errors.js'
 import type { Phase, Workload } from '../protocol/types.js'
 
@@ -93,7 +94,8 @@ export interface RunningTest extends AsyncDisposable {
 }
 
 /** Starts a workload under a private luod and waits until it runs. */
-export async function startInTest(options: StartOptions): Promise<RunningTest> {
+export async function startInTest(given: StartOptions): Promise<RunningTest> {
+  const options = checkNumbers(given)
   const test = new Running(options)
   try {
     await test.waitUntilRunning(options.timeoutMs ?? START_LIMIT_MS)

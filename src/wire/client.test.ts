@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { rejectionOf } from '../../test/code-of.js'
 import { until } from '../../test/until.js'
+import { openSession } from '../client/index.js'
 import { LuoError } from '../errors.js'
 import { INTERFACE_NAME, MAX_FDS } from '../protocol/interface.js'
 import { encodeError, MAX_MESSAGE_BYTES } from '../protocol/messages.js'
@@ -97,7 +98,11 @@ describe('connecting', () => {
     }
     expect(fill).toThrow('EAGAIN')
     const connecting = VarlinkClient.connect(path)
-    await sleep(5)
+    const inVain = await VarlinkClient.connect(path, 30).catch((error: LuoError) => error)
+    const session = await openSession('web', { socket: path, reconnectMs: 0 }).catch((error: LuoError) => error)
+    expect(session).toMatchObject({ code: 'LUO_NO_DAEMON', message: expect.stringContaining('its queue is full') })
+    expect(inVain).toMatchObject({ code: 'EAGAIN' })
+    expect(String(inVain)).toContain(`connect to ${path}: whoever listens there takes no connection for 0.03 s`)
     for (let fd = acceptUnix(listener); fd; fd = acceptUnix(listener)) fd.close()
     const late = await connecting
     late.close()

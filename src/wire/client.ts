@@ -11,7 +11,7 @@ import { connectUnix, peerCredentials } from '../sys/unix.js'
 import { Connection } from './connection.js'
 
 /** The listener's queue is full for a moment when many connect at once. */
-const CONNECT_ATTEMPTS = 50
+export const QUEUE_MS = 1_000
 const CONNECT_RETRY_MS = 20
 /** Replies of a stream that nobody takes; more end the connection. */
 const MAX_UNREAD_REPLIES = 10_000
@@ -40,14 +40,19 @@ export class VarlinkClient {
     this.#onClosed = resolve
   })
 
-  /** ENOENT and ECONNREFUSED when nobody listens at `path`, EPERM when another user does. */
-  static async connect(path: string): Promise<VarlinkClient> {
-    for (let attempt = 1; ; attempt++) {
+  /**
+   * ENOENT and ECONNREFUSED when nobody listens at `path`, EPERM when another user does, EAGAIN when whoever listens takes
+   * nobody for `queueMs`.
+   */
+  static async connect(path: string, queueMs = QUEUE_MS): Promise<VarlinkClient> {
+    const end = performance.now() + queueMs
+    for (;;) {
       try {
         const fd = connectUnix(path)
         return new VarlinkClient(fd, trusted(fd, path))
       } catch (error) {
-        if (!isLuoError(error, 'EAGAIN') || attempt === CONNECT_ATTEMPTS) throw error
+        if (!isLuoError(error, 'EAGAIN')) throw error
+        if (performance.now() >= end) throw queueFull(path, queueMs, error)
       }
       await new Promise((resolve) => setTimeout(resolve, CONNECT_RETRY_MS))
     }
@@ -174,6 +179,11 @@ export class VarlinkClient {
     }
     this.#onClosed(this.#error)
   }
+}
+
+function queueFull(path: string, queueMs: number, cause: LuoError): LuoError {
+  const why = `whoever listens there takes no connection for ${queueMs / 1000} s, and its queue is full: it is stopped or hangs`
+  return new LuoError('EAGAIN', `connect to ${path}: ${why}`, { cause })
 }
 
 /**

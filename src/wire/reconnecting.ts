@@ -25,6 +25,8 @@ export interface ReconnectOptions {
   reconnectMs?: number | undefined
   /** The connection is lost; attempts begin. */
   onLost?: (client: ReconnectingClient) => void
+  /** How long a listener's full queue is waited for at first, in milliseconds. Default: 1,000. */
+  queueMs?: number
 }
 
 interface Request {
@@ -65,7 +67,7 @@ export class ReconnectingClient {
 
   /** As `VarlinkClient.connect`: the first time luod has to be there. */
   static async connect(path: string, options: ReconnectOptions = {}): Promise<ReconnectingClient> {
-    const connected = await VarlinkClient.connect(path)
+    const connected = await VarlinkClient.connect(path, options.queueMs)
     const client = new ReconnectingClient(path, options)
     client.#use(connected)
     return client
@@ -157,6 +159,11 @@ export class ReconnectingClient {
     this.#end(new LuoError('LUO_GONE', 'the connection to luod was closed'))
   }
 
+  /** Whether a request failed with `error` because this has ended for good, and not because luod refused it. */
+  endedBy(error: unknown): boolean {
+    return this.#error !== undefined && error instanceof LuoError && [error, error.cause].includes(this.#error)
+  }
+
   /** Of luod; undefined while it is away. */
   get pid(): number | undefined {
     return this.#client?.pid
@@ -229,7 +236,7 @@ export class ReconnectingClient {
   async #tryNow(lostAt: number): Promise<void> {
     let client: VarlinkClient
     try {
-      client = await VarlinkClient.connect(this.#path)
+      client = await VarlinkClient.connect(this.#path, 0)
     } catch (error) {
       // Nobody yet, or somebody whom we do not trust: luod may still come.
       return this.#tryLater(lostAt, error)

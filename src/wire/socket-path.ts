@@ -18,7 +18,9 @@ export function socketPath(
   env: NodeJS.ProcessEnv = process.env,
   uid: number = process.getuid?.() ?? 0,
 ): string {
-  const path = resolve(option || env.LUO_SOCKET || defaultSocketPath(env, uid))
+  // A variable that is not set, in a script: any other socket would be somebody else's.
+  if (option === '') throw new LuoError('LUO_INVALID_PARAMETER', 'the path of the socket is empty')
+  const path = resolve(option ?? (env.LUO_SOCKET || defaultSocketPath(env, uid)))
   const bytes = Buffer.byteLength(path)
   if (bytes > MAX_SOCKET_PATH_BYTES) {
     throw new LuoError(

@@ -14,7 +14,8 @@ const COMMANDS = [
   ['watch'],
   ['update', 'web'],
   ['update', 'web', 'db'],
-  ['kexec', '--dry-run'],
+  // Others are told at once that it is for root.
+  ...(process.geteuid?.() === 0 ? [['kexec', '--dry-run']] : []),
   ['upgrade'],
   ['emulate', '--', 'true'],
   ['run', 'web', '--', 'true'],

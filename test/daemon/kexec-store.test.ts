@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { FdStore } from '../../src/daemon/fd-store.js'
 import { keeperOf, unitOf } from '../../src/daemon/kexec-keeper.js'
 import { LuoError } from '../../src/errors.js'
 import { FakeManager } from './fake-manager.js'
@@ -84,10 +85,25 @@ describe('systemd 261 and newer', () => {
       protection: { kind: 'store', ready: true },
     })
     expect(sessionsIn()).toEqual([])
+    expect(machine.finished).toBe(true)
     // Killed in the middle of that, the next one would see by the first whether the records are the later ones.
     const removed = manager.messages.filter((message) => message.includes('luo/kexec/'))
     expect(removed).toHaveLength(3)
     expect(removed[0]).toMatch(/FDNAME=luo\/kexec\/luod-internal$/m)
+  })
+
+  test('a manager that does not say that it has what crossed: the sessions stay, and luod serves', async () => {
+    await using machine = await Machine.boot(manager)
+    machine.keeper = () => Promise.resolve('manager')
+    const web = await machine.workload('web')
+    await kexec(machine, web)
+    web.puppet.kill()
+    const late = new LuoError('LUO_DEADLINE', 'the service manager did not answer within 5000 ms')
+    vi.spyOn(FdStore.prototype, 'flush').mockRejectedValueOnce(late)
+    await machine.next()
+    expect(machine.finished).toBe(false)
+    expect(machine.log.join()).toContain("keep the kernel's sessions of the last kexec")
+    expect((await machine.stage.call('Sessions', {})).sessions).toMatchObject([{ name: 'web', files: 1 }])
   })
 
   test('an abort takes them out again before anybody goes on', async () => {

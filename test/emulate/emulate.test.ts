@@ -95,9 +95,21 @@ test('with all handlers, what stands for a device or a session is no file to be 
 
 // As somebody who may not: a mistake here would end the machine that tests.
 test.runIf(process.getuid?.() === 0)('a reboot that is no kexec does not reach the machine', async () => {
+  // This luod has to be there until that user comes, who could not start one here.
+  const other = stage.driver('other')
+  expect(await other.ask('open d')).toBe('ok')
   const run = stage.startAs(NOBODY, 'emulate', '--machine', 'end', '--trace', '--', stage.program)
   expect(await run.ask('reboot 0xfee1dead 0x28121969 0x1234567')).toBe('EPERM')
   expect((await run.ended()).errors).toContain('reboot(LINUX_REBOOT_CMD_RESTART) = -1 EPERM')
+  await other.ended()
+})
+
+test('--trace shows a name as it was given, and what is not UTF-8 in it by its number', async () => {
+  const run = stage.driver('trace', '--trace')
+  run.tell('open d', 'create s d "a\\xff\\xc3\\xa9"')
+  const { errors } = await run.ended()
+  expect(errors).toMatch(/open\("\/dev\/liveupdate", O_RDWR\) = \d/)
+  expect(errors).toContain('createSession, "a\\xffé") = 0')
 })
 
 test('--fail makes the operations fail that it names', async () => {
