@@ -43,6 +43,10 @@ function line(): [Fd, Fd] {
 function receiving(fd: Fd): MirrorReceiver {
   return new MirrorReceiver(fd, {
     into,
+    onHeir: (claim) => {
+      heard.down.push(claim ? 'heir, with a claim' : 'heir')
+      claim?.close()
+    },
     onSynced: (count) => void heard.down.push(`synced ${count}`),
     onConnections: (fds, cutOff) => {
       heard.down.push(`${fds.length} connections${cutOff ? ', cut off' : ''}`)
@@ -204,7 +208,7 @@ describe('connections', () => {
 })
 
 test('words go both ways; after the last one of luod the end of the line is no news', async () => {
-  const hello = { version: '1.2.3', pid: 7, records: [3], machines: [1], connections: true }
+  const hello = { version: '1.2.3', pid: 7, records: [3], machines: [1], connections: true, claims: true }
   receiver.tell({ hello })
   receiver.tell({ ready: { entries: 0 } })
   sender.tell({ go: { pausedAt: '123' } })
@@ -214,6 +218,21 @@ test('words go both ways; after the last one of luod the end of the line is no n
   sender.close()
   await new Promise((resolve) => setTimeout(resolve, 20))
   expect(heard.downClosed).toEqual([])
+})
+
+test('whoever is next has what it claims then, or nothing: so an older luod says it', async () => {
+  using claim = memory('as good as a claim')
+  sender.tell({ heir: true }, [claim])
+  sender.tell({ heir: true })
+  await until(() => heard.down.length === 2, 'a message')
+  expect(heard.down).toEqual(['heir, with a claim', 'heir'])
+})
+
+test('an older build says less of itself', async () => {
+  receiver.tell({ hello: { version: '0', pid: 7, records: [3] } } as UpMessage)
+  await until(() => heard.up.length === 1, 'a message')
+  const rest = { machines: [], connections: false, claims: false }
+  expect(heard.up).toEqual([{ hello: { version: '0', pid: 7, records: [3], ...rest } }])
 })
 
 test('a reader that does not read is given up, and the file is not lost with it', () => {
@@ -236,6 +255,7 @@ describe('what is no message', () => {
     ['unknown', '{"what":1}'],
     ['no word', '{}'],
     ['connections that did not come', '{"connections":1}'],
+    ['no heir', '{"heir":7}'],
     ['a key too many', '{"put":["file/1","file/2"]}'],
     ['no key', '{"put":[""]}'],
     ['no keys', '{"remove":[7]}'],

@@ -2,7 +2,8 @@
  * The line between luod and a process that can take its place: a pair of packet sockets. Down it goes what the vault
  * has and every change of it, and at last who is luod from here on; up it come the other's answers.
  *
- *     down   put KEYS, with as many files · remove KEYS · synced COUNT · heir · connections COUNT, with as many · go
+ *     down   put KEYS, with as many files · remove KEYS · synced COUNT · heir, with one file or none
+ *            connections COUNT, with as many · go
  *     up     hello (version, what it reads and takes) · ready · failed (code, message) · serving
  *
  * What was sent is in the other's queue, files included, whatever becomes of the sender: so a change is safe as soon as
@@ -28,22 +29,28 @@ export type DownMessage =
   | { put: string[] }
   | { remove: string[] }
   | { synced: number }
-  /** When luod dies the other one is next, and nobody else is. */
+  /** When luod dies the other one is next: with a file, if it can claim that (`takeover.ts`), else it is the only one. */
   | { heir: true }
   /** Copies of connections of clients, of which nothing depends (`connection-copies.ts`). */
   | { connections: number }
   /** `pausedAt`: when the last request was taken, of the monotonic clock, in nanoseconds. */
   | { go: { pausedAt: string } }
 
+export interface Hello {
+  version: string
+  pid: number
+  records: number[]
+  machines: number[]
+  connections: boolean
+  claims: boolean
+}
+
 export type UpMessage =
   /**
-   * `machines`: versions of the state of emulated machines that it reads. `connections`: it takes copies of them. A build
-   * that knows nothing of these does not say them.
+   * `machines`: versions of the state of emulated machines that it reads. `connections`: it takes copies of them. `claims`:
+   * it can be next beside another one. A build that knows nothing of these does not say them.
    */
-  | { hello: { version: string; pid: number; records: number[]; machines: number[]; connections: boolean } }
-  | { ready: { entries: number } }
-  | { failed: { code: string; message: string } }
-  | { serving: true }
+  { hello: Hello } | { ready: { entries: number } } | { failed: { code: string; message: string } } | { serving: true }
 
 /** The side of luod. Owns `fd`. */
 export class MirrorSender implements VaultSink {
@@ -110,8 +117,8 @@ export interface ReceiverOptions {
   into: MirrorTarget
   /** Something has come or gone. */
   onChange?(): void
-  /** From here on nobody else is next. */
-  onHeir?(): void
+  /** From here on this one is next. `claim`, owned by whoever gets it: so may another one be; none: nobody else is. */
+  onHeir(claim: Fd | undefined): void
   /** All that there was has come: `count` descriptors. */
   onSynced(count: number): void
   onGo(go: { pausedAt: string }): void
@@ -173,7 +180,7 @@ export class MirrorReceiver {
       for (const key of message.remove) into.remove(key)
       this.#options.onChange?.()
     } else if ('synced' in message) this.#options.onSynced(message.synced)
-    else if ('heir' in message) this.#options.onHeir?.()
+    else if ('heir' in message) this.#options.onHeir(fds[0])
     else if ('connections' in message) this.#options.onConnections(fds, cutOff)
     else {
       this.#over = true
@@ -273,13 +280,13 @@ function checkDown(message: unknown, fds: readonly Fd[], cutOff: boolean): DownM
   if (cutOff && connections === undefined) {
     throw new LuoError('EMFILE', 'receive files of the other luod: some are lost; raise the limit')
   }
+  if (heir === true && fds.length <= 1) return { heir }
   if (typeof connections === 'number' && (cutOff || connections === fds.length)) return { connections }
   const files = put === undefined ? 0 : areKeys(put) ? put.length : -1
   if (files !== fds.length) throw unknownMessage(`${fds.length} files came with it, and ${files} were named`)
   if (put !== undefined) return { put: put as string[] }
   if (areKeys(remove)) return { remove }
   if (typeof synced === 'number' && Number.isSafeInteger(synced)) return { synced }
-  if (heir === true) return { heir }
   if (isRecord(go) && typeof go.pausedAt === 'string' && /^\d{1,20}$/.test(go.pausedAt)) {
     return { go: { pausedAt: go.pausedAt } }
   }
@@ -294,9 +301,10 @@ function checkUp(message: unknown): UpMessage {
   if (!isRecord(message)) throw unknownMessage('it is no object')
   const { hello, ready, failed, serving } = message
   if (isRecord(hello)) {
-    const { version, pid, records, machines = [], connections } = hello
+    const { version, pid, records, machines = [], connections, claims } = hello
     if (typeof version === 'string' && typeof pid === 'number' && areNumbers(records) && areNumbers(machines)) {
-      return { hello: { version, pid, records, machines, connections: connections === true } }
+      const can = { connections: connections === true, claims: claims === true }
+      return { hello: { version, pid, records, machines, ...can } }
     }
   }
   if (isRecord(ready) && typeof ready.entries === 'number') return { ready: { entries: ready.entries } }

@@ -3,6 +3,7 @@
  * an upgrade, which is a standby of another build that is told to take over.
  */
 import { LuoError } from '../errors.js'
+import { createEventfd } from '../sys/eventfd.js'
 import type { Fd } from '../sys/fd.js'
 import { Standby, type StandbyOptions, type StandbyState } from './standby.js'
 import { step } from './steps.js'
@@ -55,6 +56,8 @@ export class Protection {
   #lost = 0
   #upgrading = false
   #successor: Standby | undefined
+  /** Whoever takes out what is in it goes on after this luod. */
+  #claim: Fd | undefined
 
   constructor(options: ProtectionOptions) {
     this.#options = options
@@ -81,13 +84,24 @@ export class Protection {
     this.#timer.unref()
   }
 
+  #makeClaim(): Fd {
+    this.#claim ??= createEventfd({ counter: 1n, semaphore: false })
+    return this.#claim
+  }
+
+  /** Nobody has it but this luod. */
+  #forgetClaim(): void {
+    this.#claim?.close()
+    this.#claim = undefined
+  }
+
   #start(): void {
     if (!this.#wanted || this.#standby || this.#upgrading) return
     const { luod, main, args, checkVersions, log } = this.#options
     this.#startedAt = performance.now()
     try {
       const standby = Standby.start({
-        ...{ main, args, vault: luod.vault, checkVersions, isHeir: true },
+        ...{ main, args, vault: luod.vault, checkVersions, isHeir: true, claim: this.#makeClaim() },
         followConnections: (told) => luod.followConnections(told),
         onLost: (error) => this.#onLost(error),
       })
@@ -123,19 +137,25 @@ export class Protection {
     this.#upgrading = true
     let successor: Standby | undefined
     try {
+      // One that has not everything yet must not be next beside one that has.
+      await this.#standby?.whenReady.catch(() => {})
       const isHeir = this.#standby === undefined
-      successor = Standby.start({ main, args, vault: luod.vault, checkVersions, isHeir, onLost: () => {} })
+      this.#mustClaim()
+      successor = Standby.start({
+        ...{ main, args, vault: luod.vault, checkVersions, isHeir, claim: this.#makeClaim() },
+        onLost: () => {},
+      })
       this.#successor = successor
       onPhase('starting', successor)
       await successor.whenReady
       onPhase('ready', successor)
       // It may have changed while the successor came up.
       luod.mustBeReplaceable(successor)
-      step('upgrade.alone')
-      // The successor has everything too, and there must not be two who would take over.
-      const stopped = this.#stopStandby()
+      step('upgrade.inherit')
+      // It has everything too. Should luod die now, one of the two goes on.
       successor.inherit()
-      await stopped
+      step('upgrade.alone')
+      await this.#stopStandby()
       step('upgrade.pause')
       const pausedAt = process.hrtime.bigint()
       luod.pause()
@@ -156,8 +176,19 @@ export class Protection {
       this.#upgrading = false
       this.#successor = undefined
       // After an upgrade nobody starts one here: that is the successor's.
-      if (successor?.state !== 'handing') this.#start()
+      if (successor?.state !== 'handing') {
+        if (!this.#wanted) this.#forgetClaim()
+        this.#start()
+      }
     }
+  }
+
+  /** The build on disk, which stands by, may be another one than this. */
+  #mustClaim(): void {
+    const { claims, pid, version } = this.#standby ?? { claims: true }
+    if (claims) return
+    const who = `the luod that stands by (pid ${pid}, of version ${version}) cannot be next beside another one`
+    throw new LuoError('LUO_UNSUPPORTED', `upgrade luod: ${who}; end it, and another one is started`)
   }
 
   async #stopStandby(): Promise<void> {
@@ -171,5 +202,6 @@ export class Protection {
   close(): void {
     this.#wanted = false
     void this.#stopStandby()
+    this.#forgetClaim()
   }
 }

@@ -41,8 +41,10 @@ export interface StandbyOptions {
   main: string
   args: readonly string[]
   vault: Vault
-  /** If it is the only one that can take over, from the beginning; else see `inherit`. */
+  /** If nobody else can take over, and so from the beginning; else see `inherit`. */
   isHeir: boolean
+  /** What goes on after luod takes out of it (`takeover.ts`): the same for all that can. Stays the caller's. */
+  claim: Fd
   /** Tells of the connections of clients, which it gets copies of; answers how to end that. */
   followConnections?(told: (fd: Fd) => void): () => void
   /** Throws when a build that reads these versions of the records is of no use. */
@@ -69,6 +71,7 @@ export class Standby {
   #version: string | undefined
   #isHeir: boolean
   #machines: readonly number[] = []
+  #claims = false
   /** Why it is given up. */
   #error: LuoError | undefined
 
@@ -140,6 +143,11 @@ export class Standby {
     return this.#machines
   }
 
+  /** Whether it can be next beside another one, once it has said so. */
+  get claims(): boolean {
+    return this.#claims
+  }
+
   /** Resolves when it has everything and has verified it; rejects when it is lost before. */
   get whenReady(): Promise<void> {
     return this.#ready.promise
@@ -163,7 +171,7 @@ export class Standby {
     return this.#serving.promise
   }
 
-  /** Nobody else is next any more: when luod dies it takes over. */
+  /** When luod dies it takes over, unless another one does that was told the same. */
   inherit(): void {
     if (this.#isHeir) return
     this.#isHeir = true
@@ -171,7 +179,8 @@ export class Standby {
   }
 
   #tellHeir(): void {
-    this.#send(() => this.#line.tell({ heir: true }))
+    const files = this.#claims ? [this.#options.claim] : []
+    this.#send(() => this.#line.tell({ heir: true }, files))
   }
 
   /** Ends it. Resolves when it is dead. */
@@ -190,11 +199,16 @@ export class Standby {
   #heard(message: UpMessage): void {
     if ('hello' in message && this.#state === 'starting') {
       step('copy.hear')
-      const { version, records, machines, connections } = message.hello
+      const { version, records, machines, connections, claims } = message.hello
       this.#takesConnections = connections
       this.#version = version
       this.#machines = machines
+      this.#claims = claims
       this.#options.checkVersions(records)
+      if (!this.#isHeir && !claims) {
+        const why = 'it cannot be next beside the one that stands by, and nobody else may be next meanwhile'
+        throw new LuoError('LUO_UNSUPPORTED', `${this.#who}, of version ${version}: ${why}`)
+      }
       this.#state = 'syncing'
       if (this.#isHeir) this.#tellHeir()
       this.#fill()

@@ -2,7 +2,12 @@
  * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, builds what
  * it can of it ahead, and waits for the word, or for luod's death. Only when luod is known to be dead does the end of
  * the line mean that this one is next: it may also mean that luod gave this one up. And only when luod has said that this
- * one is its heir: in an upgrade there may be a standby beside the successor, and two must not go on.
+ * one is its heir.
+ *
+ * In an upgrade there are two heirs for a moment, the standby and the successor, so that there never is none. Both have
+ * the same eventfd, which this luod made, with one token in it. Whoever takes that goes on, and the other one ends without a
+ * trace. It is no lock: nothing has to be given back by the dead, whose files the kernel closes late, and what was taken
+ * stays taken. The next luod makes another one for those that stand by for it.
  *
  * A process that is killed gives its memory back before it closes its files, which takes longer than to take over. So
  * the end of the line is not waited for. The kernel sends ENDING to the children of a thread that ends. Anybody may send
@@ -13,6 +18,7 @@
  * luod that is stopped, hangs, or has closed the line is not marked, and is waited for as ever.
  */
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
+import { takeFromEventfd } from '../sys/eventfd.js'
 import type { Fd } from '../sys/fd.js'
 import { isEnding, openPidfd, signalAtEndOfParent, signalPidfd, standBack } from '../sys/pidfd.js'
 import { Poller, waitReadable } from '../sys/poller.js'
@@ -65,12 +71,13 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
   const { replica } = options
   const preparing = new Preparing(replica)
   const connections = new ConnectionCopies()
-  let isHeir = false
+  let heir: { claim: Fd | undefined } | undefined
   Poller.shared().ref()
   return new Promise<Takeover | undefined>((resolve) => {
     const finish = (how: Takeover['how'], pausedAt: bigint) => {
       const close = () => receiver.close()
       process.off(ENDING, look)
+      heir?.claim?.close()
       // So that clients come back while this one gets ready. In an upgrade luod itself ends them.
       if (how === 'crash') connections.end()
       else connections.close()
@@ -105,12 +112,21 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       standBack(primary)
       receiver.drain()
       // It may have said or shown its end in what came last. Who is not the heir sees the end of the line.
-      if (receiver.closed || !isHeir) return
+      if (receiver.closed || !heir) return
       receiver.close()
-      finish('crash', endedAt)
+      goOn(endedAt)
+    }
+    /** luod is dead, and this is an heir. */
+    const goOn = (endedAt: bigint) => {
+      step('takeover.claim')
+      // An older luod gives nothing to claim, and has one heir only.
+      if (!heir?.claim || takeFromEventfd(heir.claim)) return finish('crash', endedAt)
+      step('takeover.yield')
+      end()
     }
     const end = () => {
       process.off(ENDING, look)
+      heir?.claim?.close()
       preparing.stop()
       connections.close()
       primary?.close()
@@ -139,8 +155,9 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         step('next.receive')
         preparing.changed()
       },
-      onHeir: () => {
-        isHeir = true
+      onHeir: (claim) => {
+        heir?.claim?.close()
+        heir = { claim }
       },
       onSynced: (count) => {
         step('next.verify')
@@ -153,8 +170,8 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       onClosed: (error) => {
         const closedAt = process.hrtime.bigint()
         // What broke off in the middle is nothing to go on with; neither is a luod that lives.
-        const dead = isHeir && !error && (!primary || waitReadable(primary, DEATH_LIMIT_MS))
-        if (dead) finish('crash', closedAt)
+        const dead = heir && !error && (!primary || waitReadable(primary, DEATH_LIMIT_MS))
+        if (dead) goOn(closedAt)
         else end()
       },
     })
@@ -164,7 +181,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       step('next.hello')
       const { version, records, machines } = options
       const reads = { records: [...records], machines: [...machines] }
-      receiver.tell({ hello: { version, pid: process.pid, ...reads, connections: true } })
+      receiver.tell({ hello: { version, pid: process.pid, ...reads, connections: true, claims: true } })
     } catch (error) {
       if (!isLuoError(error)) throw error
       end()

@@ -1,5 +1,5 @@
 /** What is in an eventfd, and another one with the same in it. */
-import { readFileSync, writeSync } from 'node:fs'
+import { readFileSync, readSync, writeSync } from 'node:fs'
 import { LuoError } from '../errors.js'
 import { Fd } from './fd.js'
 import { checked } from './ffi.js'
@@ -9,6 +9,9 @@ const EFD_CLOEXEC = 0o2000000
 const EFD_NONBLOCK = 0o4000
 /** The counter's largest value; writing more waits. */
 export const MAX_EVENTFD_COUNTER = 2n ** 64n - 2n
+
+/** What reading and writing one takes. */
+const COUNTER_BYTES = 8
 
 export interface EventfdState {
   counter: bigint
@@ -38,6 +41,17 @@ export function createEventfd({ counter, semaphore }: EventfdState): Fd {
     return fd
   } catch (error) {
     fd.close()
+    throw error
+  }
+}
+
+/** Takes out what is in one that is non-blocking, or one of it if it is a semaphore; false when it is empty. */
+export function takeFromEventfd(fd: Fd): boolean {
+  try {
+    readSync(fd.number, new Uint8Array(COUNTER_BYTES))
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return false
     throw error
   }
 }

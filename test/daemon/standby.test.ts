@@ -19,6 +19,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { RECORDS_VERSION } from '../../src/abi/records.js'
 import { openSession } from '../../src/client/index.js'
 import type { Methods } from '../../src/protocol/types.js'
 import { closeAll, Fd } from '../../src/sys/fd.js'
@@ -68,6 +69,14 @@ function startWith(node: readonly string[], ...args: string[]): void {
   first.stderr?.on('data', (chunk) => {
     log += chunk
   })
+}
+
+/** One of luod whose main file is this code. */
+function build(name: string, code: string): string {
+  const main = join(directory, name, 'dist/daemon/main.js')
+  mkdirSync(join(directory, name, 'dist/daemon'), { recursive: true })
+  writeFileSync(main, code, { mode: 0o644 })
+  return join(directory, name)
 }
 
 /** Answers how it failed: LUO_GONE is the end of the luod that was asked, and the pid that of the other one. */
@@ -224,13 +233,7 @@ describe('an upgrade', () => {
 
   test('is for luod that is whole: what is no build, crashes or hangs is refused, and luod goes on', async () => {
     start('--standby')
-    const { pid } = await whole()
-    const build = (name: string, code: string) => {
-      const main = join(directory, name, 'dist/daemon/main.js')
-      mkdirSync(join(directory, name, 'dist/daemon'), { recursive: true })
-      writeFileSync(main, code, { mode: 0o644 })
-      return join(directory, name)
-    }
+    const { pid, protection } = await whole()
     const says = (text: string) =>
       `import { Socket } from 'node:net'\nimport { writeSync } from 'node:fs'\nwriteSync(3, ${JSON.stringify(text)})\nsetInterval(() => {}, 1000)\n`
     const code = async (to: string) => (await upgrade(to)).code
@@ -242,9 +245,38 @@ describe('an upgrade', () => {
       expect(await code(build('newer', says('{"hello":{"version":"9","pid":1,"records":[99]}}')))).toBe(
         'LUO_RECORDS_VERSION',
       )
+      // As one said it that could not be next beside another one.
+      const older = { version: '0', pid: 1, records: [RECORDS_VERSION], machines: [1], connections: true }
+      expect(await code(build('older', says(JSON.stringify({ hello: older }))))).toBe('LUO_UNSUPPORTED')
       expect(await code(build('refuses', says('{"failed":{"code":"EIO","message":"no"}}')))).toBe('LUO_RECORDS')
     })
-    expect((await whole()).pid).toBe(pid)
+    // Not even the standby is another one.
+    const now = await whole()
+    expect([now.pid, now.protection.pid, now.protection.lost]).toEqual([pid, protection.pid, 0])
+  })
+
+  test('to an older build, which cannot be next beside another one, is possible where there is none', async () => {
+    start()
+    await whole()
+    const heard = join(directory, 'heard')
+    const dist = (name: string) => JSON.stringify(join(PROJECT, 'dist', name))
+    const code = `
+      import { writeFileSync } from 'node:fs'
+      import { Fd } from ${dist('sys/fd.js')}
+      import { receive, send } from ${dist('sys/unix.js')}
+      const line = Fd.adopt(3)
+      const say = (message) => send(line, Buffer.from(JSON.stringify(message)))
+      say({ hello: { version: '0', pid: 1, records: [${RECORDS_VERSION}], machines: [1], connections: true } })
+      setInterval(() => {
+        const { bytes, fds } = receive(line) ?? {}
+        if (!bytes) return
+        writeFileSync(${JSON.stringify(heard)}, Buffer.from(bytes).toString() + ' and files: ' + fds.length)
+        say({ failed: { code: 'EIO', message: 'no' } })
+        process.exit()
+      }, 1)`
+    expect((await upgrade(build('older', code))).code).toBe('LUO_RECORDS')
+    // All that such a build knows of it.
+    expect(readFileSync(heard, 'utf8')).toBe('{"heir":true} and files: 0')
   })
 
   test('is refused where others could put their code in its place', async () => {

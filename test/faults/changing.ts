@@ -91,10 +91,12 @@ export class ChangingLuod implements AsyncDisposable {
     const whom = victim === 'luod' || victim === 'next' ? victim : pids[victim]
     rmSync(this.#struck, { force: true })
     // Whoever stands by comes to its steps too: not before it has become luod.
-    const after = during === 'new standby' ? ('takeover.listen' satisfies Step) : undefined
-    writeFileSync(`${this.#order}.new`, JSON.stringify({ step, victim: whom, after }))
+    const twoHeirs = during === 'crash, two heirs'
+    const after: Step | undefined =
+      during === 'new standby' ? 'takeover.listen' : twoHeirs ? 'upgrade.alone' : undefined
+    writeFileSync(`${this.#order}.new`, JSON.stringify({ step, victim: whom, after, dies: twoHeirs }))
     renameSync(`${this.#order}.new`, this.#order)
-    if (during === 'upgrade') await this.#upgrade()
+    if (during === 'upgrade' || twoHeirs) await this.#upgrade()
     else if (!during.startsWith('requests')) process.kill(before.pid, 'SIGKILL')
     await eventually(
       () => existsSync(this.#struck),

@@ -9,8 +9,18 @@
 import type { Step } from '../../src/daemon/steps.js'
 import { FAULTS, MESSAGE_FAULTS } from './table.js'
 
-/** What makes the step happen: requests; an upgrade; the end of luod, and what its standby does then. */
-export type During = 'requests' | 'upgrade' | 'new standby' | 'crash' | 'requests, store' | 'recovery'
+/**
+ * What makes the step happen: requests; an upgrade, or the end of luod when it has two heirs in one; the end of luod, and
+ * what its standby does then.
+ */
+export type During =
+  | 'requests'
+  | 'upgrade'
+  | 'crash, two heirs'
+  | 'new standby'
+  | 'crash'
+  | 'requests, store'
+  | 'recovery'
 export type Victim = 'luod' | 'next' | 'client' | 'supervisor' | 'version'
 
 export interface StepRow {
@@ -53,8 +63,11 @@ const ROWS: readonly [Step, During, Victim, StepRow['serving']][] = [
   ['next.receive', 'upgrade', 'luod', 'next'],
   ['next.verify', 'upgrade', 'luod', 'next'],
   ['next.ready', 'upgrade', 'luod', 'next'],
+  ['upgrade.inherit', 'upgrade', 'luod', 'next'],
   ['upgrade.alone', 'upgrade', 'luod', 'next'],
   ['upgrade.alone', 'upgrade', 'next', 'luod'],
+  ['takeover.claim', 'crash, two heirs', 'next', 'next'],
+  ['takeover.yield', 'crash, two heirs', 'client', 'next'],
   ['upgrade.pause', 'upgrade', 'luod', 'next'],
   ['upgrade.pause', 'upgrade', 'next', 'luod'],
   ['upgrade.go', 'upgrade', 'luod', 'next'],

@@ -31,7 +31,9 @@ subscribe('liveupdate.luod.step', (step) => {
   const order = JSON.parse(text)
   if (order.after === step) {
     writeFileSync(`${directory}/order.now`, JSON.stringify({ ...order, after: undefined }))
-    return renameSync(`${directory}/order.now`, `${directory}/order`)
+    renameSync(`${directory}/order.now`, `${directory}/order`)
+    if (order.dies) process.kill(process.pid, 'SIGKILL')
+    return
   }
   if (order.after !== undefined || order.step !== step) return
   try {
