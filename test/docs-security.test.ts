@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { LIMITS } from '../src/daemon/limits.js'
 import { LIMIT_NAMES, underWay, userLimits } from '../src/daemon/user-limits.js'
-import { MAX_TURN_MS } from '../src/wire/server.js'
+import { MAX_TURN_MS } from '../src/wire/users.js'
 
 const page = readFileSync(new URL('../docs/security.md', import.meta.url), 'utf8')
 

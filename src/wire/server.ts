@@ -12,31 +12,20 @@
 import { isLuoError, LuoError } from '../errors.js'
 import { type Interface, parseInterface, validate } from '../protocol/idl.js'
 import { INTERFACE_NAME, INTERFACE_TEXT, MAX_FDS } from '../protocol/interface.js'
-import { encodeError, parseRequest, type Request, SERVICE_INTERFACE } from '../protocol/messages.js'
+import { encodeError, parseRequest, type Request } from '../protocol/messages.js'
 import type { Methods } from '../protocol/types.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import { acceptUnix, type Credentials, peerCredentials, peerPidfd, socketPair } from '../sys/unix.js'
 import { type Amount, Connection, type ConnectionOptions } from './connection.js'
+import { notFound, serviceAnswer } from './service.js'
+import { Users } from './users.js'
 
 /** Accepted in one turn; the others wait for the next. */
 const MAX_ACCEPTS = 64
-/** How long the connections of one user may be held up by what some of them have under way. */
-const HELD_UP_MS = 1_000
-/** What one user gets of one turn of the loop; then others have theirs. The longest requests take some milliseconds. */
-export const MAX_TURN_MS = 10
 /** Requests of one connection that wait for the one before. */
 const MAX_WAITING = 32
 const INTERFACE: Interface = parseInterface(INTERFACE_TEXT)
-const SERVICE_TEXT = `interface org.varlink.service
-method GetInfo() -> (vendor: string, product: string, version: string, url: string, interfaces: []string)
-method GetInterfaceDescription(interface: string) -> (description: string)
-error InterfaceNotFound (interface: string)
-error MethodNotFound (method: string)
-error MethodNotImplemented (method: string)
-error InvalidParameter (parameter: string)
-`
-
 /** One client's connection, as handlers see it. */
 export interface Peer extends Credentials {
   /** A copy of the peer's pidfd; undefined when the kernel has none to give. Owned by the caller. */
@@ -101,28 +90,10 @@ export interface ServerOptions {
   onConnections?(count: number, change: { uid: number; by: 1 | -1 }): void
 }
 
-/** What is under way of one user. */
-interface User {
-  connections: number
-  /** Of requests that are not handled yet. */
-  readonly received: Amount
-  /** Of answers that nobody has read. */
-  readonly queued: Amount
-  /** Both, of those that have any. */
-  readonly underWay: Map<Connection, Amount>
-  /** Called when there is room again. */
-  readonly waiting: Set<() => void>
-  heldUp: NodeJS.Timeout | undefined
-  /** When its first request in this turn of the loop came; undefined before that. */
-  turnBegan: number | undefined
-  /** Called in the next turn. */
-  readonly onTurn: (() => void)[]
-}
-
 export class Server {
   readonly #options: ServerOptions
   readonly #connections = new Set<Connection>()
-  readonly #users = new Map<number, User>()
+  readonly #users: Users
   readonly #registration: Registration
   /** Given up for a moment when there is no other descriptor left to accept, and refuse, a connection with. */
   #spare: readonly Fd[] = socketPair()
@@ -133,6 +104,7 @@ export class Server {
 
   constructor(options: ServerOptions) {
     this.#options = options
+    this.#users = new Users(options.maxUnderWay)
     try {
       this.#registration = Poller.shared().add(options.listener, { read: true, write: false }, () => this.#accept())
     } catch (error) {
@@ -211,36 +183,28 @@ export class Server {
   #open(fd: Fd): void {
     const credentials = peerCredentials(fd)
     const { uid } = credentials
-    const user = this.#userOf(uid)
+    const user = this.#users.of(uid)
     const disconnects: (() => void)[] = []
     const waiting: { request: Request; fds: Fd[]; bytes: number }[] = []
     let waitingFiles = 0
     let waitingBytes = 0
     let busy = false
     let requests = 0
-    const change = (direction: 'received' | 'queued', by: Amount) => {
-      add(user[direction], by)
-      const all = add(user.underWay.get(connection) ?? { files: 0, bytes: 0 }, by)
-      if (all.files > 0 || all.bytes > 0) user.underWay.set(connection, all)
-      else user.underWay.delete(connection)
-      if (by.files < 0 || by.bytes < 0) for (const run of [...user.waiting]) run()
-      else if (direction === 'queued' && this.#isFull(user.queued)) this.#watchHeldUp(user)
-    }
+    const change = (direction: 'received' | 'queued', by: Amount) => user.change(connection, direction, by)
     const changeWaiting = (files: number, bytes: number) => {
       waitingFiles += files
       waitingBytes += bytes
       if (files !== 0 || bytes !== 0) change('received', { files, bytes })
     }
     const mayReceive = (begun = false) => {
-      const room = !this.#isFull(user.received)
+      const room = user.hasRoom()
       const may = room && (begun || (waiting.length < MAX_WAITING && waitingFiles < MAX_FDS))
-      if (!room) this.#watchHeldUp(user)
-      if (may) return this.#hasHadTurn(user) ? 'later' : 'now'
-      user.waiting.add(resume)
+      if (may) return user.hasHadTurn() ? 'later' : 'now'
+      user.wait(resume)
       return 'wait'
     }
     const resume = () => {
-      user.waiting.delete(resume)
+      user.stopWaiting(resume)
       if (mayReceive() !== 'wait') connection.resume()
     }
     const work = async () => {
@@ -248,10 +212,11 @@ export class Server {
       for (let next = waiting.shift(); next; next = waiting.shift()) {
         changeWaiting(-next.fds.length, -next.bytes)
         resume()
-        while (this.#hasHadTurn(user)) await new Promise<void>((resolve) => user.onTurn.push(resolve))
+        while (user.hasHadTurn()) await user.nextTurn()
         while (this.#resumed && !this.#resumed.but.has(next.request.method)) await this.#resumed.promise
         await this.#serve(connection, peer, next.request, next.fds)
-        await this.#mayAnswer(connection, user)
+        await connection.drained()
+        await user.mayAnswer(connection)
       }
       busy = false
     }
@@ -283,14 +248,11 @@ export class Server {
       onClose: (error) => {
         this.#connections.delete(connection)
         user.connections -= 1
-        if (user.connections === 0) {
-          clearTimeout(user.heldUp)
-          this.#users.delete(uid)
-        }
+        this.#users.dropUnused(uid)
         pidfd?.close()
         for (const { fds } of waiting.splice(0)) closeAll(fds)
         changeWaiting(-waitingFiles, -waitingBytes)
-        user.waiting.delete(resume)
+        user.stopWaiting(resume)
         if (error) this.#options.onRefused(error, credentials)
         const turn = this.#options.turn ?? ((run) => run())
         for (const run of disconnects.splice(0)) turn(run)
@@ -303,7 +265,7 @@ export class Server {
       connection = new Connection(fd, options)
     } catch (error) {
       pidfd?.close()
-      if (user.connections === 0) this.#users.delete(uid)
+      this.#users.dropUnused(uid)
       throw error
     }
     this.#connections.add(connection)
@@ -325,74 +287,6 @@ export class Server {
     for (const told of this.#followers) told(fd)
   }
 
-  #userOf(uid: number): User {
-    const known = this.#users.get(uid)
-    if (known) return known
-    const amounts = { received: { files: 0, bytes: 0 }, queued: { files: 0, bytes: 0 }, underWay: new Map() }
-    const user: User = {
-      connections: 0,
-      ...amounts,
-      waiting: new Set(),
-      heldUp: undefined,
-      ...{ turnBegan: undefined, onTurn: [] },
-    }
-    this.#users.set(uid, user)
-    return user
-  }
-
-  /** Others may have requests that wait just as long. */
-  #hasHadTurn(user: User): boolean {
-    const now = performance.now()
-    if (user.turnBegan === undefined) {
-      user.turnBegan = now
-      setImmediate(() => {
-        user.turnBegan = undefined
-        for (const run of user.onTurn.splice(0)) run()
-      })
-    }
-    return now - user.turnBegan > MAX_TURN_MS
-  }
-
-  #isFull({ files, bytes }: Amount): boolean {
-    const { maxUnderWay } = this.#options
-    return files >= maxUnderWay.files || bytes >= maxUnderWay.bytes
-  }
-
-  /** A connection with much behind a request that lasts, or that reads no answer, holds up others no longer. */
-  #watchHeldUp(user: User): void {
-    user.heldUp ??= setTimeout(() => {
-      user.heldUp = undefined
-      const { maxUnderWay } = this.#options
-      const share = ({ files, bytes }: Amount) => Math.max(files / maxUnderWay.files, bytes / maxUnderWay.bytes)
-      const most = [...user.underWay].sort(([, a], [, b]) => share(b) - share(a))
-      for (const [connection, { files, bytes }] of most) {
-        if (!this.#isFull(user.received) && !this.#isFull(user.queued)) return
-        connection.fail(
-          new LuoError(
-            'LUO_LIMIT',
-            `${files} files and ${bytes} bytes wait here, and of all of one user ${maxUnderWay.files} and ` +
-              `${maxUnderWay.bytes} may`,
-          ),
-        )
-      }
-    }, HELD_UP_MS)
-  }
-
-  /** What a peer does not take is ours: its next request waits until it has, and others of its user too. */
-  async #mayAnswer(connection: Connection, user: User): Promise<void> {
-    await connection.drained()
-    while (!connection.closed && this.#isFull(user.queued)) {
-      this.#watchHeldUp(user)
-      await new Promise<void>((resolve) => {
-        const run = () => {
-          user.waiting.delete(run)
-          resolve()
-        }
-        user.waiting.add(run)
-      })
-    }
-  }
-
   async #serve(connection: Connection, peer: Peer, request: Request, fds: Fd[]): Promise<void> {
     const answer = (message: object, files: readonly Fd[] = []) => {
       if (!connection.closed && !request.oneway) connection.send(message, files)
@@ -402,7 +296,7 @@ export class Server {
       if (known) this.#options.onAnswered?.({ method: known, peer, input: request.parameters, error })
     }
     try {
-      const own = this.#service(request)
+      const own = serviceAnswer(request, this.#options.version)
       if (own) return answer(own)
       const method = request.method.slice(INTERFACE_NAME.length + 1) as keyof Methods
       const input = INTERFACE.methods.get(method)?.input
@@ -463,37 +357,6 @@ export class Server {
       },
     })
   }
-
-  /** The standard's own interface. */
-  #service({ method, parameters }: Request): object | undefined {
-    const name = method.slice(method.lastIndexOf('.') + 1)
-    const prefix = method.slice(0, Math.max(method.lastIndexOf('.'), 0))
-    if (prefix === INTERFACE_NAME) return undefined
-    if (prefix !== SERVICE_INTERFACE) return notFound('Interface', prefix)
-    if (name === 'GetInfo') {
-      return {
-        parameters: {
-          vendor: 'liveupdate',
-          product: 'luod',
-          version: this.#options.version,
-          url: 'https://www.npmjs.com/package/liveupdate',
-          interfaces: [SERVICE_INTERFACE, INTERFACE_NAME],
-        },
-      }
-    }
-    if (name !== 'GetInterfaceDescription') return notFound('Method', method)
-    const wanted = parameters.interface
-    if (wanted === INTERFACE_NAME) return { parameters: { description: INTERFACE_TEXT } }
-    if (wanted === SERVICE_INTERFACE) return { parameters: { description: SERVICE_TEXT } }
-    return notFound('Interface', String(wanted))
-  }
-}
-
-/** Changes and answers the first. */
-function add(to: Amount, by: Amount): Amount {
-  to.files += by.files
-  to.bytes += by.bytes
-  return to
 }
 
 function readRequest(message: Record<string, unknown>, fds: Fd[]): Request {
@@ -503,8 +366,4 @@ function readRequest(message: Record<string, unknown>, fds: Fd[]): Request {
     closeAll(fds)
     throw error
   }
-}
-
-function notFound(what: 'Method' | 'Interface', name: string): object {
-  return { error: `${SERVICE_INTERFACE}.${what}NotFound`, parameters: { [what.toLowerCase()]: name } }
 }
