@@ -147,6 +147,27 @@ describe('restart', () => {
     expect(port.fire()).toBe(100)
   })
 
+  test('that fails is tried again, and why is said once, and in the end how often', () => {
+    make(true)
+    const { start } = port
+    const failing = ['no such program', 'no such program', 'not executable', 'not executable']
+    port.start = (...args) => {
+      const why = failing.shift()
+      if (why === undefined) return start(...args)
+      throw new Error(why)
+    }
+    port.exit(0, 1)
+    const waits = [0, 1, 2, 3, 4].map(() => port.fire())
+    expect(waits).toEqual([100, 200, 400, 800, 1600])
+    expect(port.said).toEqual([
+      'pid 100 exited with code 1; restart in 100 ms',
+      'restart failed: no such program; tried again, at last every 10 s',
+      'restart failed: not executable; tried again, at last every 10 s',
+      'restarted, after 4 attempts that failed',
+    ])
+    expect(port.started).toHaveLength(2)
+  })
+
   test('does not happen after exit code 0', () => {
     make(true)
     port.exit(0, 0)

@@ -174,17 +174,25 @@ export class Supervisor {
 
   #restartLater(version: Version, exit: Exit): void {
     if (this.#port.now() - version.startedAt >= BACKOFF_RESET_MS) this.#backoffMs = BACKOFF_FIRST_MS
+    this.#port.say(`pid ${version.process.pid} ${describeExit(exit)}; restart in ${this.#backoffMs} ms`)
+    this.#tryRestart(0, undefined)
+  }
+
+  /** `failed`: how often in vain, and why the last time, which is said once. */
+  #tryRestart(failed: number, why: string | undefined): void {
     const delay = this.#backoffMs
     this.#backoffMs = Math.min(delay * 2, BACKOFF_MAX_MS)
-    this.#port.say(`pid ${version.process.pid} ${describeExit(exit)}; restart in ${delay} ms`)
     this.#cancelRestart = this.#port.later(delay, () => {
       this.#cancelRestart = undefined
       if (this.#pending) return
       try {
         this.#current = this.#launch(this.#command, this.#port.start)
+        if (failed > 0) this.#port.say(`restarted, after ${failed} attempts that failed`)
       } catch (error) {
-        this.#port.say(`restart failed: ${error instanceof Error ? error.message : String(error)}`)
-        this.#restartLater({ ...version, startedAt: this.#port.now() }, exit)
+        const reason = error instanceof Error ? error.message : String(error)
+        const last = BACKOFF_MAX_MS / 1000
+        if (reason !== why) this.#port.say(`restart failed: ${reason}; tried again, at last every ${last} s`)
+        this.#tryRestart(failed + 1, reason)
       }
     })
   }
