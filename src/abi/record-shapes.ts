@@ -75,8 +75,10 @@ export type SessionRecord = {
   keep_ms: number
   /** Of the wall clock, in ms. */
   created_at: number
-  /** Of the wall clock, in ms. */
+  /** Of the wall clock, in ms: for people, and for a build that does not know the next one. */
   expires_at?: number
+  /** Of the monotonic clock, in ms. */
+  expires_at_ms?: number
   /** Keys of members. */
   made_by?: string
   heir?: string

@@ -41,7 +41,7 @@ const FIELDS: Readonly<Record<RecordType, Readonly<Record<string, Check>>>> = {
   },
   session: {
     ...{ uid: count, name: text, custody: oneOf('held', 'frozen', 'orphaned'), keep_ms: count, created_at: number },
-    ...{ workload: optional(u64), expires_at: optional(number) },
+    ...{ workload: optional(u64), expires_at: optional(number), expires_at_ms: optional(number) },
     ...{ made_by: optional(u64), heir: optional(u64), keeper: optional(u64) },
   },
   file: {

@@ -1,6 +1,7 @@
 /** What luod knows, as the protocol says it. */
 import { LuoError } from '../errors.js'
 import type * as wire from '../protocol/types.js'
+import { monotonicMs } from './clock.js'
 import { type Holding, handedOn, type LuodFile, ownHolding } from './holding.js'
 import type { Workload } from './state.js'
 
@@ -70,7 +71,7 @@ export function describeSession(holding: Holding): wire.Session {
   if (pid !== undefined) described.pid = pid
   // Sessions whose workload waits for a restart wait with it.
   const expiry = holding.expiry ?? (custody === 'orphaned' ? own?.expiry : undefined)
-  if (expiry) described.expires_ms = Math.max(0, Math.round(expiry.at - Date.now()))
+  if (expiry) described.expires_ms = Math.max(0, Math.round(expiry.atMs - monotonicMs()))
   return described
 }
 

@@ -36,7 +36,7 @@ export interface Holding {
   /** The member that an update handed it to and that has not adopted it: it ends with this member. */
   keeper: Member | undefined
   /** Until when it waits, orphaned, and what ends it then. */
-  expiry: { at: number; timer: NodeJS.Timeout } | undefined
+  expiry: { atMs: number; timer: NodeJS.Timeout } | undefined
 }
 
 /** Nobody holds it yet. */

@@ -62,8 +62,8 @@ class Restoring {
   readonly #workloads = new Map<string, Workload>()
   readonly #members = new Map<string, Member>()
   readonly #holdings = new Map<string, Holding>()
-  /** Their records name what is not there any more. */
-  readonly #withoutOthers = new Set<Holding>()
+  /** Their records name what is not there any more, or are as an older build makes them. */
+  readonly #changed = new Set<Holding>()
   readonly #lifetimes: ReadonlyMap<string, LifetimeRecord>
   readonly #restoredFiles = new Set<string>()
   readonly #restoredLifetimes = new Set<string>()
@@ -155,6 +155,7 @@ class Restoring {
     try {
       const holding = state.sessions.restore(id, record, workload, this.#source.ahead.session(id)?.session)
       this.#holdings.set(id, holding)
+      if (holding.expiry && record.expires_at_ms === undefined) this.#changed.add(holding)
       if (workload && this.#source.records.get('workload', workload.id)?.session === id) {
         workload.session = holding.session
       }
@@ -223,7 +224,7 @@ class Restoring {
       holding.heir = this.#member(heir)
       holding.keeper = this.#member(keeper)
       const gone = [made_by, heir, keeper].some((key) => key !== undefined && !this.#members.has(key))
-      if (gone || (workload !== undefined && !holding.workload)) this.#withoutOthers.add(holding)
+      if (gone || (workload !== undefined && !holding.workload)) this.#changed.add(holding)
     }
   }
 
@@ -332,7 +333,7 @@ class Restoring {
     for (const [type, knows] of Object.entries(known) as [RecordType, (key: string) => boolean][]) {
       for (const [key] of this.#good(type)) if (!knows(key)) unknown.push({ type, key })
     }
-    const changed = [...this.#withoutOthers].map((holding) => state.sessions.change(holding))
+    const changed = [...this.#changed].map((holding) => state.sessions.change(holding))
     state.journal.add([...unknown.map(({ type, key }): Change => ({ type, key, value: undefined })), ...changed])
   }
 

@@ -15,6 +15,7 @@ import type { LifetimeRecord, SessionRecord } from '../abi/record-shapes.js'
 import type { Change } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
+import { monotonicMs } from './clock.js'
 import type { EventFacts } from './events.js'
 import {
   frozenOf,
@@ -95,12 +96,13 @@ export class Sessions {
 
   /** One that a luod before this one had, without its holders. `ahead`: what is there of it already. EEXIST, EINVAL. */
   restore(id: string, record: SessionRecord, workload: Workload | undefined, ahead?: LuodSession): Holding {
-    const { uid, name, custody, keep_ms: keepMs, created_at: createdAt, expires_at: expiresAt } = record
+    const { uid, name, custody, keep_ms: keepMs, created_at: createdAt } = record
     const session = ahead ?? this.#orchestrator.adoptSession({ id, scope: String(uid), name, custody })
     session.custody = custody
     const holding = newHolding(session, { uid, workload, keepMs, createdAt })
     this.#know(holding)
-    if (expiresAt !== undefined) this.startExpiry(holding, Math.max(0, expiresAt - Date.now()), expiresAt)
+    const leftMs = waitsFor(record)
+    if (leftMs !== undefined) this.startExpiry(holding, Math.min(Math.max(0, leftMs), LIMITS.keep_ms))
     return holding
   }
 
@@ -224,7 +226,7 @@ export class Sessions {
     this.#options.tell(holding, 'sessionOrphaned', { detail: `kept for ${keepMs / 1000} s` })
   }
 
-  startExpiry(holding: Holding, keepMs: number, at = Date.now() + keepMs): void {
+  startExpiry(holding: Holding, keepMs: number): void {
     this.#stopExpiry(holding)
     const timer = setTimeout(() => {
       this.#options.turnstile.run(() => {
@@ -233,7 +235,7 @@ export class Sessions {
         this.#options.onExpired(holding)
       })
     }, keepMs)
-    holding.expiry = { at, timer }
+    holding.expiry = { atMs: monotonicMs() + keepMs, timer }
   }
 
   #stopExpiry(holding: Holding): void {
@@ -356,7 +358,10 @@ export class Sessions {
     const { id, name, custody } = session
     const value: SessionRecord = { uid, name, custody, keep_ms: keepMs, created_at: createdAt }
     if (workload) value.workload = workload.id
-    if (expiry) value.expires_at = expiry.at
+    if (expiry) {
+      value.expires_at = Math.round(Date.now() + expiry.atMs - monotonicMs())
+      value.expires_at_ms = expiry.atMs
+    }
     if (madeBy) value.made_by = madeBy.key
     if (heir) value.heir = heir.key
     if (keeper) value.keeper = keeper.key
@@ -378,4 +383,10 @@ export class Sessions {
     }
     this.holds.close()
   }
+}
+
+/** What an older build recorded goes by a clock that may have been set meanwhile. */
+function waitsFor({ expires_at: at, expires_at_ms: atMs }: SessionRecord): number | undefined {
+  if (atMs !== undefined) return atMs - monotonicMs()
+  return at === undefined ? undefined : at - Date.now()
 }
