@@ -48,6 +48,12 @@ const LENGTH_BITS = 26
 const RANGE_BYTES = 6
 const ENTRY_BYTES = 24
 const CRC_FROM = 8
+const CHECK_AT = 12
+/** Of an entry, what its check is of: length, operation and type, key. */
+const HEAD = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23] as const
+/** FNV-1a, of 32 bits. */
+const FNV_START = 0x811c9dc5
+const FNV_PRIME = 0x01000193
 const PUT = 1
 const DELETE = 2
 /** No record is longer; a longer one would be a defect. */
@@ -178,14 +184,46 @@ export function readEntries(piece: Piece, into: Decoded, end: number, options: R
     const next = at + padded(ENTRY_BYTES + (length ?? 0))
     if (length === undefined || length > MAX_JSON_BYTES || next > end) {
       report(length === undefined ? `the entry at ${at} is cut off` : `the entry at ${at} has ${length} bytes`)
-      into.end = end
-      return
+      into.end = nextSound(piece, view, at + UNIT, end)
+      continue
     }
     if (next > there) return
     const wrong = readEntry(piece, view, { at, length, next }, into, known, onEntry)
-    if (wrong) report(`the entry at ${at}: ${wrong}`)
-    into.end = next
+    if (wrong) report(`the entry at ${at}${wrong.of ?? ''}: ${wrong.why}`)
+    into.end = wrong?.isHeadBad ? nextSound(piece, view, at + UNIT, end) : next
   }
+}
+
+/** Where the next entry is that is sound as a whole; the end if there is none. Only of those that have a check. */
+function nextSound({ bytes, base }: Piece, view: DataView, from: number, end: number): number {
+  for (let at = from; at + ENTRY_BYTES <= end; at += UNIT) {
+    const length = view.getUint32(at - base, true)
+    if (length > MAX_JSON_BYTES || at + padded(ENTRY_BYTES + length) > end) continue
+    if (view.getUint32(at - base + CHECK_AT, true) !== headCheck(bytes, at - base)) continue
+    if (isSound(bytes, view, at - base, length)) return at
+  }
+  return end
+}
+
+/** So that damage behind it leaves it known which record is damaged, and where the next one is. */
+function headCheck(bytes: Uint8Array, from: number): number {
+  let hash = FNV_START
+  for (const offset of HEAD) hash = Math.imul(hash ^ (bytes[from + offset] ?? 0), FNV_PRIME)
+  return hash >>> 0
+}
+
+function isSound(bytes: Uint8Array, view: DataView, from: number, length: number): boolean {
+  return crc32(bytes.subarray(from + CRC_FROM, from + ENTRY_BYTES + length)) === view.getUint32(from + 4, true)
+}
+
+const WRONG_CHECKSUM = 'its checksum is wrong'
+
+interface Wrong {
+  why: string
+  /** The record, if that is known. */
+  of?: string
+  /** Not even its length is known. */
+  isHeadBad?: boolean
 }
 
 /** Answers why it cannot be read, if so. */
@@ -196,7 +234,7 @@ function readEntry(
   into: Decoded,
   known: Known | undefined,
   onEntry: DecodeOptions['onEntry'],
-): string | undefined {
+): Wrong | undefined {
   const { entries } = into
   const from = at - base
   const type = RECORD_TYPES[view.getUint8(from + 9)]
@@ -207,23 +245,30 @@ function readEntry(
     place(into, type, key, { at, bytes: next - at })
     return undefined
   }
-  if (crc32(bytes.subarray(from + CRC_FROM, from + ENTRY_BYTES + length)) !== view.getUint32(from + 4, true)) {
-    return 'its checksum is wrong'
-  }
   const records = type && entries.get(type)
   const operation = view.getUint8(from + 8)
-  if (!records || (operation !== PUT && operation !== DELETE)) return 'it is of no known type'
+  const sound = isSound(bytes, view, from, length)
+  const check = view.getUint32(from + CHECK_AT, true)
+  if (!sound && check !== headCheck(bytes, from)) return { why: WRONG_CHECKSUM, isHeadBad: check !== 0 }
+  if (!records || (operation !== PUT && operation !== DELETE)) {
+    return { why: sound ? 'it is of no known type' : WRONG_CHECKSUM }
+  }
   if (operation === DELETE) {
     records.delete(key)
     place(into, type, key)
   } else {
+    if (!sound) return wrongRecord(type, key, records.has(key) ? 'as it was before' : 'not there')
     const value = parse(bytes.subarray(from + ENTRY_BYTES, from + ENTRY_BYTES + length))
-    if (!value) return 'it is no JSON object'
+    if (!value) return { why: 'it is no JSON object' }
     records.set(key, value)
     place(into, type, key, { at, bytes: next - at })
   }
   onEntry?.(type, key)
-  return undefined
+  return sound ? undefined : wrongRecord(type, key, 'taken away, as it says')
+}
+
+function wrongRecord(type: RecordType, key: string, now: string): Wrong {
+  return { of: `, of ${type} ${key}`, why: `${WRONG_CHECKSUM}; that record is ${now}` }
 }
 
 /** Where a record is from here on; nowhere when it is taken away. */
@@ -265,6 +310,7 @@ export function encode(changes: readonly Change[]): { bytes: Uint8Array; sizes: 
     view.setUint8(at + 8, value === undefined ? DELETE : PUT)
     view.setUint8(at + 9, RECORD_TYPES.indexOf(type))
     view.setBigUint64(at + 16, BigInt(key), true)
+    view.setUint32(at + CHECK_AT, headCheck(bytes, at), true)
     bytes.write(text, at + ENTRY_BYTES)
     view.setUint32(at + 4, crc32(bytes.subarray(at + CRC_FROM, at + ENTRY_BYTES + length)), true)
     at += sizes[index] ?? 0

@@ -110,7 +110,7 @@ describe('the bytes of records', () => {
     records.transaction([put('7', { name: 'web', uid: 0 }, 'session')])
     expect(Buffer.from(storage.bytes.subarray(16, 24)).toString('hex')).toBe('0100800100000aae')
     expect(Buffer.from(storage.bytes.subarray(64, 112)).toString('hex')).toBe(
-      ['16000000', '63558ba8', '01', '02', '0000', '00000000', '0700000000000000']
+      ['16000000', '534f613a', '01', '02', '0000', 'eb851a48', '0700000000000000']
         .concat(Buffer.from('{"name":"web","uid":0}').toString('hex'), '0000')
         .join(''),
     )
@@ -118,7 +118,7 @@ describe('the bytes of records', () => {
 
   test('are an entry without JSON for a record that was taken away', () => {
     records.transaction([remove('18446744073709551615', 'update')])
-    expect(Buffer.from(storage.bytes.subarray(64, 88)).toString('hex')).toMatch(/^00000000.{8}0204000000000000f{16}$/)
+    expect(Buffer.from(storage.bytes.subarray(64, 88)).toString('hex')).toMatch(/^00000000.{8}02040000b33b69d8f{16}$/)
   })
 })
 
@@ -432,15 +432,49 @@ describe('what is salvaged', () => {
     damaged.bytes[64 + 32 + 24] = 0xff
     const { records: found, damage } = salvage(damaged)
     expect([...found.entries('file').keys()]).toEqual(['7', '9'])
-    expect(damage).toHaveLength(1)
+    expect(damage).toEqual(['the entry at 96, of file 8: its checksum is wrong; that record is not there'])
     expect(reopened(damaged)).toBe(contentOf(found))
     expect(salvageRecords(storage.bytes).damage).toEqual([])
   })
 
-  test('is what comes before an entry whose length is wrong, and nothing without a range', () => {
-    const cut = new Memory(storage.bytes)
-    cut.bytes[64 + 32 + 2] = 0xff
-    expect([...salvage(cut).records.entries('file').keys()]).toEqual(['7'])
+  test('is the record before the damaged change of it; what is taken away with a good head is gone', () => {
+    records.transaction([put('7', { a: 70 }), put('8', { a: 80 }), remove('9')])
+    const damaged = new Memory(storage.bytes)
+    const from = 64 + 3 * 32
+    damaged.bytes[from + 24] = 0xff
+    damaged.bytes[from + 2 * 32 + 4] = (damaged.bytes[from + 2 * 32 + 4] ?? 0) ^ 1
+    const { records: found, damage } = salvage(damaged)
+    expect(Object.fromEntries(found.entries('file'))).toEqual({ 7: { a: 7 }, 8: { a: 80 } })
+    expect(damage).toEqual([
+      `the entry at ${from}, of file 7: its checksum is wrong; that record is as it was before`,
+      `the entry at ${from + 64}, of file 9: its checksum is wrong; that record is taken away, as it says`,
+    ])
+    expect(reopened(damaged)).toBe(contentOf(found))
+  })
+
+  test.each([...Array(24).keys()])('is all but one record, whichever bit of a head is wrong: byte %i', (byte) => {
+    for (let bit = 0; bit < 8; bit++) {
+      const damaged = new Memory(storage.bytes)
+      damaged.bytes[64 + 32 + byte] = (damaged.bytes[64 + 32 + byte] ?? 0) ^ (1 << bit)
+      const { records: found, damage } = salvage(damaged)
+      expect(Object.fromEntries(found.entries('file'))).toEqual({ 7: { a: 7 }, 9: { a: 9 } })
+      expect(damage).toHaveLength(1)
+      expect(reopened(damaged)).toBe(contentOf(found))
+    }
+  })
+
+  test('of an older build, which wrote no checks, is what has a length, or comes before what has none', () => {
+    const older = (damagedAt: number) => {
+      const bytes = fileOf({ json: '{"a":1}', type: 3 }, { json: '{"b":2}', type: 4 }, { json: '{"c":3}', type: 2 })
+      bytes[damagedAt] = 0xff
+      return salvage(new Memory(bytes)).records
+    }
+    const kept = (found: Records) => RECORD_TYPES.filter((type) => found.entries(type).size > 0)
+    expect(kept(older(64 + 32 + 24))).toEqual(['session', 'file'])
+    expect(kept(older(64 + 32 + 2))).toEqual(['file'])
+  })
+
+  test('is nothing without a range', () => {
     const lost = new Memory(storage.bytes)
     lost.bytes[17] = 0xff
     const { records: found, damage } = salvage(lost)

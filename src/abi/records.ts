@@ -6,8 +6,9 @@
  *     header, 64 bytes   magic "LUODREC\0" · u32 version · u32 0 · u64 range
  *     range              22 bits start, in units of 64 bytes · 26 bits length, in units of 8 bytes · 16 bits: the low
  *                        half of the CRC-32 of the 6 bytes before
- *     entry, from start  u32 bytes of JSON · u32 CRC-32 of what follows · u8 operation · u8 type · u16 0 · u32 0
+ *     entry, from start  u32 bytes of JSON · u32 CRC-32 of what follows · u8 operation · u8 type · u16 0 · u32 check
  *                        · u64 key · JSON, padded to 8 bytes
+ *     check              FNV-1a of the first 4 bytes, operation, type, 0 and key; 0 in entries of older builds
  *
  * Little-endian. Damaged bytes are LUO_RECORDS, another version is LUO_RECORDS_VERSION; neither changes anything.
  * `salvageRecords`, and `finish` of a follower (`records-follow.ts`), read what is sound of damaged records, and say what
