@@ -3,6 +3,9 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { VarlinkClient } from '../../src/wire/client.js'
+import { eventually } from '../daemon/stage.js'
+import { HUGE_PAGE_BYTES, withHugePages } from '../kinds/hugepages.js'
+import { Kit } from '../kinds/kit.js'
 import { EmulationStage, type Luoctl } from './stage.js'
 
 let stage: EmulationStage
@@ -223,6 +226,62 @@ test('a question under way is answered once, by one of the two', async () => {
     output: 'open d -> ok\n',
   })
   await stage.run('machines', '--end', 'flood')
+})
+
+test('it is refused while a machine holds huge pages, or ends its programs; then all is as it was', async () => {
+  using kit = new Kit()
+  withHugePages(kit, 1)
+  const refused = async (why: string) => {
+    const pid = await luod()
+    const { code, errors } = await stage.run('upgrade')
+    expect([code, await luod()]).toEqual([1, pid])
+    expect(errors).toContain('LUO_UPDATING')
+    expect(errors).toContain(why)
+  }
+  const run = stage.driver('huge', '--handlers', 'all')
+  await expectAnswers(
+    run,
+    `open d -> ok
+create s d "a" -> ok
+memfd m text="x" -> ok
+memfd h size=${HUGE_PAGE_BYTES} flags=hugetlb -> ok
+preserve s m 1 -> ok
+preserve s h 2 -> ok`,
+  )
+  await refused('machine huge of uid 0 holds huge pages')
+  await expectAnswers(run, 'open e -> EBUSY\nname s -> ok "a"\npreserve s h 3 -> EBUSY')
+  const notifier = stage.notifierOf('huge')
+  process.kill(notifier, 'SIGSTOP')
+  const kexecDone = kexec('huge')
+  const isNext = ({ machine, live_update_number: number }: { machine: string; live_update_number: string }) =>
+    machine === 'huge' && number === '1'
+  try {
+    await eventually(
+      () => stage.machines(),
+      (machines) => machines.some(isNext),
+      'no kexec',
+    )
+    await refused('machine huge of uid 0 ends its programs')
+  } finally {
+    process.kill(notifier, 'SIGCONT')
+  }
+  expect((await kexecDone).output).toBe('huge: kexec done, live update number 1\n')
+  expect((await run.ended()).code).toBe(137)
+  // What has come over a kexec is known by its image: it goes along.
+  await upgrade()
+  const next = stage.driver('huge', '--handlers', 'all')
+  await expectAnswers(
+    next,
+    `open d -> ok
+retrieve-session s d "a" -> ok
+retrieve m s 1 -> ok
+pread m 0 9 -> ok "x"
+retrieve h s 2 -> ok
+size h -> ok ${HUGE_PAGE_BYTES}
+finish s -> ok`,
+  )
+  expect((await next.ended()).code).toBe(0)
+  await stage.machineIsGone('huge')
 })
 
 test('a successor that dies when it is to go on, or cannot read machines, changes nothing', async () => {
