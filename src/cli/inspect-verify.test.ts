@@ -126,7 +126,11 @@ describe('records', () => {
     const verdict = (await verify(flipped(bytes, at))) as Verdict
     expect(verdict.code).toBe(5)
     expect(verdict.findings).toEqual([
-      { what: 'records', key: '', why: expect.stringMatching(/^the entry at \d+: its checksum is wrong$/) },
+      {
+        what: 'records',
+        key: '',
+        why: expect.stringMatching(/^the entry at \d+, of session 1: its checksum is wrong; that record is not there$/),
+      },
       { what: 'file', key: '1', why: 'its session, session 1, is not there' },
     ])
     expect(verdict.kept).toMatchObject({ session: { records: 0, kept: 0 }, file: { records: 1, kept: 0 } })

@@ -97,12 +97,12 @@ describe('connecting', () => {
       for (let count = 0; count < 10_000; count++) waiting.push(connectUnix(path))
     }
     expect(fill).toThrow('EAGAIN')
-    const connecting = VarlinkClient.connect(path)
     const inVain = await VarlinkClient.connect(path, 30).catch((error: LuoError) => error)
     const session = await openSession('web', { socket: path, reconnectMs: 0 }).catch((error: LuoError) => error)
     expect(session).toMatchObject({ code: 'LUO_NO_DAEMON', message: expect.stringContaining('its queue is full') })
     expect(inVain).toMatchObject({ code: 'EAGAIN' })
     expect(String(inVain)).toContain(`connect to ${path}: whoever listens there takes no connection for 0.03 s`)
+    const connecting = VarlinkClient.connect(path)
     for (let fd = acceptUnix(listener); fd; fd = acceptUnix(listener)) fd.close()
     const late = await connecting
     late.close()

@@ -106,7 +106,7 @@ const operations = {
     files.get(name).close()
   },
   disconnect({ on }) {
-    clients.get(on).close()
+    clients.get(on)?.close()
     clients.delete(on)
   },
   exit() {
