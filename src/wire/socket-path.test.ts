@@ -37,7 +37,7 @@ describe('the path of the socket', () => {
     ['the place of the system, for root', undefined, { XDG_RUNTIME_DIR: '/d' }, 0, '/run/luod/liveupdate.sock'],
     ['in the runtime directory of a user', undefined, { XDG_RUNTIME_DIR: '/d' }, 1000, '/d/luod/liveupdate.sock'],
     ['in /tmp for a user without one', undefined, {}, 1000, '/tmp/luod-1000/liveupdate.sock'],
-    ['the default when what the environment says is empty', undefined, { LUO_SOCKET: '' }, 1000, '/tmp/luod-1000/liveupdate.sock'],
+    ['the default when the variable is empty', undefined, { LUO_SOCKET: '' }, 1000, '/tmp/luod-1000/liveupdate.sock'],
     ['without detours', '/a/../b//./c', {}, 0, '/b/c'],
   ])('is %s', (_what, option, env, uid, expected) => {
     expect(socketPath(option, env, uid)).toBe(expected)
