@@ -138,8 +138,8 @@ export class Protection {
       await stopped
       step('upgrade.pause')
       const pausedAt = process.hrtime.bigint()
-      luod.pause()
       try {
+        luod.pause()
         luod.mustBeReplaceable(successor)
         using left = luod.leave()
         await successor.handOver(pausedAt, left.entries)
