@@ -57,6 +57,13 @@ export function isLuoError(error: unknown, code?: LuoCode | ErrnoName): error is
   return error instanceof LuoError && (code === undefined || error.code === code)
 }
 
+const SHORTAGES: ReadonlySet<string> = new Set<ErrnoName>(['ENOMEM', 'ENOBUFS', 'EMFILE', 'ENFILE'])
+
+/** There was nothing wrong with what was asked for: the kernel had too little of something, and may have more soon. */
+export function isShortage(error: unknown): error is LuoError {
+  return error instanceof LuoError && SHORTAGES.has(error.code)
+}
+
 /** Any thrown value as a LuoError; what was not one keeps its cause and gets `code`. */
 export function asLuoError(error: unknown, code: LuoCode | ErrnoName, action: string): LuoError {
   if (error instanceof LuoError) return error

@@ -52,6 +52,8 @@ export interface AnswerOptions<T> {
   record?: (answer: T) => Pick<AnswerRecord, 'output' | 'updates' | 'group'> | undefined
   /** What is kept for it, when that is not the answer as JSON. `request`: bytes of that as JSON. */
   bytes?: (answer: T, request: number) => number
+  /** Somebody acts on it already: it is answered although it cannot be recorded now, and is with the next commit. */
+  stands?: (answer: T) => boolean
   /** What was begun cannot be recorded, so the request fails: nothing shall come of it. */
   undo?: (answer: T) => void
   /** It will not be asked for any more. */
@@ -127,7 +129,7 @@ export class Answers {
     known: Known,
     { uid, id, method, requestBytes }: { uid: number; id: string; method: string; requestBytes: number },
     run: () => T | Promise<T>,
-    { record = (output) => ({ output }), bytes = jsonBytes, undo, onForgotten, underWay }: AnswerOptions<T>,
+    { record = (output) => ({ output }), bytes = jsonBytes, stands, undo, onForgotten, underWay }: AnswerOptions<T>,
   ): Promise<T> {
     user.underWay += 1
     try {
@@ -149,8 +151,10 @@ export class Answers {
       try {
         this.#journal.commit(change)
       } catch (error) {
-        undo?.(answer)
-        throw error
+        if (!stands?.(answer)) {
+          undo?.(answer)
+          throw error
+        }
       }
       return answer
     } finally {

@@ -47,9 +47,9 @@ interface Stored {
 
 interface Message {
   text: string
-  /** Closed once it is sent, if it is a barrier's; else it is the vault's. */
+  /** The vault's, which may close it as soon as it has gone; or, if it has to wait, our own. */
   fd?: Fd
-  barrier?: true
+  isOurs?: true
 }
 
 interface Flush {
@@ -80,9 +80,14 @@ export class FdStore implements VaultSink {
     this.#channel = new NotifyChannel(path)
     this.#limit = limit
     this.#barrierMs = barrierMs
-    for (const [key, { name, fd }] of received?.entries ?? []) {
-      this.#stored.set(key, { name, inode: inodeKey(fd) })
-      this.#unclaimed.add(key)
+    try {
+      for (const [key, { name, fd }] of received?.entries ?? []) {
+        this.#stored.set(key, { name, inode: inodeKey(fd) })
+        this.#unclaimed.add(key)
+      }
+    } catch (error) {
+      this.#channel.close()
+      throw error
     }
     for (const name of received?.outdated ?? []) this.#change({ text: unstoreMessage(name) })
   }
@@ -151,10 +156,15 @@ export class FdStore implements VaultSink {
     if (this.#failed) return Promise.reject(this.#failed)
     if (this.#done === this.#changes) return Promise.resolve()
     if (this.#flush?.changes === this.#changes) return this.#flush.promise
-    const flush = this.#startFlush()
-    // An earlier one is answered before: the manager keeps the order.
-    this.#flush = flush
-    return flush.promise
+    try {
+      // An earlier one is answered before: the manager keeps the order.
+      this.#flush = this.#startFlush()
+      return this.#flush.promise
+    } catch (error) {
+      // Nobody would know what the manager has.
+      this.#fail(asFailure(error))
+      return Promise.reject(error)
+    }
   }
 
   close(): void {
@@ -173,7 +183,13 @@ export class FdStore implements VaultSink {
     const promise = new Promise<void>((resolve, reject) => {
       finish = (error) => (error ? reject(error) : resolve())
     })
-    const registration = Poller.shared().add(ours, { read: true, write: false }, () => settle())
+    let registration: Registration
+    try {
+      registration = Poller.shared().add(ours, { read: true, write: false }, () => settle())
+    } catch (error) {
+      closeAll([ours, theirs])
+      throw error
+    }
     const late = () => new LuoError('LUO_DEADLINE', `the service manager did not answer within ${this.#barrierMs} ms`)
     const timer = setTimeout(() => this.#fail(late()), this.#barrierMs)
     const settle = (error?: LuoError) => {
@@ -189,7 +205,7 @@ export class FdStore implements VaultSink {
     this.#flushes.add(settle)
     Poller.shared().ref()
     void promise.catch(() => {}).finally(() => Poller.shared().unref())
-    this.#enqueue({ text: BARRIER_MESSAGE, fd: theirs, barrier: true })
+    this.#enqueue({ text: BARRIER_MESSAGE, fd: theirs, isOurs: true })
     return { changes, promise }
   }
 
@@ -199,8 +215,17 @@ export class FdStore implements VaultSink {
   }
 
   #enqueue(message: Message): void {
+    if (this.#failed) return
     this.#queue.push(message)
     if (!this.#writing) this.#drain()
+    const { fd, isOurs } = message
+    if (!fd || isOurs || this.#queue.at(-1) !== message) return
+    try {
+      message.fd = fd.dup()
+      message.isOurs = true
+    } catch (error) {
+      this.#fail(asFailure(error))
+    }
   }
 
   /** Sends what goes now; the rest when the manager has read some of it. */
@@ -219,10 +244,9 @@ export class FdStore implements VaultSink {
     }
   }
 
-  #send({ text, fd, barrier }: Message): boolean {
-    // EBADF when the vault's owner closed it before it took it out: then the store lacks something.
+  #send({ text, fd, isOurs }: Message): boolean {
     if (!this.#channel.send(text, fd ? [fd] : [])) return false
-    if (barrier) fd?.close()
+    if (isOurs) fd?.close()
     return true
   }
 
@@ -235,7 +259,7 @@ export class FdStore implements VaultSink {
     if (this.#failed) return
     this.#failed = error
     this.#stopWriting()
-    this.#queue.length = 0
+    for (const { fd, isOurs } of this.#queue.splice(0)) if (isOurs) fd?.close()
     this.#channel.close()
     for (const settle of this.#flushes) settle(error)
   }

@@ -22,6 +22,7 @@ import { Poller, type Registration } from '../sys/poller.js'
 import { receive, send, socketPair } from '../sys/unix.js'
 import { Faults, type SavedFaults } from './failing-handlers.js'
 import { deviceThing, MachineThings, type SavedThing, sessionThing } from './machine-things.js'
+import { step } from './steps.js'
 import { Turnstile } from './turnstile.js'
 
 /** Requests of one notifier in one turn. */
@@ -55,6 +56,7 @@ export interface MachineState {
 }
 
 interface Channel {
+  notifier: Notifier
   fd: Fd
   watch: Registration
   /** Its notifier has not come back since luod was replaced. Its questions are answered all the same. */
@@ -105,6 +107,7 @@ export class Machine {
 
   /** Goes on with what another luod has saved. The descriptors are this machine's; when this fails they are to be closed. */
   static restore(state: MachineState, options: MachineOptions, onEmpty: () => void): Machine {
+    step('takeover.machine')
     const machine = new Machine(state.uid, state.name, options, onEmpty, state.generation)
     try {
       machine.#restore(state)
@@ -169,25 +172,25 @@ export class Machine {
   }
 
   #add(notifier: Notifier, fd: Fd, absent: boolean): void {
-    this.#channels.set(notifier, { fd, watch: this.#watch(notifier, fd), absent })
-  }
-
-  #watch(notifier: Notifier, fd: Fd): Registration {
-    return Poller.shared().add(fd, { read: true, write: false }, () => {
-      if (!this.#turnstile.paused) return this.#serve(notifier, fd)
+    const watch = Poller.shared().add(fd, { read: true, write: false }, () => {
+      if (!this.#turnstile.paused) return this.#serve(channel.notifier, fd)
       // It has hung up, which is told again and again: `resume` looks.
-      this.#channels.get(notifier)?.watch.close()
-      this.#hungUp.add(notifier)
+      channel.watch.close()
+      this.#hungUp.add(channel.notifier)
     })
+    const channel: Channel = { notifier, fd, watch, absent }
+    this.#channels.set(notifier, channel)
   }
 
   /** One that another luod knew is back: its channel goes on. LUO_NOT_FOUND when there is none that could be it. */
   returns(notifier: Notifier): void {
-    for (const [known, { fd, watch, absent }] of this.#channels) {
-      if (!absent || known.id !== notifier.id || known.pid !== notifier.pid) continue
-      watch.close()
+    for (const [known, channel] of this.#channels) {
+      if (!channel.absent || known.id !== notifier.id || known.pid !== notifier.pid) continue
+      step('takeover.notifier')
+      // It is watched as before, so that this needs nothing that it might not get.
+      Object.assign(channel, { notifier, absent: false })
       this.#channels.delete(known)
-      this.#add(notifier, fd, false)
+      this.#channels.set(notifier, channel)
       if (this.#ending) notifier.endPrograms()
       return
     }
@@ -208,6 +211,7 @@ export class Machine {
 
   resume(): void {
     if (!this.#turnstile.paused) return
+    step('upgrade.resume')
     for (const { watch } of this.#channels.values()) watch.update({ read: true, write: false })
     this.#turnstile.resume()
     for (const notifier of this.#hungUp) {

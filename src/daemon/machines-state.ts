@@ -15,6 +15,7 @@ import { closeAll, Fd } from '../sys/fd.js'
 import { fileInfo } from '../sys/file-info.js'
 import { createMemfd, fileSize, readAt, writeAt } from '../sys/memfd.js'
 import type { MachineState } from './machine.js'
+import { step } from './steps.js'
 import type { VaultEntry } from './vault.js'
 
 export const MACHINES_VERSION = 1
@@ -30,6 +31,7 @@ export interface SavedMachines extends Disposable {
 }
 
 export function writeMachines(machines: readonly MachineState[]): SavedMachines {
+  step('upgrade.machines')
   const files: Fd[] = []
   const state = pack(machines, files)
   const text = Buffer.from(JSON.stringify({ version: MACHINES_VERSION, files: files.length, machines: state }))
@@ -46,6 +48,7 @@ export function writeMachines(machines: readonly MachineState[]): SavedMachines 
 
 /** Of what has come from the other luod: whatever of it is theirs is taken out, and the caller's from here on. */
 export function readMachines(descriptors: Map<string, Fd>): MachineState[] {
+  step('takeover.machines')
   const memfd = descriptors.get(STATE)
   descriptors.delete(STATE)
   const files = new Map<number, Fd>()

@@ -7,7 +7,7 @@ import type { MemberRecord } from '../abi/record-shapes.js'
 import type { Change } from '../abi/records.js'
 import type { Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { isEnding, signalPidfd } from '../sys/pidfd.js'
+import { seemsEnding, signalPidfd } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import type { HoldOptions, Holds } from './holds.js'
 import type { Recorded } from './journal.js'
@@ -190,7 +190,7 @@ export class Member implements Recorded {
 
   /** It closes its files because it ends. False again when it is dead: if anything is still open, others have it. */
   get ending(): boolean {
-    return !this.#dead && !this.#pidfd.closed && isEnding(this.#pidfd)
+    return !this.#dead && !this.#pidfd.closed && seemsEnding(this.#pidfd)
   }
 
   /** Sends an event; false when nobody is there to hear it. */

@@ -11,7 +11,7 @@
  * the kernel's limit; one that does not is given up after STALL_MS (LUO_SLOW_PEER). A message that is not of this table
  * is LUO_PROTOCOL, and the line is closed.
  */
-import { isLuoError, LuoError } from '../errors.js'
+import { isLuoError, isShortage, LuoError } from '../errors.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { Poller, waitWritable } from '../sys/poller.js'
 import { type Received, receive, send } from '../sys/unix.js'
@@ -24,6 +24,8 @@ const RETRY_MS = 1
 /** Taken in one turn of the loop. */
 const MAX_MESSAGES = 64
 const MAX_KEY_BYTES = 200
+/** Failures to receive for want of memory, one after the other: what has come is there still. */
+const MAX_SHORTAGES = 100
 
 export type DownMessage =
   | { put: string[] }
@@ -233,12 +235,14 @@ function listen(fd: Fd, { onMessage, onClosed }: LineOptions): Line {
     open = false
     watch.close()
   }
+  let shortages = 0
   const read = () => {
     for (let count = 0; count < MAX_MESSAGES && open && !fd.closed; count++) {
       let got: Received | undefined
       try {
         got = receive(fd)
         if (!got) return false
+        shortages = 0
         if (got.bytes.length === 0) {
           closeAll(got.fds)
           close()
@@ -250,6 +254,7 @@ function listen(fd: Fd, { onMessage, onClosed }: LineOptions): Line {
         closeAll(got?.fds ?? [])
         // The other side died before it had read everything of ours: told once, and before what it had sent.
         if (!got && isLuoError(error, 'ECONNRESET')) continue
+        if (!got && isShortage(error) && ++shortages < MAX_SHORTAGES) return open
         close()
         onClosed(error instanceof LuoError ? error : unknownMessage('it is not JSON', error))
         return false

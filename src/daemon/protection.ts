@@ -158,8 +158,8 @@ export class Protection {
       await this.#stopStandby()
       step('upgrade.pause')
       const pausedAt = process.hrtime.bigint()
-      luod.pause()
       try {
+        luod.pause()
         luod.mustBeReplaceable(successor)
         using left = luod.leave()
         await successor.handOver(pausedAt, left.entries)

@@ -4,7 +4,7 @@ import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { openPidfd } from '../sys/pidfd.js'
 import type { Call, Handlers, Peer } from '../wire/server.js'
-import type { Answers } from './answers.js'
+import type { AnswerOptions, Answers } from './answers.js'
 import { checkFormats } from './describe.js'
 import { ownHolding } from './holding.js'
 import { checkAccepts, checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS, RECONNECT_MS } from './limits.js'
@@ -98,25 +98,32 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
         })
         .then((output) => ({ output })),
 
-    Commit: ({ input, peer }) =>
-      answers
-        .once(peer.uid, 'Commit', input, async () => {
-          const { member, workload } = state.member(peer.uid, input.member)
-          if (workload.update?.successor === member) return workload.update.waitForCommit(member)
-          // It was committed in a luod before this one, which did not get to answer.
-          if (workload.member === member && member.committed && state.restoredMembers.delete(member)) {
-            return { released: member.committed }
-          }
-          if (workload.member !== member || member.ready) {
-            throw new LuoError('LUO_WRONG_STATE', `commit: pid ${member.pid} is running already`)
-          }
-          member.ready = true
-          workload.generation += 1
-          state.recordWorkload(workload)
-          state.tell(workload, 'running', { by: peer })
-          return { released: 'none' as const }
-        })
-        .then((output) => ({ output })),
+    Commit: ({ input, peer }) => {
+      let undo: (() => void) | undefined
+      const commit = async () => {
+        const { member, workload } = state.member(peer.uid, input.member)
+        if (workload.update?.successor === member) return workload.update.waitForCommit(member)
+        // It was committed in a luod before this one, which did not get to answer.
+        if (workload.member === member && member.committed && state.restoredMembers.delete(member)) {
+          return { released: member.committed }
+        }
+        if (workload.member !== member || member.ready) {
+          throw new LuoError('LUO_WRONG_STATE', `commit: pid ${member.pid} is running already`)
+        }
+        member.ready = true
+        workload.generation += 1
+        state.recordWorkload(workload)
+        state.tell(workload, 'running', { by: peer })
+        undo = () => {
+          member.ready = false
+          workload.generation -= 1
+        }
+        return { released: 'none' as const }
+      }
+      // The old version has let go, and does not come back.
+      const options: AnswerOptions<unknown> = { stands: () => undo === undefined, undo: () => undo?.() }
+      return answers.once(peer.uid, 'Commit', input, commit, options).then((output) => ({ output }))
+    },
 
     Released: ({ input, peer }) =>
       answers
@@ -205,7 +212,12 @@ function joinWithTicket(state: State, name: string, candidate: Candidate, ticket
     throw error
   }
   const made = newMember(state, workload, candidate, 'update')
-  update.joined(made.member)
+  try {
+    update.joined(made.member)
+  } catch (error) {
+    takeBack(state, made)
+    throw error
+  }
   return { workload, ...made }
 }
 
@@ -221,17 +233,25 @@ function joinWithoutTicket(state: State, name: string, candidate: Candidate): Jo
   state.checkAfter(peer.uid, name, after)
   const workload = state.ensure(peer.uid, name)
   const orphaned = workload.session?.custody === 'orphaned'
+  let made: ReturnType<typeof newMember> | undefined
   try {
     if (!orphaned) state.createSession(workload)
-    const made = newMember(state, workload, candidate, orphaned ? 'crash' : 'new')
+    made = newMember(state, workload, candidate, orphaned ? 'crash' : 'new')
     if (orphaned) Update.claim(state, workload, made.member)
     else workload.member = made.member
     return { workload, ...made }
   } catch (error) {
+    if (made) takeBack(state, made)
     if (!orphaned) state.release(workload, 'its first process could not join')
     state.endIfUnused(workload)
     throw error
   }
+}
+
+/** It was told of nothing yet. */
+function takeBack(state: State, { member, sessionFd }: ReturnType<typeof newMember>): void {
+  state.dropMember(member)
+  sessionFd.close()
 }
 
 function newMember(

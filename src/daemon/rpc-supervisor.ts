@@ -2,7 +2,7 @@
 import { isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { isEnding, openPidfd, pidfdOwner, signalPidfd } from '../sys/pidfd.js'
-import { Poller } from '../sys/poller.js'
+import { Poller, type Registration } from '../sys/poller.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS, RECONNECT_MS } from './limits.js'
@@ -107,9 +107,10 @@ function whenGone(pid: number, gone: () => void): () => void {
     gone()
     return () => {}
   }
+  let watch: Registration | undefined
   const stop = () => {
     clearTimeout(timer)
-    watch.close()
+    watch?.close()
     pidfd.close()
   }
   const end = () => {
@@ -117,7 +118,11 @@ function whenGone(pid: number, gone: () => void): () => void {
     gone()
   }
   const timer = setTimeout(end, RECONNECT_MS)
-  const watch = Poller.shared().add(pidfd, { read: true, write: false }, end)
+  try {
+    watch = Poller.shared().add(pidfd, { read: true, write: false }, end)
+  } catch {
+    // Its end is not seen, and the time is over all the same.
+  }
   return stop
 }
 

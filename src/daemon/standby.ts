@@ -96,7 +96,12 @@ export class Standby {
         stdio: ['ignore', 'ignore', 'inherit', inheritStdio(theirs)],
       })
       child.unref()
-      return new Standby(options, child, ours)
+      try {
+        return new Standby(options, child, ours)
+      } catch (error) {
+        child.kill('SIGKILL')
+        throw error
+      }
     } catch (error) {
       ours.close()
       throw new LuoError('LUO_SPAWN', `start ${options.main}: ${(error as Error).message}`, { cause: error })
@@ -113,13 +118,13 @@ export class Standby {
     this.#options = options
     this.#isHeir = options.isHeir
     this.#child = child
-    this.#line = new MirrorSender(line, {
-      onMessage: (message) => this.#heard(message),
-      onClosed: (error) => this.#giveUp(error ?? new LuoError('LUO_GONE', `${this.#who}: it closed the line, or died`)),
-    })
     this.#dead = new Promise((resolve) => {
       child.once('exit', () => resolve())
       child.once('error', () => resolve())
+    })
+    this.#line = new MirrorSender(line, {
+      onMessage: (message) => this.#heard(message),
+      onClosed: (error) => this.#giveUp(error ?? new LuoError('LUO_GONE', `${this.#who}: it closed the line, or died`)),
     })
     void this.#dead.then(() => this.#ended())
     this.#limit(READY_LIMIT_MS, 'was not ready')

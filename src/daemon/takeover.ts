@@ -20,7 +20,7 @@
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import { takeFromEventfd } from '../sys/eventfd.js'
 import type { Fd } from '../sys/fd.js'
-import { isEnding, openPidfd, signalAtEndOfParent, signalPidfd, standBack } from '../sys/pidfd.js'
+import { openPidfd, seemsEnding, signalAtEndOfParent, signalPidfd, standBack } from '../sys/pidfd.js'
 import { Poller, waitReadable } from '../sys/poller.js'
 import { peerCredentials, peerPidfd } from '../sys/unix.js'
 import { ConnectionCopies } from './connection-copies.js'
@@ -31,6 +31,7 @@ import { step } from './steps.js'
 
 /** From the end of its line to luod's death; one that only gave this process up kills it in this time. */
 const DEATH_LIMIT_MS = 2_000
+const DEATH_LOOK_MS = 5
 /** Nobody uses it, and whoever does not know it ignores it. */
 const ENDING = 'SIGURG'
 const VERIFY_ATTEMPTS = 20
@@ -66,9 +67,15 @@ export interface Takeover {
 
 /** Resolves when this process is to be luod, with undefined when it is not needed any more. */
 export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | undefined> {
-  // Known before luod can end, so that it never is another process of the same number.
-  const primary = pidfdOfPeer(options.line)
-  const { replica } = options
+  const { line, replica } = options
+  let primary: Fd | undefined
+  try {
+    // Known before luod can end, so that it never is another process of the same number.
+    primary = pidfdOfPeer(line)
+  } catch (error) {
+    line.close()
+    return Promise.reject(error)
+  }
   const preparing = new Preparing(replica)
   const connections = new ConnectionCopies()
   let heir: { claim: Fd | undefined } | undefined
@@ -106,9 +113,13 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       })
     }
     const look = () => {
-      if (receiver.closed || !primary || !seesEnding(primary)) return
+      if (receiver.closed || !primary || !seemsEnding(primary)) return
       const endedAt = process.hrtime.bigint()
-      signalPidfd(primary, 'SIGKILL')
+      try {
+        signalPidfd(primary, 'SIGKILL')
+      } catch {
+        // The thread that matters is at its end.
+      }
       standBack(primary)
       receiver.drain()
       // It may have said or shown its end in what came last. Who is not the heir sees the end of the line.
@@ -149,7 +160,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
         }
       })
     }
-    const receiver: MirrorReceiver = new MirrorReceiver(options.line, {
+    const receiver: MirrorReceiver = new MirrorReceiver(line, {
       into: replica,
       onChange: () => {
         step('next.receive')
@@ -186,29 +197,23 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
       if (!isLuoError(error)) throw error
       end()
     }
-  }).finally(() => Poller.shared().unref())
+  })
+    .catch((error) => {
+      preparing.stop()
+      primary?.close()
+      line.close()
+      throw error
+    })
+    .finally(() => Poller.shared().unref())
 }
 
-/** One that cannot be looked at, for want of a descriptor, is waited for. */
-function seesEnding(pidfd: Fd): boolean {
-  try {
-    return isEnding(pidfd)
-  } catch {
-    return false
-  }
-}
-
+/** Looks again and again: that needs nothing which it might not get. */
 async function ended(pidfd: Fd | undefined): Promise<void> {
   if (!pidfd) return
-  await new Promise<void>((resolve) => {
-    const done = () => {
-      clearTimeout(timer)
-      watch.close()
-      resolve()
-    }
-    const timer = setTimeout(done, DEATH_LIMIT_MS)
-    const watch = Poller.shared().add(pidfd, { read: true, write: false }, done)
-  })
+  const end = performance.now() + DEATH_LIMIT_MS
+  while (!waitReadable(pidfd, 0) && performance.now() < end) {
+    await new Promise((resolve) => setTimeout(resolve, DEATH_LOOK_MS))
+  }
   pidfd.close()
 }
 

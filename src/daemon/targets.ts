@@ -42,16 +42,22 @@ export class Targets {
     return this.#targets.map(({ key, pid }) => ({ key, pid }))
   }
 
-  /** Owns `pidfd`. `key`: as it was recorded. */
+  /** Owns `pidfd`, also when it cannot be watched, which throws. `key`: as it was recorded. */
   add(pid: number, pidfd: Fd, key = String(this.#nextKey++)): void {
     this.#nextKey = Math.max(this.#nextKey, Number(key) + 1)
-    const watch = Poller.shared().add(pidfd, { read: true, write: false }, () => {
-      watch.close()
-      this.#options.turnstile.run(() => {
-        target.ended = true
-        this.#options.onEnded(pid)
+    let watch: Registration
+    try {
+      watch = Poller.shared().add(pidfd, { read: true, write: false }, () => {
+        watch.close()
+        this.#options.turnstile.run(() => {
+          target.ended = true
+          this.#options.onEnded(pid)
+        })
       })
-    })
+    } catch (error) {
+      pidfd.close()
+      throw error
+    }
     const target: Target = { key, pid, pidfd, watch, ended: false }
     this.#targets.push(target)
     this.#options.journal.keep(`target/${this.#options.update}/${key}`, pidfd)

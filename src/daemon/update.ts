@@ -76,13 +76,18 @@ export class Update implements Followed, Recorded {
     return update
   }
 
-  /** Lets `claimant` have orphaned state; if it fails, the state is orphaned again. */
+  /** Lets `claimant` have orphaned state; if it fails, the state is orphaned again. Throws, and nothing has changed. */
   static claim(state: State, workload: Workload, claimant: Member): Update {
-    state.sessions.freeze(workload, claimant)
     const request = { deadlineMs: 0, check: undefined, command: undefined, by: claimant }
     const update = new Update(state, workload, { request })
-    update.#parts.successor = claimant
     update.#parts.targets.add(claimant.pid, claimant.pidfd())
+    try {
+      state.sessions.freeze(workload, claimant)
+    } catch (error) {
+      update.#parts.targets.close()
+      throw error
+    }
+    update.#parts.successor = claimant
     workload.update = update
     update.#course.enter('restoring', { who: claimant.pid })
     update.#parts.record()
@@ -260,10 +265,11 @@ export class Update implements Followed, Recorded {
     this.#parts.record()
   }
 
+  /** Throws, and nothing has changed, when its end cannot be watched. */
   joined(member: Member): void {
+    this.#parts.targets.add(member.pid, member.pidfd())
     this.#parts.successor = member
     this.#parts.ticket.void()
-    this.#parts.targets.add(member.pid, member.pidfd())
     this.event('joined', { who: member.pid })
   }
 

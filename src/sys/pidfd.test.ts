@@ -4,8 +4,19 @@ import { openSync, readFileSync } from 'node:fs'
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { codeOf } from '../../test/code-of.js'
 import { countOpenFds, Fd } from './fd.js'
-import { isEnding, openPidfd, pidfdOwner, signalPidfd, standBack } from './pidfd.js'
+import { isEnding, openPidfd, pidfdOwner, seemsEnding, signalPidfd, standBack } from './pidfd.js'
 import { Poller, type Readiness } from './poller.js'
+
+/** There is no descriptor to read the state of a process through. */
+let full = false
+vi.mock('node:fs', async (original) => {
+  const fs = await original<typeof import('node:fs')>()
+  const read = (path: string, encoding: BufferEncoding) => {
+    if (full && path.endsWith('/stat')) throw Object.assign(new Error('too many'), { code: 'EMFILE' })
+    return fs.readFileSync(path, encoding)
+  }
+  return { ...fs, readFileSync: read }
+})
 
 /** Of /proc/PID/stat, counted after the name in parentheses. */
 const POLICY_FIELD = 38
@@ -141,6 +152,18 @@ describe('the end of a process', () => {
       expect(await closed).toBe(true)
       if (child.signalCode === null) await once(child, 'exit')
       expect(isEnding(pidfd)).toBe(true)
+    }
+  })
+
+  test('is not believed of a process that nobody can look at, for want of a descriptor', () => {
+    const { pid } = start()
+    using pidfd = openPidfd(pid)
+    full = true
+    try {
+      expect(() => isEnding(pidfd)).toThrow('too many')
+      expect(seemsEnding(pidfd)).toBe(false)
+    } finally {
+      full = false
     }
   })
 

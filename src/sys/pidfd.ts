@@ -54,8 +54,19 @@ export function isEnding(pidfd: Fd): boolean {
     const flags = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[FLAGS_FIELD])
     // Asked again: had it ended in between, the number could be another process by now.
     return (flags & EXITING) !== 0 || pidOf(pidfd) !== pid
+  } catch (error) {
+    // It has ended meanwhile. Without a descriptor to look through nobody knows.
+    if (['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) return true
+    throw error
+  }
+}
+
+/** The same; false too when that cannot be seen just now, for want of a descriptor. */
+export function seemsEnding(pidfd: Fd): boolean {
+  try {
+    return isEnding(pidfd)
   } catch {
-    return true
+    return false
   }
 }
 

@@ -2,7 +2,7 @@
  * The calling side of the wire: one connection, requests answered in order, streams of replies. What luod answers as an
  * error is thrown as the LuoError that it was there; a connection that ends fails everything under way with LUO_GONE.
  */
-import { isLuoError, LuoError } from '../errors.js'
+import { isLuoError, isShortage, LuoError } from '../errors.js'
 import { INTERFACE_NAME } from '../protocol/interface.js'
 import { decodeError, type Reply as ParsedReply, parseReply } from '../protocol/messages.js'
 import type { Methods } from '../protocol/types.js'
@@ -173,7 +173,8 @@ export class VarlinkClient {
   }
 
   #ended(error: LuoError | undefined): void {
-    this.#error = error ?? new LuoError('LUO_GONE', 'the connection to luod has ended')
+    const gone = error === undefined || isShortage(error)
+    this.#error = gone ? new LuoError('LUO_GONE', 'the connection to luod has ended', { cause: error }) : error
     for (const { method, fail } of this.#pending.splice(0)) {
       fail(new LuoError(this.#error.code, `${method}: ${this.#error.message}`, { cause: this.#error }))
     }

@@ -6,7 +6,7 @@
  * fit ends the connection with LUO_PROTOCOL: fewer or more files than declared, truncated control data, a message that
  * is too long or not JSON. A peer that does not read until the queue is full gets LUO_SLOW_PEER.
  */
-import { isLuoError, LuoError } from '../errors.js'
+import { isLuoError, isShortage, LuoError } from '../errors.js'
 import { MAX_FDS } from '../protocol/interface.js'
 import { Decoder, declaredFds, encodeMessage } from '../protocol/messages.js'
 import { closeAll, type Fd } from '../sys/fd.js'
@@ -103,11 +103,20 @@ export class Connection {
     return new Promise((resolve) => this.#drained.push(resolve))
   }
 
-  /** Sends a message; `fds` stay the caller's. Throws when it is closed or the queue is full, which closes it. */
+  /**
+   * Sends a message; `fds` stay the caller's. Throws when it is closed or the queue is full, which closes it. So does what
+   * the kernel has no memory for: the peer would wait for it, and comes back when the connection has ended.
+   */
   send(message: object, fds: readonly Fd[] = []): void {
     if (this.#closed) throw new LuoError('LUO_GONE', 'send on a connection that is closed')
     const bytes = encodeMessage(message)
-    const sent = this.#queue.length === 0 ? this.#trySend(bytes, fds) : 0
+    let sent = 0
+    try {
+      if (this.#queue.length === 0) sent = this.#trySend(bytes, fds)
+    } catch (error) {
+      if (isShortage(error)) this.#end(error)
+      throw error
+    }
     if (sent === bytes.length || this.#closed) return
     const limit = this.#options.maxQueueBytes ?? MAX_QUEUE_BYTES
     if (this.#queuedBytes + bytes.length > limit) {
@@ -193,6 +202,8 @@ export class Connection {
     } catch (error) {
       // The peer has closed it without reading all of what it was sent: its end, as any other.
       if (isLuoError(error, 'ECONNRESET')) this.#end(undefined)
+      // Nothing is wrong with the peer, which may come back.
+      else if (isShortage(error)) this.#end(error)
       else this.fail(error)
     }
   }

@@ -352,6 +352,8 @@ export class Server {
           connection.send({ parameters, continues: true }, files)
           return true
         } catch {
+          // It would be missed. Whoever listens comes back, and is told what is due.
+          connection.close()
           return false
         }
       },

@@ -166,6 +166,7 @@ test('a snapshot of it is whole, or is none, and the machine goes on', async () 
               const next = Machine.restore(states[0] as MachineState, options, () => {})
               machine.close()
               machine = next
+              machine.returns({ ...notifier })
             } catch (error) {
               closeAll(filesOf(states))
               throw error
