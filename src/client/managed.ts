@@ -484,6 +484,8 @@ export class ManagedLive implements Live {
   }
 
   #end(): void {
+    for (const serving of this.#servings.values()) serving.leave()
+    this.#resources.close()
     this.#sessions.close()
     this.#sessionFd.close()
     this.#link.close()
