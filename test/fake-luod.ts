@@ -17,7 +17,7 @@ export interface FakeLuod extends Disposable {
 const STATUS: Methods['Status']['output'] = {
   ...{ pid: process.pid, version: '1.2.3', uid: 0, workloads: 0, sessions: 0, files: 0 },
   ...{ connections: 1, nofile: 1_024, open_fds: 10, limits: {}, usage: [] },
-  ...{ protection: {} as never, backend: 'userspace' },
+  ...{ protection: { kind: 'none', ready: false, lost: 0 }, backend: 'userspace' },
 }
 
 type Event = Methods['Subscribe']['output']

@@ -34,6 +34,8 @@
 #define READ_BYTES 65536
 /* Events that a later luod may send and that mean nothing here, in one dispatch. */
 #define MAX_UNKNOWN_EVENTS 1000
+/* In a session; the kernel's have 630,000 at most. A list that goes on is none. */
+#define MAX_FILES 1000000
 #define NO_FILE (-1)
 /* How long luod may be away, if nothing else is asked for. */
 #define RECONNECT_MS 10000
@@ -1108,8 +1110,10 @@ static int same(const char *a, const char *b) { return a && b && strcmp(a, b) ==
 static int add_files(luo_files *to, luo_reply *reply, luo_error *error) {
   const luo_json *list = luo_json_get(reply->parameters, "files");
   size_t count = luo_json_count(list);
-  luo_file *grown = realloc(to->file, (to->count + count + 1) * sizeof *grown);
+  luo_file *grown;
   int64_t index = 0;
+  if (to->count + count > MAX_FILES) return broken(error, "a list of files has no end");
+  grown = realloc(to->file, (to->count + count + 1) * sizeof *grown);
   if (!grown) return no_memory(error);
   to->file = grown;
   for (const luo_json *from = luo_json_first(list); from; from = from->next) {

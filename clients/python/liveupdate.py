@@ -60,6 +60,8 @@ _DELAYS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _READ_BYTES = 65536
 #: Events that a later luod may send and that mean nothing here, in one dispatch.
 _MAX_UNKNOWN_EVENTS = 1000
+#: Files in a session; the kernel's have 630,000 at most. A list that goes on is none.
+_MAX_FILES = 1_000_000
 _FD_SIZE = array.array('i').itemsize
 _CREDENTIALS = struct.Struct('3i')
 #: Digits of the longest integer that a message has; tokens are strings.
@@ -519,6 +521,8 @@ class Files:
             _close_all(fds)
             more = _read_files(reply)
             self.files.extend(more)
+            if len(self.files) > _MAX_FILES:
+                raise _broken('a list of files has no end')
             # Somebody may have taken files out meanwhile.
             if not more or len(self.files) >= _member(reply, 'total', int):
                 return self

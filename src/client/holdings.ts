@@ -263,6 +263,8 @@ export class Holdings {
   }
 
   close(): void {
+    for (const serving of this.#servings.values()) serving.leave()
+    this.#resources.close()
     this.#sessions.close()
   }
 }

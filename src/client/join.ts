@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto'
 import { LuoError } from '../errors.js'
 import { type Fd, inheritedFd } from '../sys/fd.js'
 import { socketPath } from '../wire/socket-path.js'
-import { LuodLink } from './luod-link.js'
+import { LuodLink, oneFile } from './luod-link.js'
 import { ManagedLive } from './managed.js'
 import { rehearse } from './rehearsal.js'
 import type { JoinOptions, Live } from './types.js'
@@ -29,7 +29,7 @@ export async function joinWorkload(workload: string, options: JoinOptions): Prom
       },
       ticket ? [ticket] : [],
     )
-    const [sessionFd] = fds
+    const sessionFd = oneFile(fds)
     if (!sessionFd) throw new LuoError('LUO_PROTOCOL', `join ${workload}: luod sent no session`)
     const { member, session, origin } = parameters
     const live = new ManagedLive({ link, workload, member, session, sessionFd, origin, options })

@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto'
 import { isLuoError, LuoError } from '../errors.js'
 import { MAX_FDS } from '../protocol/interface.js'
 import type { FileIn, Methods } from '../protocol/types.js'
-import type { Fd } from '../sys/fd.js'
+import { closeAll, type Fd } from '../sys/fd.js'
 import type { Reply } from '../wire/client.js'
 import { DEFAULT_RECONNECT_MS, ReconnectingClient } from '../wire/reconnecting.js'
 
@@ -146,10 +146,7 @@ export class LuodLink {
     for (let at = offset, total = offset + 1; at < total; ) {
       const { parameters, fds } = await this.call('Retrieve', { session, offset: at })
       if (fds.length === 0) return
-      for (const { token, fd } of parameters.files) {
-        const file = fds[fd]
-        if (file) found.set(token, file)
-      }
+      addByToken(parameters.files, fds, found)
       total = parameters.total
       at += fds.length
     }
@@ -159,6 +156,32 @@ export class LuodLink {
     this.#events?.close()
     this.#control.close()
   }
+}
+
+/** LUO_PROTOCOL when two are at one token, or one is not there; then, as ever, the others are `found`'s. Owns `fds`. */
+export function addByToken(
+  described: readonly { token: string; fd: number }[],
+  fds: readonly Fd[],
+  found: Map<string, Fd>,
+): void {
+  const left = new Set(fds)
+  try {
+    for (const { token, fd } of described) {
+      const file = fds[fd]
+      if (!file || found.has(token) || !left.delete(file)) {
+        throw new LuoError('LUO_PROTOCOL', `read what luod sent: the file of token ${token} is not there, or twice`)
+      }
+      found.set(token, file)
+    }
+  } finally {
+    closeAll(left)
+  }
+}
+
+/** The one file of an answer; others are none of ours. */
+export function oneFile([file, ...others]: readonly Fd[]): Fd | undefined {
+  closeAll(others)
+  return file
 }
 
 function describe(files: readonly FileToHand[]): { described: FileIn[]; fds: Fd[] } {

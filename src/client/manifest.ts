@@ -9,6 +9,7 @@ import { crc32 } from 'node:zlib'
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { createMemfd, readAt, writeAt } from '../sys/memfd.js'
+import { isToken } from './token.js'
 
 export const MANIFEST_TOKEN = '0'
 export const MANIFEST_FORMAT_VERSION = 1
@@ -38,9 +39,7 @@ export class Manifest {
   static open(fd: Fd): { manifest: Manifest; resources: Resource[] } {
     const slots = [readSlot(fd, 0), readSlot(fd, 1)].filter((slot) => slot !== undefined)
     const latest = slots.sort((a, b) => b.number - a.number)[0]
-    if (!latest) {
-      throw new LuoError('LUO_RECORDS', 'read the manifest of the workload: it is damaged, or another program wrote it')
-    }
+    if (!latest) throw damaged()
     return { manifest: new Manifest(fd, latest.number), resources: parse(latest.json) }
   }
 
@@ -75,10 +74,38 @@ function readSlot(fd: Fd, slot: number): { number: number; json: Buffer } | unde
 }
 
 function parse(json: Buffer): Resource[] {
-  const { version, resources } = JSON.parse(json.toString()) as { version: number; resources: Resource[] }
-  if (version === MANIFEST_FORMAT_VERSION) return resources
+  const { version, resources } = fieldsOf(json)
+  if (version === MANIFEST_FORMAT_VERSION && Array.isArray(resources) && resources.every(isResource)) return resources
+  if (version === MANIFEST_FORMAT_VERSION) throw damaged()
   throw new LuoError(
     'LUO_STATE_VERSION',
     `read the manifest of the workload: it is of version ${version}, and ${MANIFEST_FORMAT_VERSION} is known`,
   )
+}
+
+function fieldsOf(json: Buffer): { version?: unknown; resources?: unknown } {
+  try {
+    return Object(JSON.parse(json.toString()))
+  } catch {
+    throw damaged()
+  }
+}
+
+/** Of kinds that are not known here, too: those stay with luod. */
+function isResource(value: unknown): value is Resource {
+  const { name, token, kind, max, format, of } = Object(value) as Record<string, unknown>
+  const optional = (text: unknown) => text === undefined || typeof text === 'string'
+  return (
+    typeof name === 'string' &&
+    typeof kind === 'string' &&
+    typeof token === 'string' &&
+    isToken(token) &&
+    (max === undefined || (Number.isSafeInteger(max) && Number(max) >= 0)) &&
+    optional(format) &&
+    optional(of)
+  )
+}
+
+function damaged(): LuoError {
+  return new LuoError('LUO_RECORDS', 'read the manifest of the workload: it is damaged, or another program wrote it')
 }

@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { closeAll, type Fd } from '../sys/fd.js'
-import type { FileToHand, LuodLink } from './luod-link.js'
+import { addByToken, type FileToHand, type LuodLink } from './luod-link.js'
 import { MANIFEST_TOKEN, Manifest, type Resource } from './manifest.js'
 
 /** A resource and its file. */
@@ -37,10 +37,10 @@ export class Resources {
     const { parameters, fds: first } = await this.#link.call('Claim', { id: randomUUID(), member })
     for (const { session, name } of parameters.sessions) if (session !== this.#session) this.#handedSessions.add(name)
     const fds = new Map<string, Fd>()
-    first.forEach((fd, index) => {
-      fds.set(parameters.files[index]?.token ?? '', fd)
-    })
     try {
+      // The first of those that it describes came with it.
+      const came = parameters.files.slice(0, first.length).map(({ token }, fd) => ({ token, fd }))
+      addByToken(came, first, fds)
       if (first.length < parameters.total) await this.#link.retrieveFrom(this.#session, first.length, fds)
       const manifestFd = fds.get(MANIFEST_TOKEN)
       // Without a manifest nothing was ever preserved by name.
@@ -117,9 +117,12 @@ export class Resources {
     }
     // Written first: a name whose file is missing is harmless, a file without a name is lost.
     this.#write(entries)
-    await this.#link.preserve(this.#session, files)
-    // Of files, luod has the only copy that we need.
-    for (const { resource, fd } of entries) if (resource.kind === 'file') fd.close()
+    try {
+      await this.#link.preserve(this.#session, files)
+    } finally {
+      // Of files, luod has the only copy that we need.
+      closeCopies(entries)
+    }
   }
 
   /** `made` takes the place of what has its name; what that was is forgotten, and not held any more. */
@@ -160,6 +163,14 @@ export class Resources {
     await this.#forget(this.#connections())
   }
 
+  /** Nothing is taken or held here any more. */
+  close(): void {
+    closeCopies(this.#pending.splice(0))
+    for (const { fd } of this.#handed.values()) fd.close()
+    this.#handed.clear()
+    this.#manifest?.fd.close()
+  }
+
   /** luod holds nothing for this workload any more. */
   async giveUp(workload: string): Promise<void> {
     const { sessions } = (await this.#link.call('Show', { workload })).parameters
@@ -192,4 +203,8 @@ export class Resources {
     for (const { resource } of added) this.#preserved.set(resource.token, resource)
     this.#manifest?.write([...this.#preserved.values()])
   }
+}
+
+function closeCopies(entries: readonly Entry[]): void {
+  for (const { resource, fd } of entries) if (resource.kind === 'file') fd.close()
 }

@@ -116,6 +116,13 @@ export class Serving {
     for (const socket of this.#adopted.splice(0)) socket.destroy()
   }
 
+  /** luod is not there for it any more: a server that the program closes is closed. */
+  leave(): void {
+    this.dropAdopted()
+    this.#listener?.close()
+    this.#listener = undefined
+  }
+
   // --- letting go ---------------------------------------------------------------------------------------------------
 
   /**

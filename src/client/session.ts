@@ -9,12 +9,12 @@
 import { randomUUID } from 'node:crypto'
 import { isLuoError, LuoError } from '../errors.js'
 import type { Session } from '../protocol/types.js'
-import { type Fd, inheritedFd } from '../sys/fd.js'
+import { closeAll, type Fd, inheritedFd } from '../sys/fd.js'
 import { duplicateNumber } from '../sys/node.js'
 import { socketPath } from '../wire/socket-path.js'
-import { LuodLink } from './luod-link.js'
+import { LuodLink, oneFile } from './luod-link.js'
 import { numberOf } from './numbers.js'
-import { tokenText } from './token.js'
+import { receivedToken, tokenText } from './token.js'
 import type {
   AdoptSessionOptions,
   FileOptions,
@@ -23,6 +23,9 @@ import type {
   SessionOptions,
   Token,
 } from './types.js'
+
+/** In a session; the kernel's have 630,000 at most. A list that goes on is none. */
+const MAX_FILES = 1_000_000
 
 export class LuodSession implements LiveSession {
   readonly name: string
@@ -68,7 +71,7 @@ export class LuodSession implements LiveSession {
   async retrieve(token: Token): Promise<number> {
     this.#mustBeOpen('retrieve')
     const { fds } = await this.#link.call('Retrieve', { session: this.#id, tokens: [tokenText(token)] })
-    const [fd] = fds
+    const fd = oneFile(fds)
     if (!fd) throw new LuoError('LUO_PROTOCOL', `retrieve token ${token} of session ${this.name}: no file came`)
     return fd.release()
   }
@@ -78,7 +81,8 @@ export class LuodSession implements LiveSession {
     const tokens: bigint[] = []
     for (;;) {
       const { files, total } = (await this.#link.call('Files', { session: this.#id, offset: tokens.length })).parameters
-      for (const { token } of files) tokens.push(BigInt(token))
+      for (const { token } of files) tokens.push(receivedToken(token))
+      if (tokens.length > MAX_FILES) throw new LuoError('LUO_PROTOCOL', `list ${this.name}: the list has no end`)
       if (files.length === 0 || tokens.length >= total) return tokens
     }
   }
@@ -154,7 +158,8 @@ async function adopt(
   return made(link, parameters.session, fds, onClose)
 }
 
-function made(link: LuodLink, session: Session, [fd]: Fd[], onClose: () => void): LuodSession {
+function made(link: LuodLink, session: Session, fds: readonly Fd[], onClose: () => void): LuodSession {
+  const fd = oneFile(fds)
   if (!fd) throw new LuoError('LUO_PROTOCOL', `open the session ${session.name}: luod sent no descriptor`)
   return new LuodSession(link, session, fd, onClose)
 }
@@ -175,7 +180,8 @@ export async function adoptProgramSession(
   const fd = inheritedFd(which.fd)
   try {
     return await connected(options, `at descriptor ${which.fd}`, async (link) => {
-      const { parameters } = await link.call('AdoptSession', { id: randomUUID(), fds: 1 }, [fd])
+      const { parameters, fds } = await link.call('AdoptSession', { id: randomUUID(), fds: 1 }, [fd])
+      closeAll(fds)
       return new LuodSession(link, parameters.session, fd, () => link.close())
     })
   } catch (error) {

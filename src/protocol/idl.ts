@@ -148,7 +148,21 @@ class Parser {
 
 /** Checks `value` against `type`. `what` begins the path that an error names. */
 export function validate(definition: Interface, type: TypeNode, value: unknown, what: string): void {
-  const problem = problemOf(definition, type, value, 0)
+  check({ definition, later: false }, type, value, what)
+}
+
+/** The same of whoever may be of a later version: members that the interface does not name are let through, and words. */
+export function validateLater(definition: Interface, type: TypeNode, value: unknown, what: string): void {
+  check({ definition, later: true }, type, value, what)
+}
+
+interface Rules {
+  definition: Interface
+  later: boolean
+}
+
+function check(rules: Rules, type: TypeNode, value: unknown, what: string): void {
+  const problem = problemOf(rules, type, value, 0)
   if (problem) throw invalid(`${what}${problem.path}`.replace(/^\./, ''), problem.why)
 }
 
@@ -158,15 +172,15 @@ interface Problem {
   why: string
 }
 
-function problemOf(definition: Interface, type: TypeNode, value: unknown, depth: number): Problem | undefined {
+function problemOf(rules: Rules, type: TypeNode, value: unknown, depth: number): Problem | undefined {
   if (depth > MAX_DEPTH) return because(`is nested deeper than ${MAX_DEPTH}`)
   switch (type.kind) {
     case 'nullable':
-      return value === null || value === undefined ? undefined : problemOf(definition, type.of, value, depth + 1)
+      return value === null || value === undefined ? undefined : problemOf(rules, type.of, value, depth + 1)
     case 'name': {
-      const named = definition.types.get(type.name)
+      const named = rules.definition.types.get(type.name)
       if (!named) throw new LuoError('LUO_PROTOCOL', `the interface has no type ${type.name}`)
-      return problemOf(definition, named, value, depth + 1)
+      return problemOf(rules, named, value, depth + 1)
     }
     case 'bool':
       return typeof value === 'boolean' ? undefined : because('must be true or false')
@@ -179,11 +193,12 @@ function problemOf(definition: Interface, type: TypeNode, value: unknown, depth:
     case 'object':
       return undefined
     case 'enum':
+      if (rules.later && typeof value === 'string') return undefined
       return type.members.includes(value as string) ? undefined : because(`must be one of ${type.members.join(', ')}`)
     case 'array': {
       if (!Array.isArray(value)) return because('must be an array')
       for (let index = 0; index < value.length; index++) {
-        const problem = problemOf(definition, type.of, value[index], depth + 1)
+        const problem = problemOf(rules, type.of, value[index], depth + 1)
         if (problem) return { path: `[${index}]${problem.path}`, why: problem.why }
       }
       return undefined
@@ -191,27 +206,22 @@ function problemOf(definition: Interface, type: TypeNode, value: unknown, depth:
     case 'map':
       if (!isObject(value)) return because('must be an object')
       for (const [key, member] of Object.entries(value)) {
-        const problem = problemOf(definition, type.of, member, depth + 1)
+        const problem = problemOf(rules, type.of, member, depth + 1)
         if (problem) return { path: `.${key}${problem.path}`, why: problem.why }
       }
       return undefined
     case 'struct':
-      return problemOfStruct(definition, type, value, depth)
+      return problemOfStruct(rules, type, value, depth)
   }
 }
 
-function problemOfStruct(
-  definition: Interface,
-  { fields }: StructNode,
-  value: unknown,
-  depth: number,
-): Problem | undefined {
+function problemOfStruct(rules: Rules, { fields }: StructNode, value: unknown, depth: number): Problem | undefined {
   if (!isObject(value)) return because('must be an object')
-  for (const name of Object.keys(value)) {
+  for (const name of rules.later ? [] : Object.keys(value)) {
     if (!fields.has(name)) return { path: `.${name}`, why: 'is not known' }
   }
   for (const [name, field] of fields) {
-    const problem = problemOf(definition, field, value[name], depth + 1)
+    const problem = problemOf(rules, field, value[name], depth + 1)
     if (problem) return { path: `.${name}${problem.path}`, why: problem.why }
   }
   return undefined

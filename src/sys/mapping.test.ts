@@ -52,6 +52,23 @@ afterEach(() => {
   expect(areas()).toBe(0)
 })
 
+// The first one: the engine keeps the code of what was called often.
+test('its buffer ends also when the engine has forgotten the code of what was not called for long', () => {
+  file(PAGE_BYTES)
+  const later = map(PAGE_BYTES, 'shared')
+  const bytes = new Uint8Array(later.buffer)
+  const first = map(PAGE_BYTES, 'shared')
+  expect(first.buffer.byteLength).toBe(PAGE_BYTES)
+  first.unmap()
+  setFlagsFromString('--expose-gc')
+  setFlagsFromString('--stress-flush-code')
+  const collect = runInNewContext('gc') as () => void
+  collect()
+  setFlagsFromString('--no-stress-flush-code')
+  later.unmap()
+  expect(bytes.length).toBe(0)
+})
+
 describe('a mapping', () => {
   test('that is shared writes to the file, and sees what others write', () => {
     file(PAGE_BYTES)

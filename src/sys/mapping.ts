@@ -246,7 +246,7 @@ function pages(length: number): number {
 }
 
 type Transferable = ArrayBuffer & { transfer?: () => ArrayBuffer }
-let nativeDetach: ((buffer: ArrayBuffer) => void) | undefined
+let detached = 0
 
 /**
  * structuredClone copies a buffer over foreign memory instead of detaching it. ArrayBuffer.prototype.transfer detaches
@@ -257,14 +257,16 @@ function detach(buffer: Transferable): void {
     buffer.transfer()
     return
   }
-  if (!nativeDetach) {
-    setFlagsFromString('--allow-natives-syntax')
-    nativeDetach = new Function('buffer', '%ArrayBufferDetach(buffer)') as (buffer: ArrayBuffer) => void
-    // Compiled at the first call, so that comes before the flag goes.
-    nativeDetach(new ArrayBuffer(1))
+  setFlagsFromString('--allow-natives-syntax')
+  try {
+    // Made each time: the code of a function that is not called for some garbage collections is forgotten, and compiled
+    // again when it is, which fails without the flag. Each has a text of its own, so that the engine knows none of them
+    // when others come with it.
+    const nativeDetach = new Function('buffer', `%ArrayBufferDetach(buffer) // ${detached++}`)
+    nativeDetach(buffer)
+  } finally {
     setFlagsFromString('--no-allow-natives-syntax')
   }
-  nativeDetach(buffer)
 }
 
 /** Anonymous memory for the arguments of system calls, at a fixed address for the life of the process. */

@@ -17,6 +17,10 @@ import { VarlinkClient } from './client.js'
 import { Connection } from './connection.js'
 
 const STRANGER = 54321
+const SESSION = {
+  ...{ session: '1', name: 'a', uid: 0, custody: 'held', files: 0, bytes: '0' },
+  ...{ keep_ms: 0, age_ms: 1 },
+}
 
 let directory: string
 let path: string
@@ -26,6 +30,8 @@ let client: VarlinkClient
 /** luod's side, which says whatever the test wants. */
 let luod: Connection
 let requests: Record<string, unknown>[]
+/** Bytes that luod has not sent yet. */
+let queued: number
 
 beforeAll(() => {
   // Made once in the life of a process, and kept.
@@ -36,6 +42,7 @@ beforeEach(async () => {
   path = join(directory, 'luod.sock')
   openBefore = countOpenFds()
   requests = []
+  queued = 0
   listener = listenUnix(path)
   client = await VarlinkClient.connect(path)
   luod = new Connection(acceptUnix(listener) as Fd, {
@@ -44,6 +51,9 @@ beforeEach(async () => {
       closeAll(fds)
     },
     onClose: () => {},
+    onUnderWay: (direction, { bytes }) => {
+      if (direction === 'queued') queued += bytes
+    },
   })
 })
 afterEach(async () => {
@@ -126,9 +136,9 @@ describe('a call', () => {
   })
 
   test('has no member that is null in its answer', async () => {
-    const call = client.call('Show', { workload: 'web' })
-    luod.send({ parameters: { workload: { name: 'web', pid: null } } })
-    expect((await call).parameters).toStrictEqual({ workload: { name: 'web' } })
+    const call = client.call('AdoptSession', { id: '1', name: 'a' })
+    luod.send({ parameters: { session: { ...SESSION, pid: null }, fds: null } })
+    expect((await call).parameters).toStrictEqual({ session: SESSION })
   })
 
   test('that is an error has no files: what came with it is closed', async () => {
@@ -234,6 +244,24 @@ describe('luod that breaks the rules', () => {
     expect((await client.closed).code).toBe('LUO_PROTOCOL')
   })
 
+  test.each<[string, object]>([
+    ['a member that is missing', {}],
+    ['a list that is none', { workloads: 'web' }],
+    ['something else in a list', { workloads: [null] }],
+    ['a number that is a text', { workloads: [{ name: 'web', uid: '0' }] }],
+  ])('by an answer with %s ends the connection with LUO_PROTOCOL, and its files are closed', async (_what, more) => {
+    using fd = createMemfd('file')
+    const call = rejectionOf(client.call('List', {}))
+    luod.send({ parameters: { ...more, fds: 1 } }, [fd])
+    expect(await call).toBe('LUO_PROTOCOL')
+  })
+
+  test('by what a later version says is none of that', async () => {
+    const call = client.call('AdoptSession', { id: '1', name: 'a' })
+    luod.send({ parameters: { session: { ...SESSION, custody: 'lent', since: 5 }, lender: 'b' } })
+    expect((await call).parameters.session.custody).toBe('lent')
+  })
+
   test('by an answer to nothing ends the connection with LUO_PROTOCOL, and its files are closed', async () => {
     using fd = createMemfd('file')
     luod.send({ parameters: { fds: 1 } }, [fd])
@@ -303,6 +331,21 @@ describe('a stream', () => {
     }
     expect(await rejectionOf(follow())).toBe('LUO_GONE')
     expect(taken).toBeGreaterThan(10_000)
+  })
+
+  test('that nobody takes ends the connection also when its replies are few and long', async () => {
+    const MANY = 80
+    const stream = client.stream('Watch', {})
+    const first = stream.next()
+    await until(() => requests.length === 1, 'the request')
+    const long = { parameters: { event: 'x'.repeat(MAX_MESSAGE_BYTES - 100) }, continues: true }
+    for (let sent = 0; sent < MANY && !luod.closed; sent++) {
+      luod.send(long)
+      if (sent === 0) await first
+      await until(() => queued === 0, 'what was sent is read')
+    }
+    expect((await client.closed).code).toBe('LUO_GONE')
+    await stream.return()
   })
 
   test('that ends with an error leaves no files behind', async () => {

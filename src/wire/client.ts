@@ -1,8 +1,10 @@
 /**
  * The calling side of the wire: one connection, requests answered in order, streams of replies. What luod answers as an
- * error is thrown as the LuoError that it was there; a connection that ends fails everything under way with LUO_GONE.
+ * error is thrown as the LuoError that it was there; a connection that ends fails everything under way with LUO_GONE, and
+ * one whose answers are not as the interface says is ended with LUO_PROTOCOL.
  */
 import { isLuoError, isShortage, LuoError } from '../errors.js'
+import { checkAnswer } from '../protocol/answers.js'
 import { INTERFACE_NAME } from '../protocol/interface.js'
 import { decodeError, type Reply as ParsedReply, parseReply } from '../protocol/messages.js'
 import type { Methods } from '../protocol/types.js'
@@ -15,6 +17,7 @@ export const QUEUE_MS = 1_000
 const CONNECT_RETRY_MS = 20
 /** Replies of a stream that nobody takes; more end the connection. */
 const MAX_UNREAD_REPLIES = 10_000
+const MAX_UNREAD_BYTES = 64 * 1024 * 1024
 
 export interface Reply<M extends keyof Methods> {
   parameters: Methods[M]['output']
@@ -24,7 +27,7 @@ export interface Reply<M extends keyof Methods> {
 
 interface Pending {
   method: string
-  reply(parameters: Record<string, unknown>, fds: Fd[], continues: boolean): void
+  reply(parameters: Record<string, unknown>, fds: Fd[], continues: boolean, bytes: number): void
   fail(error: LuoError): void
 }
 
@@ -61,7 +64,7 @@ export class VarlinkClient {
   private constructor(fd: Fd, pid: number) {
     this.pid = pid
     this.#connection = new Connection(fd, {
-      onMessage: (message, fds) => this.#received(message, fds),
+      onMessage: (message, fds, bytes) => this.#received(message, fds, bytes),
       onClose: (error) => this.#ended(error),
     })
   }
@@ -87,18 +90,20 @@ export class VarlinkClient {
     input: Methods[M]['input'],
     fds: readonly Fd[] = [],
   ): AsyncGenerator<Reply<M>, void, undefined> {
-    const replies: Reply<M>[] = []
+    const replies: (Reply<M> & { bytes: number })[] = []
+    let unread = 0
     let error: LuoError | undefined
     let ended = false
     let left = false
     let wake = () => {}
     this.#request(method, input, fds, true, {
       method,
-      reply: (parameters, received, continues) => {
+      reply: (parameters, received, continues, bytes) => {
         if (left) return closeAll(received)
-        replies.push({ parameters: parameters as Reply<M>['parameters'], fds: received })
+        replies.push({ parameters: parameters as Reply<M>['parameters'], fds: received, bytes })
+        unread += bytes
         if (!continues) ended = true
-        if (replies.length > MAX_UNREAD_REPLIES) this.close()
+        if (replies.length > MAX_UNREAD_REPLIES || unread > MAX_UNREAD_BYTES) this.close()
         wake()
       },
       fail: (reason) => {
@@ -108,7 +113,11 @@ export class VarlinkClient {
     })
     try {
       for (;;) {
-        for (let next = replies.shift(); next; next = replies.shift()) yield next
+        for (let next = replies.shift(); next; next = replies.shift()) {
+          const { bytes, ...reply } = next
+          unread -= bytes
+          yield reply
+        }
         if (error) throw error
         if (ended) return
         await new Promise<void>((resolve) => {
@@ -156,9 +165,9 @@ export class VarlinkClient {
     }
   }
 
-  #received(message: Record<string, unknown>, fds: Fd[]): void {
-    const { parameters, continues, error } = readReply(message, fds)
+  #received(message: Record<string, unknown>, fds: Fd[], bytes: number): void {
     const pending = this.#pending[0]
+    const { parameters, continues, error } = readReply(message, fds, pending?.method)
     if (!pending) {
       closeAll(fds)
       // luod's last words: why it ends the connection.
@@ -167,7 +176,7 @@ export class VarlinkClient {
         : decodeError(error, parameters)
     }
     if (!continues) this.#pending.shift()
-    if (error === undefined) return pending.reply(parameters, fds, continues)
+    if (error === undefined) return pending.reply(parameters, fds, continues, bytes)
     closeAll(fds)
     pending.fail(decodeError(error, parameters))
   }
@@ -198,9 +207,13 @@ function trusted(fd: Fd, path: string, own: number = process.getuid?.() ?? 0): n
   throw new LuoError('EPERM', `connect to ${path}: uid ${uid} listens there, and this is uid ${own}: do not trust it`)
 }
 
-function readReply(message: Record<string, unknown>, fds: Fd[]): ParsedReply {
+function readReply(message: Record<string, unknown>, fds: Fd[], method: string | undefined): ParsedReply {
   try {
-    return parseReply(message)
+    const reply = parseReply(message)
+    if (method === undefined || reply.error !== undefined) return reply
+    // Nobody would close them.
+    if (!checkAnswer(method, reply.parameters)) closeAll(fds.splice(0))
+    return reply
   } catch (error) {
     closeAll(fds)
     throw error

@@ -58,7 +58,7 @@ class FakeLuod {
         const act = this.#acts.shift() ?? 'answer'
         if (act === 'cut') connection.close()
         else if (act === 'nonsense') connection.send([] as unknown as object)
-        else if (act === 'answer') connection.send({ parameters: { said: this.asked.length } })
+        else if (act === 'answer') connection.send({ parameters: { workloads: [], event: 'one' } })
         else connection.send({ error: 'x.Failed', parameters: { code: 'LUO_GONE', message: 'no version runs' } })
       },
       onClose: () => {},

@@ -1,10 +1,10 @@
 /** Compiles programs of the C client as its README says, with the sanitizers: a leak or an overflow ends a program. */
 import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { PROJECT } from '../project.js'
 
-export const CLIENTS = fileURLToPath(new URL('../../clients', import.meta.url))
-export const HERE = fileURLToPath(new URL('.', import.meta.url))
+export const CLIENTS = join(PROJECT, 'clients')
+export const HERE = join(PROJECT, 'test/clients')
 
 const WARNINGS = ['-std=c99', '-pedantic', '-Wall', '-Wextra', '-Werror']
 const SANITIZERS = ['-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all']

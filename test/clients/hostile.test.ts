@@ -9,21 +9,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { closeAll, type Fd } from '../../src/sys/fd.js'
-import { createMemfd } from '../../src/sys/memfd.js'
-import { Poller, type Registration } from '../../src/sys/poller.js'
-import { acceptUnix, listenUnix, receive, send } from '../../src/sys/unix.js'
+import { Probe } from '../fuzz/clients.js'
+import { seed, tryTarget } from '../fuzz/try.js'
+import { type Answer, HostileLuod, type Part } from '../hostile-luod.js'
 import { compile, HERE } from './build.js'
-
-const MODE = 0o600
-
-/** What the fake luod sends: bytes with so many files, one after the other. */
-type Part = readonly [bytes: string | Buffer, files?: number]
-/** `close`: and then it closes the connection. */
-interface Answer {
-  parts: readonly Part[]
-  close?: boolean
-}
 
 const answer = (...parts: Part[]): Answer => ({ parts })
 const reply = (parameters: object, files = 0): Answer => answer([`${JSON.stringify({ parameters })}\0`, files])
@@ -34,77 +23,6 @@ const claim = (parameters: object, files = 0): Answer[] => [joined, SUBSCRIBED, 
 const file = (more: object) => ({ token: '1', kind: 'memfd', compatible: 'x', ...more })
 /** After the subscription, without being asked. */
 const events = (...parts: Part[]): Answer[] => [joined, { parts: [...SUBSCRIBED.parts, ...parts], close: true }]
-
-/** A luod that answers the n-th request, on whatever connection, with the n-th answer. */
-class FakeLuod {
-  readonly path: string
-  readonly #listener: Fd
-  readonly #registrations = new Map<Registration, Fd>()
-  readonly #answers: Answer[]
-
-  constructor(path: string, answers: readonly Answer[]) {
-    this.path = path
-    this.#answers = [...answers]
-    this.#listener = listenUnix(path, MODE)
-    this.#watch(this.#listener, () => this.#accept())
-  }
-
-  #watch(fd: Fd, onReadable: (stop: () => void) => void): void {
-    const registration: Registration = Poller.shared().add(fd, { read: true, write: false }, () =>
-      onReadable(() => this.#close(registration)),
-    )
-    this.#registrations.set(registration, fd)
-  }
-
-  #accept(): void {
-    for (let fd = acceptUnix(this.#listener); fd; fd = acceptUnix(this.#listener)) {
-      const connection = fd
-      this.#watch(connection, (stop) => this.#serve(connection, stop))
-    }
-  }
-
-  /** Requests are short: each comes as a whole. */
-  #serve(fd: Fd, stop: () => void): void {
-    try {
-      const got = receive(fd)
-      if (!got) return
-      closeAll(got.fds)
-      if (got.bytes.length === 0) return stop()
-      const next = this.#answers.shift()
-      for (const part of next?.parts ?? []) sendPart(fd, part)
-      if (next?.close) stop()
-    } catch {
-      // It has closed, with good reason.
-      stop()
-    }
-  }
-
-  #close(registration: Registration): void {
-    registration.close()
-    this.#registrations.get(registration)?.close()
-    this.#registrations.delete(registration)
-  }
-
-  close(): void {
-    for (const registration of [...this.#registrations.keys()]) this.#close(registration)
-  }
-}
-
-function sendPart(fd: Fd, [bytes, files = 0]: Part): void {
-  const data = Buffer.from(bytes)
-  const memory = createMemfd('hostile', { size: 1 })
-  try {
-    let sent = send(fd, data, Array(files).fill(memory))
-    // The client has a large buffer or reads; else it has closed.
-    for (let tries = 0; sent < data.length && tries < 1_000; tries++) {
-      const more = send(fd, data.subarray(sent), [])
-      if (more === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1)
-      sent += more
-    }
-  } finally {
-    memory.close()
-  }
-}
 
 const MIB = 1024 * 1024
 const broken = 'LUO_PROTOCOL'
@@ -210,26 +128,29 @@ const CASES: readonly [title: string, what: string, answers: readonly Answer[], 
 ]
 
 let folder: string
-let luod: FakeLuod | undefined
+let luod: HostileLuod | undefined
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'luo-hostile-'))
-  Poller.shared().ref()
 })
 afterEach(() => luod?.close())
 afterAll(() => {
-  Poller.shared().unref()
   rmSync(folder, { recursive: true, force: true })
 })
+
+/** Of made-up scripts. */
+const RUNS = 100
 
 describe.each([
   ['C', () => [compile(join(HERE, 'probe.c'), folder, 'probe')]],
   ['Python', () => ['python3', join(HERE, 'probe.py')]],
-])('the client in %s, and a luod that sends', (_, command) => {
+])('the client in %s, and a luod that sends', (client, prepare) => {
+  let command: string[]
   let probe: ChildProcess
   let lines: AsyncIterator<string>
   let complaints = ''
   beforeAll(() => {
-    const [program = '', ...args] = command()
+    command = prepare()
+    const [program = '', ...args] = command
     probe = spawn(program, args, { stdio: 'pipe' })
     probe.stderr?.on('data', (data) => {
       complaints += data
@@ -239,7 +160,7 @@ describe.each([
   afterAll(() => void probe.kill('SIGKILL'))
 
   test.each(CASES)('%s', async (_, what, answers, code) => {
-    luod = new FakeLuod(join(folder, `${process.hrtime.bigint()}.sock`), answers)
+    luod = new HostileLuod(join(folder, `${process.hrtime.bigint()}.sock`), answers)
     probe.stdin?.write(`${luod.path} ${what}\n`)
     expect({ ...(await lines.next()), complaints }).toEqual({ done: false, value: `${code}, 0 left`, complaints: '' })
   })
@@ -249,5 +170,10 @@ describe.each([
     expect((await lines.next()).value).toBe('LUO_NO_DAEMON, 0 left')
     expect(await once(probe, 'exit')).toEqual([0, null])
     expect(complaints).toBe('')
+  })
+
+  test(`anything at all (seed ${seed})`, async () => {
+    await using target = new Probe(command)
+    await tryTarget(client.toLowerCase(), target, RUNS)
   })
 })

@@ -6,13 +6,13 @@ import { execFile, execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { PROJECT } from '../project.js'
 import { until } from '../until.js'
 import { type Answers, formatScripts, parseOutputs, type Script } from './script.js'
 
-const LUOCTL = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
-const DRIVER = fileURLToPath(new URL('./driver/', import.meta.url))
+const LUOCTL = join(PROJECT, 'dist/cli/main.js')
+const DRIVER = join(PROJECT, 'test/conformance/driver')
 const MACHINE = 'conformance'
 const LIMIT_MS = 60_000
 const MAX_OUTPUT = 2 ** 24

@@ -9,12 +9,13 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { isLuoError, LuoError } from '../../src/errors.js'
 import type { Methods } from '../../src/protocol/types.js'
 import { VarlinkClient } from '../../src/wire/client.js'
+import { PROJECT } from '../project.js'
 
-export const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
+export { PROJECT }
+
 const LIMIT_MS = 20_000
 const EXIT_WHEN_IDLE = '--exit-when-idle'
 export const NOBODY = 65_534

@@ -6,6 +6,8 @@ import { symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { eventually, NOBODY, Stage } from '../daemon/stage.js'
+import { ioctlsOn } from '../fuzz/ioctls.js'
+import { seed, tryTarget } from '../fuzz/try.js'
 import { EmulationStage, openFiles } from './stage.js'
 
 const isRoot = process.getuid?.() === 0
@@ -52,6 +54,11 @@ test('memory that changes while it is looked at gets an answer that its calls ha
   // The notifier is well: it answers on.
   expect(await run.ask('name d')).toBe('EINVAL')
   expect((await run.ended()).code).toBe(0)
+})
+
+test(`calls that are made up get answers that a kernel has, and leave nothing (seed ${seed})`, async () => {
+  await using target = await ioctlsOn(stage)
+  await tryTarget('ioctls', target, 40)
 })
 
 test('a flood of calls on one machine does not stop those of another', async () => {

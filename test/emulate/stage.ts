@@ -4,11 +4,11 @@ import { once } from 'node:events'
 import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { compileDriver } from '../conformance/emulated.js'
 import { eventually } from '../daemon/stage.js'
+import { PROJECT } from '../project.js'
 
-const LUOCTL = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
+export const LUOCTL = join(PROJECT, 'dist/cli/main.js')
 const LIMIT_MS = 30_000
 
 export class Luoctl {

@@ -1,8 +1,9 @@
 /**
- * What is fuzzed: for each target a generator of inputs and a property. An input is bytes, so that one that fails can be
- * kept in the corpus as a file. A property throws for whatever is neither a value nor a refusal of the kind that belongs.
+ * What is fuzzed without anything that runs beside it: for each target a generator of inputs and a property, which throws
+ * for whatever is neither a value nor a refusal of the kind that belongs. `live-targets.ts` has the others.
  */
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { decodeCrossing, encodeCrossing } from '../../src/abi/crossing.js'
@@ -14,17 +15,13 @@ import { decodeMachineAnswer, decodeMachineRequest, encodeMachineRequest } from 
 import { type Change, decodeRecords, RECORD_TYPES, type RecordStorage, Records } from '../../src/abi/records.js'
 import { verifyRecords } from '../../src/abi/records-verify.js'
 import { decodeIoctl, IOCTLS } from '../../src/abi/uapi.js'
-import { LuoError } from '../../src/errors.js'
 import { recreate } from '../../src/handlers/by-value.js'
+import { OPTION_NAMES } from '../../src/handlers/value/options.js'
 import { parseInterface, validate } from '../../src/protocol/idl.js'
 import { INTERFACE_NAME, INTERFACE_TEXT } from '../../src/protocol/interface.js'
 import { Decoder, declaredFds, encodeMessage, parseReply, parseRequest } from '../../src/protocol/messages.js'
-
-export interface Target {
-  inputs: fc.Arbitrary<Uint8Array>
-  /** Throws when the input shows a defect. */
-  check(input: Uint8Array): void
-}
+import { countOpenFds } from '../../src/sys/fd.js'
+import { BAD_VALUES, changeField, mutated, only, share, type Target } from './target.js'
 
 const MAX_INPUT = 4_096
 const definition = parseInterface(INTERFACE_TEXT)
@@ -32,40 +29,6 @@ const bytes = fc.uint8Array({ maxLength: 512 })
 
 function golden(name: string): Uint8Array {
   return readFileSync(join(process.cwd(), 'test/golden', name))
-}
-
-/** Refused with one of these codes, or done; anything else is a defect. */
-function only(codes: RegExp, run: () => unknown): void {
-  try {
-    run()
-  } catch (error) {
-    if (!(error instanceof LuoError && codes.test(error.code))) throw error
-  }
-}
-
-/** Good bytes with a few of them changed, cut off, doubled. */
-function mutated(...seeds: Uint8Array[]): fc.Arbitrary<Uint8Array> {
-  const share = fc.double({ min: 0, max: 1, noNaN: true, maxExcluded: true })
-  const change = fc.oneof(
-    fc.record({ at: share, byte: fc.nat(255) }),
-    fc.record({ at: share, word: fc.constantFrom(0, 1, 0x7fffffff, 0x80000000, 0xffffffff) }),
-    fc.record({ at: share, cut: share }),
-    fc.record({ at: share, insert: fc.uint8Array({ minLength: 1, maxLength: 40 }) }),
-  )
-  return fc
-    .tuple(fc.constantFrom(...seeds), fc.array(change, { minLength: 1, maxLength: 5 }))
-    .map(([seed, changes]) => {
-      let result = Buffer.from(seed)
-      for (const one of changes) {
-        const at = Math.floor(one.at * result.length)
-        if ('byte' in one && at < result.length) result.writeUInt8(one.byte, at)
-        else if ('word' in one && at + 4 <= result.length) result.writeUInt32LE(one.word, at)
-        else if ('cut' in one)
-          result = Buffer.concat([result.subarray(0, at), result.subarray(at + Math.floor(one.cut * 16))])
-        else if ('insert' in one) result = Buffer.concat([result.subarray(0, at), one.insert, result.subarray(at)])
-      }
-      return new Uint8Array(result.subarray(0, Math.max(MAX_INPUT, seed.length)))
-    })
 }
 
 // --- messages -------------------------------------------------------------------------------------------------------
@@ -179,6 +142,64 @@ function checkDescription(input: Uint8Array): void {
   })
 }
 
+// --- descriptions of sockets that crossed by value --------------------------------------------------------------------
+
+/** Sockets are made, in a folder of its own and on this machine alone. */
+const SOCKETS = mkdtempSync(join(tmpdir(), 'luo-fuzz-sockets-'))
+process.once('exit', () => rmSync(SOCKETS, { recursive: true, force: true }))
+writeFileSync(join(SOCKETS, 'file'), '')
+
+const address = { family: 'ipv4', address: '127.0.0.1', port: 47_319 }
+const OPTIONS = [
+  { option: 'SO_REUSEADDR', value: '01000000' },
+  { option: 'SO_KEEPALIVE', value: '01000000' },
+  { option: 'SO_RCVTIMEO', value: '00'.repeat(16) },
+]
+const common = { version: 1, nonblock: true, options: OPTIONS, buffers: [{ buffer: 'SO_RCVBUF', bytes: 8_192 }] }
+const lo = { family: 'ipv4', group: '239.77.1.1', interface: 'lo' }
+const socketFile = { path: join(SOCKETS, 'socket'), mode: 0o600, uid: process.getuid?.() ?? 0, gid: 0 }
+/** As luod itself writes them. */
+const SOCKET_DESCRIPTIONS = [
+  { kind: 'tcp', ...common, address, backlog: 5 },
+  { kind: 'tcp', ...common, address: { family: 'ipv6', address: '::1', port: 47_319, flowInfo: 1 }, backlog: 0 },
+  { kind: 'mptcp', ...common, address, backlog: 5 },
+  { kind: 'udp', ...common, address, peer: { ...address, port: 9 }, memberships: [lo] },
+  { kind: 'unix', ...common, type: 'stream', abstract: '66757a7a', backlog: 5 },
+  { kind: 'unix', ...common, type: 'packets', file: socketFile, backlog: 5 },
+  { kind: 'unix', ...common, type: 'datagram', file: socketFile },
+]
+
+/** Only such values as lead to no other place than that folder, and no other address than those of `lo`. */
+const socketValue = fc.oneof(
+  fc.constantFrom(...BAD_VALUES),
+  fc.constantFrom<unknown>('tcp', 'udp', 'unix', 'ipv6', '::ffff:127.0.0.1', '0:0', '::1', 'stream', 'IPV6_V6ONLY'),
+  fc.constantFrom<unknown>(join(SOCKETS, 'file'), join(SOCKETS, 'no/socket'), '/proc/self/fd/0', `/${'x'.repeat(107)}`),
+  fc.constantFrom<unknown>('lo', 'lo\u00e9', 'TCP_CONGESTION', '6e6f6e65', 'SO_SNDBUF', 'SO_LINGER', 'ff'.repeat(8)),
+  fc.constantFrom<unknown>(2 ** 31 - 1, 2 ** 32 - 1, 2 ** 32 - 2, 65_535, 65_536, 0o7777),
+)
+const socketDescriptions = fc
+  .tuple(
+    fc.constantFrom(...SOCKET_DESCRIPTIONS),
+    fc.array(fc.tuple(share, fc.option(socketValue, { nil: undefined })), { maxLength: 3 }),
+    fc.array(fc.constantFrom(...OPTION_NAMES), { maxLength: 3 }),
+  )
+  .map(([description, changes, names]) => {
+    const options = [...OPTIONS, ...names.map((option) => ({ option, value: '01000000' }))]
+    const all = changes.reduce<unknown>((value, [at, to]) => changeField(value, at, to), { ...description, options })
+    return new Uint8Array(Buffer.from(JSON.stringify(all)))
+  })
+
+/** Made, and then it is the caller's; or refused, and nothing is left. */
+function checkSocket(input: Uint8Array): void {
+  const before = countOpenFds()
+  only(/^(LUO_RECORDS|LUO_RECORDS_VERSION|LUO_CHANGED|LUO_UNSUPPORTED|E[A-Z0-9]+)$/, () => {
+    using made = recreate(JSON.parse(Buffer.from(input).toString()))
+    if (countOpenFds() !== before + 1) throw new Error(`beside ${made.number} another descriptor is open`)
+  })
+  rmSync(socketFile.path, { force: true })
+  if (countOpenFds() !== before) throw new Error('a descriptor is left')
+}
+
 // --- all ------------------------------------------------------------------------------------------------------------
 
 const RECORDS = /^LUO_RECORDS(_VERSION)?$/
@@ -201,6 +222,7 @@ export const TARGETS: Readonly<Record<string, Target>> = {
       }),
   },
   description: { inputs: descriptions, check: checkDescription },
+  socket: { inputs: socketDescriptions, check: checkSocket },
   kho: {
     inputs: fc.oneof(bytes, mutated(golden('kho-in.bin'), golden('kho-out-cut.bin'))),
     check: (input) => {

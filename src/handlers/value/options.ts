@@ -119,7 +119,7 @@ const OPTIONS = {
 } as const satisfies Record<string, Option>
 
 type OptionName = keyof typeof OPTIONS
-const NAMES = Object.keys(OPTIONS) as OptionName[]
+export const OPTION_NAMES = Object.keys(OPTIONS) as OptionName[]
 
 const SO_BUF_LOCK = 72
 const BUFFERS = {
@@ -145,7 +145,7 @@ export interface SocketOptions {
 
 /** `fresh`: a new socket of the same kind. */
 export function describeOptions(fd: Fd, fresh: Fd): SocketOptions {
-  const options = NAMES.flatMap((name) => {
+  const options = OPTION_NAMES.flatMap((name) => {
     const { always, interface: device }: Option = OPTIONS[name]
     const value = optionHex(fd, name)
     if (value === undefined || (!always && value === optionHex(fresh, name))) return []
@@ -172,8 +172,8 @@ function int(fd: Fd, name: number): number {
 }
 
 export function readOptions(check: Check): SocketOptions {
-  const options = check.list('options', NAMES.length).map((each) => {
-    const name = each.oneOf('option', NAMES)
+  const options = check.list('options', OPTION_NAMES.length).map((each) => {
+    const name = each.oneOf('option', OPTION_NAMES)
     const { interface: device, bytes = INT_BYTES }: Option = OPTIONS[name]
     const value = each.text('value', device ? /^[^/]{1,15}$/ : HEX)
     // Texts are shorter than what there is room for.

@@ -1,0 +1,229 @@
+/**
+ * A program under `luoctl emulate` that makes hostile calls, as an input says (`ioctls.c` has the language). It gets an
+ * answer to each, and one that a kernel could give; its notifier and luod live on, with as many descriptors as before, and
+ * a program that means well is answered well.
+ */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import fc from 'fast-check'
+import { IOCTLS } from '../../src/abi/uapi.js'
+import { eventually } from '../daemon/stage.js'
+import { EmulationStage, LUOCTL, openFiles } from '../emulate/stage.js'
+import { PROJECT } from '../project.js'
+import type { LiveTarget } from './target.js'
+
+const MACHINE = 'fuzz'
+/** Whoever has not answered so long hangs. */
+const ANSWER_MS = 20_000
+const END_MS = 5_000
+const MAX_LINES = 24
+/** Sessions that the machine's generation before has handed over; an input may retrieve one. */
+const HANDED_OVER = 3
+
+// --- inputs ---------------------------------------------------------------------------------------------------------
+
+const slot = fc.nat(7)
+const place = fc.constantFrom(
+  ...['good', 'good', 'good', 'good', 'good', 'edge', 'edge', 'null', 'hole', 'readonly', 'half-readonly', 'none'],
+  ...['kernel', 'top', 'high', 'end', 'big'],
+)
+const offset = fc.oneof(fc.constantFrom(0, 1, 4, 8, 15, 16, 64, 71, 72, 73, 200), fc.nat(200))
+const command = fc.oneof(
+  { weight: 8, arbitrary: fc.constantFrom(...Object.values(IOCTLS).map((call) => call.command)) },
+  { weight: 1, arbitrary: fc.nat(0xff).map((number) => 0xba00 | number) },
+  {
+    weight: 1,
+    arbitrary: fc
+      .tuple(fc.constantFrom(...Object.values(IOCTLS).map((call) => call.command)), fc.nat(0xffff))
+      .map(([known, bits]) => ((bits << 16) | known) >>> 0),
+  },
+)
+const size = fc.oneof(
+  { weight: 3, arbitrary: fc.constantFrom(8, 16, 72, 72) },
+  { weight: 1, arbitrary: fc.constantFrom(0, 1, 7, 9, 15, 17, 71, 73, 80, 120, 4_096, 5_000, 2 ** 23, 2 ** 32 - 1) },
+)
+const descriptor = fc.oneof(
+  { weight: 4, arbitrary: slot.map((number) => `s${number}`) },
+  { weight: 1, arbitrary: fc.constantFrom('0', '-1', '255', '256', '2147483647', '-2147483648') },
+)
+const hexOf = (bytes: Uint8Array) => (bytes.length === 0 ? '-' : Buffer.from(bytes).toString('hex'))
+const nameBytes = (text: string) => Buffer.concat([Buffer.from(text), Buffer.alloc(64)]).subarray(0, 64)
+const name = fc.oneof(
+  { weight: 4, arbitrary: fc.constantFrom('a', 'b', 'handed-0', 'handed-1', 'handed-2').map(nameBytes) },
+  { weight: 1, arbitrary: fc.constantFrom('', 'x'.repeat(63), 'x'.repeat(64), '\u{e9}', '/', '\xff').map(nameBytes) },
+)
+const token = fc.constantFrom(0n, 1n, 2n, 2n ** 64n - 1n).map((value) => {
+  const bytes = Buffer.alloc(8)
+  bytes.writeBigUInt64LE(value)
+  return bytes
+})
+const bytes = fc
+  .oneof(
+    { weight: 3, arbitrary: name },
+    { weight: 3, arbitrary: token },
+    { weight: 1, arbitrary: fc.uint8Array({ maxLength: 80 }) },
+  )
+  .map(hexOf)
+const call = fc
+  .tuple(slot, command, place, offset, size, descriptor, bytes)
+  .map(
+    ([on, number, where, at, length, fd, rest]) =>
+      `${on} ${number.toString(16)} ${where} ${at} ${length} ${fd} ${rest}`,
+  )
+const kind = fc.constantFrom('memory', 'memory', 'sealed', 'pipe', 'socket', 'null', 'path')
+const path = fc.constantFrom(
+  '/dev/liveupdate',
+  '/dev/liveupdate/x',
+  '/dev/../dev/liveupdate',
+  '',
+  '/',
+  `/${'d/'.repeat(60)}`,
+)
+const flags = fc.oneof(fc.constantFrom(0, 1, 2, 3), fc.nat(0o17777777))
+
+/** What a program does that means well, so that there is something to be hostile about. */
+const well = fc.oneof(
+  slot.map((to) => `open ${to}`),
+  fc.tuple(slot, slot).map(([from, to]) => `dup ${from} ${to}`),
+  fc.tuple(slot, kind).map(([to, what]) => `file ${to} ${what}`),
+  fc.tuple(slot, slot, name).map(([to, on, text]) => `call ${to} ${on} ba00 good 0 72 0 ${hexOf(text)}`),
+  fc.tuple(slot, slot, name).map(([to, on, text]) => `call ${to} ${on} ba01 good 0 72 0 ${hexOf(text)}`),
+  fc.tuple(slot, slot, token).map(([on, fd, value]) => `call 7 ${on} ba40 good 0 16 s${fd} ${hexOf(value)}`),
+  fc.tuple(slot, slot, token).map(([to, on, value]) => `call ${to} ${on} ba41 good 0 16 0 ${hexOf(value)}`),
+  slot.map((on) => `call 7 ${on} ba42 good 0 8 0 -`),
+)
+const hostile = fc.oneof(
+  { weight: 8, arbitrary: fc.tuple(slot, call).map(([to, text]) => `call ${to} ${text}`) },
+  { weight: 2, arbitrary: fc.tuple(slot, call).map(([to, text]) => `tight ${to} ${text}`) },
+  { weight: 1, arbitrary: call.map((text) => `race ${text}`) },
+  {
+    weight: 2,
+    arbitrary: fc
+      .tuple(place, offset, flags, path)
+      .map(([where, at, bits, text]) => `path ${where} ${at} ${bits.toString(16)} ${hexOf(Buffer.from(text))}`),
+  },
+  { weight: 1, arbitrary: slot.map((which) => `close ${which}`) },
+  {
+    weight: 1,
+    arbitrary: fc.tuple(slot, place, offset, fc.nat(100)).map(([on, ...rest]) => `write ${on} ${rest.join(' ')}`),
+  },
+)
+const BEGINNING = [
+  'open 0',
+  'call 1 0 ba00 good 0 72 0 61',
+  'file 2 memory',
+  'call 3 0 ba01 good 0 72 0 68616e6465642d30',
+]
+const lines = fc
+  .tuple(
+    fc.nat(BEGINNING.length),
+    fc.array(fc.oneof(well, hostile), { minLength: 1, maxLength: MAX_LINES, size: 'max' }),
+  )
+  .map(([beginning, rest]) => new Uint8Array(Buffer.from([...BEGINNING.slice(0, beginning), ...rest, ''].join('\n'))))
+
+// --- the program ----------------------------------------------------------------------------------------------------
+
+function compile(to: string): string {
+  const source = join(PROJECT, 'test/fuzz/ioctls.c')
+  const options = ['-Wall', '-Wextra', '-Werror', '-O1', '-static', '-pthread']
+  execFileSync('cc', [...options, '-o', to, source], { stdio: ['ignore', 'inherit', 'inherit'] })
+  return to
+}
+
+class Ioctls implements LiveTarget {
+  readonly inputs = lines
+  readonly #stage: EmulationStage
+  readonly #program: ChildProcess
+  readonly #answers: AsyncIterator<string>
+  #complaints = ''
+  /** Of luod and the notifier, and how many files they have open at most when the program has none. */
+  #pids: number[] = []
+  #files: number[] = []
+
+  constructor(stage: EmulationStage, program: string) {
+    this.#stage = stage
+    const args = [LUOCTL, 'emulate', '--machine', MACHINE, '--', program]
+    const env = { ...process.env, LUO_SOCKET: stage.socket }
+    this.#program = spawn(process.execPath, args, { env, stdio: ['pipe', 'pipe', 'pipe'] })
+    this.#program.stderr?.on('data', (data) => {
+      this.#complaints += data
+    })
+    this.#program.stdin?.on('error', () => {})
+    this.#answers = createInterface({ input: this.#program.stdout ?? process.stdin })[Symbol.asyncIterator]()
+  }
+
+  async begin(): Promise<this> {
+    await this.check(Buffer.from(''))
+    this.#pids = [await this.#stage.luodPid(), this.#stage.notifierOf(MACHINE)]
+    this.#files = this.#pids.map(openFiles)
+    return this
+  }
+
+  async check(input: Uint8Array): Promise<void> {
+    const text = Buffer.from(input).toString('latin1')
+    this.#program.stdin?.write(`${text}${text === '' || text.endsWith('\n') ? '' : '\n'}end\n`)
+    const answer = await this.#answer()
+    if (!answer.startsWith('fine')) throw new Error(answer)
+    // What was handed over is finished in time, and then gone: less is what there may be from then on.
+    this.#files = await eventually(
+      () => this.#pids.map(openFiles),
+      (files) => files.every((count, index) => count <= (this.#files[index] ?? 0)),
+      `luod and the notifier had ${this.#files} open files, and have`,
+    )
+  }
+
+  async #answer(): Promise<string> {
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<string>((resolve) => {
+      timer = setTimeout(() => resolve('the program hangs'), ANSWER_MS)
+    })
+    const next = this.#answers.next().then(({ value }) => String(value ?? `the program has ended: ${this.#complaints}`))
+    const answer = await Promise.race([next, late])
+    clearTimeout(timer)
+    return answer
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#program.stdin?.end()
+    if (this.#program.exitCode === null && this.#program.signalCode === null) {
+      const ended = once(this.#program, 'exit')
+      // One that hangs ends with its notifier.
+      const timer = setTimeout(() => {
+        for (const pid of this.#pids.slice(1)) process.kill(pid, 'SIGKILL')
+        this.#program.kill('SIGKILL')
+      }, END_MS)
+      await ended
+      clearTimeout(timer)
+    }
+    await this.#stage.run('machines', '--end', MACHINE)
+  }
+}
+
+/** On a machine whose generation before has handed sessions over. */
+export async function ioctlsOn(stage: EmulationStage): Promise<LiveTarget> {
+  const before = stage.driver(MACHINE)
+  before.tell('open d')
+  for (let index = 0; index < HANDED_OVER; index++) {
+    before.tell(`create s${index} d "handed-${index}"`, 'memfd m text="x"', `preserve s${index} m 1`, 'close m')
+  }
+  await before.ask('name s0')
+  await stage.run('kexec', '--emulated', '--machine', MACHINE)
+  await before.ended()
+  return new Ioctls(stage, compile(join(stage.folder, 'ioctls'))).begin()
+}
+
+/** With a luod of its own. */
+export async function ioctls(): Promise<LiveTarget> {
+  const stage = new EmulationStage()
+  const target = await ioctlsOn(stage)
+  return {
+    inputs: target.inputs,
+    check: (input) => target.check(input),
+    [Symbol.asyncDispose]: async () => {
+      await target[Symbol.asyncDispose]()
+      await stage.dispose()
+    },
+  }
+}
