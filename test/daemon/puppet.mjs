@@ -22,6 +22,13 @@ async function client(name) {
   return clients.get(name)
 }
 
+function keepFiles(fds, names) {
+  fds.forEach((fd, index) => {
+    if (names[index]) files.set(names[index], fd)
+    else fd.close()
+  })
+}
+
 const operations = {
   /** Calls luod; `send` are names of files to send, `keep` names for those that come back. */
   async call({ on = 'control', method, input, send = [], keep = [] }) {
@@ -30,22 +37,21 @@ const operations = {
       input,
       send.map((name) => files.get(name)),
     )
-    fds.forEach((fd, index) => {
-      if (keep[index]) files.set(keep[index], fd)
-      else fd.close()
-    })
+    keepFiles(fds, keep)
     return parameters
   },
-  /** Answers the first reply; the others are reported as events. */
-  async stream({ on, method, input }) {
+  /** Answers the first reply; the others are reported as events, with `as`. `keep` names files of any of them. */
+  async stream({ on, method, input, keep = [], as }) {
     const replies = (await client(on)).stream(method, input)[Symbol.asyncIterator]()
     const first = await replies.next()
+    keepFiles(first.value.fds, keep)
     const follow = async () => {
       for (let next = await replies.next(); !next.done; next = await replies.next()) {
-        say({ event: next.value.parameters })
+        keepFiles(next.value.fds, keep)
+        say({ event: { ...next.value.parameters, as } })
       }
     }
-    follow().catch((error) => say({ event: { event: 'ended', code: error.code } }))
+    follow().catch((error) => say({ event: { event: 'ended', code: error.code, as } }))
     return first.value.parameters
   },
   async connect({ on, path }) {

@@ -51,7 +51,8 @@ export class Puppet {
   readonly hasTicket: boolean
   /** As `luoctl run` told it. */
   readonly workload: string | undefined
-  readonly events: { event: string; update?: string; reason?: string }[] = []
+  /** `as`: what its stream was called. */
+  readonly events: { event: string; update?: string; reason?: string; as?: string }[] = []
   readonly #socket: Socket
   readonly #waiting = new Map<
     number,

@@ -8,6 +8,8 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync,
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { RECORDS_VERSION } from '../../src/abi/records.js'
+import { MACHINES_VERSION } from '../../src/daemon/machines-state.js'
 import type { Step } from '../../src/daemon/steps.js'
 import type { Methods } from '../../src/protocol/types.js'
 import { VarlinkClient } from '../../src/wire/client.js'
@@ -15,7 +17,7 @@ import { FakeManager } from '../daemon/fake-manager.js'
 import { eventually } from '../daemon/stage.js'
 import { Random } from '../soak/random.js'
 import { Load } from './load.js'
-import type { StepRow } from './step-table.js'
+import type { MachineFate, StepRow } from './step-table.js'
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 const LUOD = here('../../dist/daemon/main.js')
@@ -23,9 +25,27 @@ const LUOCTL = here('../../dist/cli/main.js')
 const STRIKE = here('./strike.mjs')
 const CLIENT = here('./client.mjs')
 const SERVICE = here('./held.mjs')
+const NOTIFIER = here('./notifier.mjs')
+const MACHINE = 'held'
 const STORE_FILES = 512
 /** Of the service: its memory, and what says which memory that is. */
 const SERVICE_FILES = 2
+/** A build of luod that ends when it is told to go on. */
+const FAILING_BUILD = `
+  const { readSync, writeSync } = require('node:fs')
+  const hello = { version: '9', pid: process.pid, records: [${RECORDS_VERSION}], machines: [${MACHINES_VERSION}] }
+  for (const message of [{ hello }, { ready: { entries: 0 } }]) writeSync(3, JSON.stringify(message))
+  const bytes = Buffer.alloc(65536)
+  setInterval(() => {
+    try {
+      for (;;) {
+        const length = readSync(3, bytes)
+        if (length === 0 || bytes.toString('utf8', 0, length).includes('"go"')) process.exit(1)
+      }
+    } catch {
+      // Nothing is there yet.
+    }
+  }, 1)`
 
 export type Status = Methods['Status']['output']
 
@@ -38,6 +58,9 @@ export class ChangingLuod implements AsyncDisposable {
   #load: Load | undefined
   #client: ChildProcess | undefined
   #supervisor: ChildProcess | undefined
+  #notifier: ChildProcess | undefined
+  /** What it said last. */
+  #said = ''
   #clients = 0
   #over = false
 
@@ -81,10 +104,12 @@ export class ChangingLuod implements AsyncDisposable {
   }
 
   /** Who answers before, and who stands by; resolves when the victim was killed at the step. */
-  async strike({ step, during, victim }: StepRow): Promise<Status> {
+  async strike({ step, during, victim, machine }: StepRow): Promise<Status> {
     const before = await this.whole()
+    if (machine) await this.#startNotifier()
     const pids = {
       client: this.#client?.pid,
+      notifier: this.#notifier?.pid,
       supervisor: this.#supervisor?.pid,
       version: victim === 'version' ? (await this.ask('Show', { workload: 'web' })).workload.pid : undefined,
     }
@@ -95,6 +120,7 @@ export class ChangingLuod implements AsyncDisposable {
     writeFileSync(`${this.#order}.new`, JSON.stringify({ step, victim: whom, after }))
     renameSync(`${this.#order}.new`, this.#order)
     if (during === 'upgrade') await this.#upgrade()
+    else if (during === 'failing upgrade') await this.#upgrade({ to: this.#failingBuild() })
     else if (!during.startsWith('requests')) process.kill(before.pid, 'SIGKILL')
     await eventually(
       () => existsSync(this.#struck),
@@ -188,6 +214,49 @@ export class ChangingLuod implements AsyncDisposable {
     this.#client = this.#spawn(CLIENT, `client-${this.#clients}`, this.socket)
   }
 
+  async #startNotifier(): Promise<void> {
+    const notifier = spawn(process.execPath, [NOTIFIER, this.socket, MACHINE], { stdio: ['pipe', 'pipe', 'pipe'] })
+    this.#notifier = notifier
+    this.#listen(notifier)
+    notifier.stdout.on('data', (text) => {
+      this.#said += text
+    })
+    // It may be killed before it has read what it is asked.
+    notifier.stdin.on('error', () => {})
+    await this.#expectMachine()
+  }
+
+  /** Its program has what it had. */
+  async #expectMachine(): Promise<void> {
+    await eventually(
+      () => this.#said,
+      (said) => said === `${MACHINE}\n`,
+      `the machine does not go on: ${this.#log}`,
+    )
+    this.#said = ''
+  }
+
+  /** What has become of the machine; nothing is left of it afterwards. */
+  async endMachine(fate: MachineFate): Promise<void> {
+    const notifier = this.#notifier
+    if (!notifier) return
+    if (fate === 'goes on') {
+      notifier.stdin?.write('?\n')
+      await this.#expectMachine()
+      notifier.kill('SIGKILL')
+    }
+    await eventually(
+      () => notifier.exitCode ?? notifier.signalCode,
+      (ended) => ended !== null,
+      'the notifier does not end',
+    )
+    await eventually(
+      () => this.ask('Machines', {}),
+      ({ machines }) => machines.length === 0,
+      'the machine is left',
+    )
+  }
+
   #startService(): void {
     const service = [process.execPath, SERVICE, this.socket]
     this.#supervisor = this.#spawn(LUOCTL, '--socket', this.socket, 'run', 'web', '--restart', '--', ...service)
@@ -205,10 +274,16 @@ export class ChangingLuod implements AsyncDisposable {
     })
   }
 
-  async #upgrade(): Promise<void> {
+  #failingBuild(): string {
+    const main = join(this.#directory, 'failing.cjs')
+    writeFileSync(main, FAILING_BUILD, { mode: 0o600 })
+    return main
+  }
+
+  async #upgrade(request: { to?: string } = {}): Promise<void> {
     const client = await VarlinkClient.connect(this.socket)
     try {
-      for await (const _ of client.stream('Upgrade', { id: randomUUID() }));
+      for await (const _ of client.stream('Upgrade', { id: randomUUID(), ...request }));
     } catch {
       // Who was killed decides how it ends, and the rows say who serves then.
     } finally {

@@ -20,6 +20,9 @@ export const FAILURES: readonly [string, readonly Call[], Instead][] = [
   ['a short write', ['pwrite'], ([fd, bytes, length, offset]) => [fd, bytes, Number(length) >> 1, offset] as never],
 ]
 
+/** They are dealt with in one place for all calls (`src/sys`): a few are enough where each costs something. */
+export const SIMPLE: ReadonlySet<string> = new Set(['EINTR', 'a short write'])
+
 export interface Struck {
   call: Call | undefined
   /** For messages: which call of how many. */
@@ -38,9 +41,20 @@ export function besides<T>(work: () => T): T {
   }
 }
 
+/** Whatever else fails or not. */
+let base: Interference = () => undefined
+
+/** From here on, also while nothing fails: the test stands for something that the kernel knows. */
+export function always(how: Interference): void {
+  base = how
+  interfere(how)
+}
+
 export interface Failing {
   calls: readonly Call[]
   instead: Instead
+  /** So many of the calls at most, spread over all of them, and others each time. */
+  most?: number
   /** Before each time, with nothing failing. */
   before?(): Promise<void> | void
   /** Makes the same calls each time. */
@@ -50,7 +64,7 @@ export interface Failing {
 }
 
 /** Answers how many calls have failed. */
-export async function failEach({ calls, instead, before, work, after }: Failing): Promise<number> {
+export async function failEach({ calls, instead, most, before, work, after }: Failing): Promise<number> {
   const mayFail: Interference = (call, args) =>
     aside === 0 && calls.includes(call) && (call !== 'epoll_ctl' || args[1] === EPOLL_CTL_ADD)
       ? instead(args)
@@ -59,17 +73,17 @@ export async function failEach({ calls, instead, before, work, after }: Failing)
   await before?.()
   interfere((call, args) => {
     if (mayFail(call, args) !== undefined) count += 1
-    return undefined
+    return base(call, args)
   })
   await quietly(work)
   await after({ call: undefined, where: 'with nothing failing' })
-  for (let place = 0; place < count; place++) {
+  for (const place of placesOf(count, most)) {
     await before?.()
     let at = 0
     let call: Call | undefined
     interfere((made, args) => {
       const answer = mayFail(made, args)
-      if (call !== undefined || answer === undefined || at++ < place) return undefined
+      if (call !== undefined || answer === undefined || at++ < place) return base(made, args)
       call = made
       return answer
     })
@@ -83,6 +97,11 @@ async function quietly(work: () => Promise<void> | void): Promise<void> {
   try {
     await work()
   } finally {
-    interfere(undefined)
+    interfere(base)
   }
+}
+
+function placesOf(count: number, most = count): number[] {
+  const number = Math.min(count, most)
+  return Array.from({ length: number }, (_, index) => Math.floor(((index + Math.random()) * count) / number))
 }

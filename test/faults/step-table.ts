@@ -9,9 +9,21 @@
 import type { Step } from '../../src/daemon/steps.js'
 import { FAULTS, MESSAGE_FAULTS } from './table.js'
 
-/** What makes the step happen: requests; an upgrade; the end of luod, and what its standby does then. */
-export type During = 'requests' | 'upgrade' | 'new standby' | 'crash' | 'requests, store' | 'recovery'
-export type Victim = 'luod' | 'next' | 'client' | 'supervisor' | 'version'
+/**
+ * What makes the step happen: requests; an upgrade, to a build that is luod's own or to one that ends as soon as it shall go
+ * on; the end of luod, and what its standby does then.
+ */
+export type During =
+  | 'requests'
+  | 'upgrade'
+  | 'failing upgrade'
+  | 'new standby'
+  | 'crash'
+  | 'requests, store'
+  | 'recovery'
+export type Victim = 'luod' | 'next' | 'client' | 'supervisor' | 'version' | 'notifier'
+/** What becomes of an emulated machine. */
+export type MachineFate = 'goes on' | 'ends'
 
 export interface StepRow {
   number: number
@@ -19,9 +31,11 @@ export interface StepRow {
   during: During
   victim: Victim
   serving: 'luod' | 'next' | 'nobody'
+  /** Of a row with an emulated machine; it ends with its notifier, too. */
+  machine?: MachineFate
 }
 
-const ROWS: readonly [Step, During, Victim, StepRow['serving']][] = [
+const ROWS: readonly [Step, During, Victim, StepRow['serving'], MachineFate?][] = [
   ['copy.start', 'new standby', 'client', 'luod'],
   ['copy.hear', 'new standby', 'next', 'luod'],
   ['copy.fill', 'new standby', 'next', 'luod'],
@@ -80,6 +94,15 @@ const ROWS: readonly [Step, During, Victim, StepRow['serving']][] = [
   ['takeover.listen', 'crash', 'client', 'next'],
   ['takeover.member', 'crash', 'version', 'next'],
   ['takeover.supervisor', 'crash', 'supervisor', 'next'],
+  // luod dies before it has told of its machines: they end with it.
+  ['upgrade.machines', 'upgrade', 'luod', 'next', 'ends'],
+  ['upgrade.machines', 'upgrade', 'next', 'luod', 'goes on'],
+  ['upgrade.machines', 'upgrade', 'notifier', 'next', 'ends'],
+  ['upgrade.resume', 'failing upgrade', 'notifier', 'luod', 'ends'],
+  ['takeover.machines', 'upgrade', 'luod', 'next', 'goes on'],
+  ['takeover.machine', 'upgrade', 'next', 'luod', 'goes on'],
+  ['takeover.machine', 'upgrade', 'notifier', 'next', 'ends'],
+  ['takeover.notifier', 'upgrade', 'notifier', 'next', 'ends'],
   ['takeover.noticed', 'crash', 'next', 'nobody'],
   ['change.put', 'requests, store', 'luod', 'next'],
   ['change.commit', 'requests, store', 'luod', 'next'],
@@ -97,6 +120,7 @@ const ROWS: readonly [Step, During, Victim, StepRow['serving']][] = [
 
 export const FIRST_STEP_NUMBER = FAULTS.length + MESSAGE_FAULTS.length + 1
 
-export const STEP_FAULTS: readonly StepRow[] = ROWS.map(([step, during, victim, serving], index) => ({
+export const STEP_FAULTS: readonly StepRow[] = ROWS.map(([step, during, victim, serving, machine], index) => ({
   ...{ number: FIRST_STEP_NUMBER + index, step, during, victim, serving },
+  ...(machine ? { machine } : {}),
 }))

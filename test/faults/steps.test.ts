@@ -38,6 +38,7 @@ async function survive(row: StepRow, start: ReturnType<typeof worldOf>): Promise
   const luod = row.during === 'new standby' ? protection.pid : pid
   expect(now.pid === luod ? 'luod' : 'next', world.log).toBe(row.serving)
   expect(now.takeover?.findings ?? 0, world.log).toBe(0)
+  if (row.machine) await world.endMachine(row.machine)
   await world.mend(row.victim)
   const { acknowledged, there } = await world.compare()
   expect(there, `seed ${world.seed}`).toEqual(acknowledged)
