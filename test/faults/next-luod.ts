@@ -111,6 +111,8 @@ export class NextLuods {
       } finally {
         daemon.letGo()
       }
+      // It lives on, and luod reads its word.
+      await new Promise((resolve) => setTimeout(resolve, 20))
       const gone = takeover.gone()
       await this.killLuod()
       await gone
