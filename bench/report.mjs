@@ -216,7 +216,8 @@ function standbySection(run) {
     '',
     'With 100 clients that ask all the time. A client: its longest wait for an answer. luod: for how long nobody was served,',
     'as luod says it. The aims are 100 ms for an upgrade and 50 ms for a takeover, with 10,000 files. While a takeover is under',
-    'way the dead process gives its memory back, which takes one of the two cores from the others.',
+    'way the dead process gives its memory back, some 20 ms of one of the two cores here; it gets what the others leave. What a',
+    'takeover runs is compiled when luod is built, and has run once in the process that stands by.',
     '',
     table(
       ['', 'a client', 'luod'],
