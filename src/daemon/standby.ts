@@ -80,13 +80,9 @@ export class Standby {
     step('copy.start')
     const [ours, theirs] = socketPair('packets')
     try {
-      const args = [
-        ...new Set([...process.execArgv, NEW_SPACE]),
-        options.main,
-        ...options.args,
-        '--line-fd',
-        String(LINE_FD),
-      ]
+      // One that stood by itself was started so.
+      const engine = [...process.execArgv.filter((argument) => argument !== NEW_SPACE), NEW_SPACE]
+      const args = [...engine, options.main, ...options.args, '--line-fd', String(LINE_FD)]
       const child = spawn(process.execPath, args, {
         // Signals of a terminal are for luod, which tells it.
         detached: true,
