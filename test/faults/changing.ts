@@ -33,7 +33,8 @@ const SERVICE_FILES = 2
 /** A build of luod that ends when it is told to go on. */
 const FAILING_BUILD = `
   const { readSync, writeSync } = require('node:fs')
-  const hello = { version: '9', pid: process.pid, records: [${RECORDS_VERSION}], machines: [${MACHINES_VERSION}] }
+  const reads = { records: [${RECORDS_VERSION}], machines: [${MACHINES_VERSION}] }
+  const hello = { version: '9', pid: process.pid, ...reads, claims: true }
   for (const message of [{ hello }, { ready: { entries: 0 } }]) writeSync(3, JSON.stringify(message))
   const bytes = Buffer.alloc(65536)
   setInterval(() => {
