@@ -153,6 +153,8 @@ describe.runIf(possible)('docs/kernel-update.md', () => {
     expect([...steps, 'stopping', 'rebooting']).toEqual([...done.slice(0, 3), 'undone', ...done.slice(3)])
     const codes = [LOADING, STARTING].flatMap((proofs) => Object.values(proofs)).flat()
     const ends = new Set(codes.flatMap((proof) => (typeof proof === 'string' ? [] : proof[1])))
+    // That luod cannot be reached, or ends in the middle of it, is seen in src/cli/kexec.test.ts.
+    ends.add(4)
     expect(column('| exit code | what has happened |').map(Number).sort()).toEqual([...ends].sort())
   })
 })
