@@ -10,6 +10,7 @@ import { parseInterface } from '../protocol/idl.js'
 import { INTERFACE_NAME, INTERFACE_TEXT, MAX_FDS } from '../protocol/interface.js'
 import { Decoder, encodeMessage, MAX_MESSAGE_BYTES } from '../protocol/messages.js'
 import { closeAll, countOpenFds, type Fd } from '../sys/fd.js'
+import { interfere } from '../sys/ffi.js'
 import { sameOpenFile } from '../sys/file-info.js'
 import { nofileLimit, raiseNofile } from '../sys/limits.js'
 import { createMemfd, fileSize, readAt, writeAt } from '../sys/memfd.js'
@@ -1055,6 +1056,26 @@ describe('the connections', () => {
 })
 
 describe('when the server may open no more files', () => {
+  test.each(['ENFILE', 'ENOMEM'] as const)('whoever cannot even be refused waits: %s', async (code) => {
+    start()
+    const there = await connect()
+    await expectWorking(there)
+    let failing = true
+    interfere((call) => (failing && call === 'accept4' ? code : undefined))
+    try {
+      const late = connect().then(expectWorking)
+      await until(() => defects.length > 1, 'it is tried again')
+      await expectWorking(there)
+      failing = false
+      await late
+      const tries = defects.splice(0)
+      expect(tries.every(({ error, method }) => method === 'accept' && isLuoError(error, code))).toBe(true)
+      await expectWorking()
+    } finally {
+      interfere(undefined)
+    }
+  })
+
   test('whoever waits is refused, those that are there are served, and afterwards everybody is again', async () => {
     const server = start()
     const there = await connect()

@@ -23,6 +23,8 @@ import { Users } from './users.js'
 
 /** Accepted in one turn; the others wait for the next. */
 const MAX_ACCEPTS = 64
+/** Until a connection is accepted that could not even be refused. */
+const ACCEPT_AGAIN_MS = 100
 /** Requests of one connection that wait for the one before. */
 const MAX_WAITING = 32
 const INTERFACE: Interface = parseInterface(INTERFACE_TEXT)
@@ -97,6 +99,7 @@ export class Server {
   readonly #registration: Registration
   /** Given up for a moment when there is no other descriptor left to accept, and refuse, a connection with. */
   #spare: readonly Fd[] = socketPair()
+  #acceptAgain: NodeJS.Timeout | undefined
   /** While it is paused; these methods are answered all the same. */
   #resumed: { promise: Promise<void>; but: ReadonlySet<string> } | undefined
   readonly #onResume: (() => void)[] = []
@@ -141,6 +144,7 @@ export class Server {
   }
 
   close(): void {
+    clearTimeout(this.#acceptAgain)
     this.#registration.close()
     Poller.shared().unref()
     this.#options.listener.close()
@@ -155,8 +159,7 @@ export class Server {
         fd = acceptUnix(this.#options.listener)
       } catch (error) {
         if (isLuoError(error, 'EMFILE') || isLuoError(error, 'ENFILE')) this.#refuseOne(error)
-        // It waits, and is accepted when there is memory again.
-        else this.#options.onDefect(error, 'accept')
+        else this.#acceptLater(error)
         return
       }
       if (!fd) return
@@ -172,12 +175,27 @@ export class Server {
   /** Without this the waiting connection would wake us for ever, and its client would wait for ever. */
   #refuseOne(cause: LuoError): void {
     closeAll(this.#spare)
+    this.#spare = []
     try {
-      using fd = acceptUnix(this.#options.listener)
-      if (fd) this.#options.onRefused(cause, peerCredentials(fd))
-    } finally {
+      {
+        using fd = acceptUnix(this.#options.listener)
+        if (fd) this.#options.onRefused(cause, peerCredentials(fd))
+      }
       this.#spare = socketPair()
+    } catch (error) {
+      // Others took what there was.
+      this.#acceptLater(error)
     }
+  }
+
+  /** It waits until there is memory, or a descriptor, again; meanwhile it does not wake us. */
+  #acceptLater(error: unknown): void {
+    this.#options.onDefect(error, 'accept')
+    this.#registration.update({ read: false, write: false })
+    clearTimeout(this.#acceptAgain)
+    this.#acceptAgain = setTimeout(() => {
+      if (this.#resumed?.but.size !== 0) this.#registration.update({ read: true, write: false })
+    }, ACCEPT_AGAIN_MS)
   }
 
   #open(fd: Fd): void {
