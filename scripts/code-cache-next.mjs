@@ -30,29 +30,30 @@ async function lead(main, filename, codeFile) {
   // Without clients it ends, whatever becomes of this process.
   const args = ['--socket', socket, '--backend', 'userspace', '--standby', '--exit-when-idle']
   const luod = spawn(process.execPath, [as, ...args], { env, stdio: 'ignore' })
-  try {
-    while (!existsSync(socket)) await sleep(POLL_MS)
-    const holder = await ReconnectingClient.connect(socket)
-    const { parameters, fds } = await holder.call('Join', { id: randomUUID(), workload: 'code', accepts: ['*'] })
-    const memory = Array.from({ length: FILES }, (_, index) => createMemfd(`code-${index}`))
-    const files = memory.map((_, index) => ({ token: String(index), fd: index }))
-    const input = { id: randomUUID(), session: parameters.session, files, fds: files.length }
-    await holder.call('Preserve', input, memory)
-    const clients = await Promise.all(Array.from({ length: CLIENTS }, () => ReconnectingClient.connect(socket)))
-    const ask = () => Promise.all(clients.map((client) => client.call('Sessions', { limit: 1 })))
-    await ask()
-    await standsBy(holder)
-    luod.kill('SIGKILL')
-    for (let round = 0; round < ROUNDS; round++) await ask()
-    const { pid } = (await holder.call('Status', {})).parameters
-    for (const client of [holder, ...clients]) client.close()
-    for (const fd of [...fds, ...memory]) fd.close()
-    while (isThere(pid)) await sleep(POLL_MS)
-  } finally {
+  process.on('exit', () => {
     luod.kill()
     rmSync(as)
     rmSync(folder, { recursive: true, force: true })
-  }
+  })
+  // Whoever waits for it has waited long enough.
+  process.once('SIGTERM', () => process.exit(1))
+  while (!existsSync(socket)) await sleep(POLL_MS)
+  const holder = await ReconnectingClient.connect(socket)
+  const { parameters, fds } = await holder.call('Join', { id: randomUUID(), workload: 'code', accepts: ['*'] })
+  const memory = Array.from({ length: FILES }, (_, index) => createMemfd(`code-${index}`))
+  const files = memory.map((_, index) => ({ token: String(index), fd: index }))
+  const input = { id: randomUUID(), session: parameters.session, files, fds: files.length }
+  await holder.call('Preserve', input, memory)
+  const clients = await Promise.all(Array.from({ length: CLIENTS }, () => ReconnectingClient.connect(socket)))
+  const ask = () => Promise.all(clients.map((client) => client.call('Sessions', { limit: 1 })))
+  await ask()
+  await standsBy(holder)
+  luod.kill('SIGKILL')
+  for (let round = 0; round < ROUNDS; round++) await ask()
+  const { pid } = (await holder.call('Status', {})).parameters
+  for (const client of [holder, ...clients]) client.close()
+  for (const fd of [...fds, ...memory]) fd.close()
+  while (isThere(pid)) await sleep(POLL_MS)
 }
 
 async function standsBy(client) {

@@ -86,8 +86,8 @@ function parse(json: Buffer): Resource[] {
 function fieldsOf(json: Buffer): { version?: unknown; resources?: unknown } {
   try {
     return Object(JSON.parse(json.toString()))
-  } catch {
-    throw damaged()
+  } catch (error) {
+    throw damaged(error)
   }
 }
 
@@ -106,6 +106,7 @@ function isResource(value: unknown): value is Resource {
   )
 }
 
-function damaged(): LuoError {
-  return new LuoError('LUO_RECORDS', 'read the manifest of the workload: it is damaged, or another program wrote it')
+function damaged(cause?: unknown): LuoError {
+  const why = 'it is damaged, or another program wrote it'
+  return new LuoError('LUO_RECORDS', `read the manifest of the workload: ${why}`, { cause })
 }

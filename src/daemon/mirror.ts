@@ -38,21 +38,25 @@ export type DownMessage =
   /** `pausedAt`: when the last request was taken, of the monotonic clock, in nanoseconds. */
   | { go: { pausedAt: string } }
 
+/** A build that knows nothing of the last three does not say them. */
 export interface Hello {
   version: string
   pid: number
+  /** Versions of the records that it reads. */
   records: number[]
+  /** The same of the state of emulated machines. */
   machines: number[]
+  /** It takes copies of connections. */
   connections: boolean
+  /** It can be next beside another one. */
   claims: boolean
 }
 
 export type UpMessage =
-  /**
-   * `machines`: versions of the state of emulated machines that it reads. `connections`: it takes copies of them. `claims`:
-   * it can be next beside another one. A build that knows nothing of these does not say them.
-   */
-  { hello: Hello } | { ready: { entries: number } } | { failed: { code: string; message: string } } | { serving: true }
+  | { hello: Hello }
+  | { ready: { entries: number } }
+  | { failed: { code: string; message: string } }
+  | { serving: true }
 
 /** The side of luod. Owns `fd`. */
 export class MirrorSender implements VaultSink {

@@ -28,6 +28,7 @@ const ACCEPT_AGAIN_MS = 100
 /** Requests of one connection that wait for the one before. */
 const MAX_WAITING = 32
 const INTERFACE: Interface = parseInterface(INTERFACE_TEXT)
+
 /** One client's connection, as handlers see it. */
 export interface Peer extends Credentials {
   /** A copy of the peer's pidfd; undefined when the kernel has none to give. Owned by the caller. */
