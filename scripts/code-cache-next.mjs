@@ -25,18 +25,19 @@ async function lead(main, filename, codeFile) {
   const folder = mkdtempSync(join(tmpdir(), 'luo-code-'))
   const socket = join(folder, 'luod.sock')
   const as = join(dirname(main), 'next.mjs')
-  writeFileSync(as, `import '${import.meta.url}'\n`)
-  const env = { ...process.env, LUO_CODE_NEXT: JSON.stringify({ main, filename, codeFile, as }) }
-  // Without clients it ends, whatever becomes of this process.
-  const args = ['--socket', socket, '--backend', 'userspace', '--standby', '--exit-when-idle']
-  const luod = spawn(process.execPath, [as, ...args], { env, stdio: 'ignore' })
+  let luod
   process.on('exit', () => {
-    luod.kill()
-    rmSync(as)
+    luod?.kill()
+    rmSync(as, { force: true })
     rmSync(folder, { recursive: true, force: true })
   })
   // Whoever waits for it has waited long enough.
   process.once('SIGTERM', () => process.exit(1))
+  writeFileSync(as, `import '${import.meta.url}'\n`)
+  const env = { ...process.env, LUO_CODE_NEXT: JSON.stringify({ main, filename, codeFile, as }) }
+  // Without clients it ends, whatever becomes of this process.
+  const args = ['--socket', socket, '--backend', 'userspace', '--standby', '--exit-when-idle']
+  luod = spawn(process.execPath, [as, ...args], { env, stdio: 'ignore' })
   while (!existsSync(socket)) await sleep(POLL_MS)
   const holder = await ReconnectingClient.connect(socket)
   const { parameters, fds } = await holder.call('Join', { id: randomUUID(), workload: 'code', accepts: ['*'] })
