@@ -7,7 +7,7 @@ import type { MemberRecord } from '../abi/record-shapes.js'
 import type { Change } from '../abi/records.js'
 import type { Methods } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { seemsEnding, signalPidfd } from '../sys/pidfd.js'
+import { killProcess, seemsEnding } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import type { HoldOptions, Holds } from './holds.js'
 import type { Recorded } from './journal.js'
@@ -200,7 +200,7 @@ export class Member implements Recorded {
 
   /** SIGKILL; false when it has ended already. */
   kill(): boolean {
-    return !this.#dead && !this.#pidfd.closed && signalPidfd(this.#pidfd, 'SIGKILL')
+    return !this.#dead && !this.#pidfd.closed && killProcess(this.#pidfd)
   }
 
   /** A copy of its pidfd, owned by the caller. */

@@ -8,7 +8,7 @@ import type { HeldFile } from '../handlers/held-file.js'
 import { kernelMemfdHandler } from '../handlers/kernel-memfd.js'
 import { registerReferenceHandlers } from '../handlers/reference.js'
 import type { Fd } from '../sys/fd.js'
-import { openPidfd, signalPidfd } from '../sys/pidfd.js'
+import { killProcess, openPidfd } from '../sys/pidfd.js'
 import { madeHere } from '../sys/unix.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
@@ -52,7 +52,7 @@ export function machineHandlers(
         id: input.id,
         pid: peer.pid,
         endPrograms: () => void reply({ event: 'endPrograms' }),
-        kill: () => void signalPidfd(pidfd, 'SIGKILL'),
+        kill: () => void killProcess(pidfd),
       }
       return new Promise((resolve, reject) => {
         try {

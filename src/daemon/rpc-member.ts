@@ -2,7 +2,7 @@
 
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { openPidfd } from '../sys/pidfd.js'
+import { mayKill, openPidfd } from '../sys/pidfd.js'
 import type { Call, Handlers, Peer } from '../wire/server.js'
 import type { AnswerOptions, Answers } from './answers.js'
 import { checkFormats } from './describe.js'
@@ -263,6 +263,11 @@ function newMember(
   // Before Linux 6.5 the kernel knows the peer's pid only.
   const pidfd = peer.pidfd() ?? openPidfd(peer.pid)
   try {
+    if (!mayKill(pidfd))
+      throw new LuoError(
+        'EPERM',
+        `join: luod may not kill pid ${peer.pid}, as it must when its update fails; start it with one uid only`,
+      )
     const options: MemberOptions = {
       ...state.memberOptions(workload, () => made.member),
       uid: peer.uid,

@@ -1,7 +1,7 @@
 /** What `luoctl run` asks of luod: it keeps a workload's processes, and starts successors when told to. */
 import { isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { isEnding, openPidfd, pidfdOwner, signalPidfd } from '../sys/pidfd.js'
+import { isEnding, killProcess, openPidfd, pidfdOwner } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
@@ -78,7 +78,7 @@ export function supervisorHandlers(
               throw new LuoError('LUO_NOT_FOUND', `spawned: there is no update ${input.update} of ${input.workload}`)
             }
             // It was over before this came. If it failed, nobody else would end the process.
-            else if (!lastUpdate.committed) signalPidfd(pidfd, 'SIGKILL')
+            else if (!lastUpdate.committed) killProcess(pidfd)
           } finally {
             pidfd.close()
           }

@@ -20,7 +20,7 @@
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import { takeFromEventfd } from '../sys/eventfd.js'
 import type { Fd } from '../sys/fd.js'
-import { openPidfd, seemsEnding, signalAtEndOfParent, signalPidfd, standBack } from '../sys/pidfd.js'
+import { killProcess, openPidfd, seemsEnding, signalAtEndOfParent, standBack } from '../sys/pidfd.js'
 import { Poller, waitReadable } from '../sys/poller.js'
 import { peerCredentials, peerPidfd } from '../sys/unix.js'
 import { ConnectionCopies } from './connection-copies.js'
@@ -115,11 +115,7 @@ export function waitForTakeover(options: TakeoverOptions): Promise<Takeover | un
     const look = () => {
       if (receiver.closed || !primary || !seemsEnding(primary)) return
       const endedAt = process.hrtime.bigint()
-      try {
-        signalPidfd(primary, 'SIGKILL')
-      } catch {
-        // The thread that matters is at its end.
-      }
+      killProcess(primary)
       standBack(primary)
       receiver.drain()
       // It may have said or shown its end in what came last. Who is not the heir sees the end of the line.

@@ -3,7 +3,7 @@
  * watched by pidfd, killed when the update fails, and known to be gone before anybody else goes on.
  */
 import type { Fd } from '../sys/fd.js'
-import { signalPidfd } from '../sys/pidfd.js'
+import { killProcess } from '../sys/pidfd.js'
 import { Poller, type Registration } from '../sys/poller.js'
 import type { Journal } from './journal.js'
 import type { Turnstile } from './turnstile.js'
@@ -64,7 +64,7 @@ export class Targets {
   }
 
   kill(): void {
-    for (const { ended, pidfd } of this.#targets) if (!ended) signalPidfd(pidfd, 'SIGKILL')
+    for (const { ended, pidfd } of this.#targets) if (!ended) killProcess(pidfd)
   }
 
   close(): void {

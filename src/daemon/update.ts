@@ -10,7 +10,7 @@ import type { Change } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type { Phase } from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { signalPidfd } from '../sys/pidfd.js'
+import { killProcess } from '../sys/pidfd.js'
 import { socketPair } from '../sys/unix.js'
 import { monotonicMs } from './clock.js'
 import type { Gate } from './gate.js'
@@ -258,7 +258,7 @@ export class Update implements Followed, Recorded {
   /** The supervisor has started this process for us. Owns `pidfd`. */
   spawned(pid: number, pidfd: Fd): void {
     if (this.ended || this.phase === 'aborting') {
-      signalPidfd(pidfd, 'SIGKILL')
+      killProcess(pidfd)
       if (this.ended) return pidfd.close()
     }
     this.#parts.targets.add(pid, pidfd)

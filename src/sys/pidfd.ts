@@ -26,6 +26,28 @@ export function signalPidfd(pidfd: Fd, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
+/**
+ * SIGKILL; false when the process has ended already. That it may not be killed (EPERM: it has other credentials by now)
+ * is no error: it is there, and whoever waits for its end has a deadline.
+ */
+export function killProcess(pidfd: Fd): boolean {
+  try {
+    return signalPidfd(pidfd, 'SIGKILL')
+  } catch {
+    return true
+  }
+}
+
+/** False when the kernel would refuse to let us kill it: it acts with our uid, and has another one to go back to. */
+export function mayKill(pidfd: Fd): boolean {
+  try {
+    signalPidfd(pidfd, 0)
+    return true
+  } catch (error) {
+    return !isLuoError(error, 'EPERM')
+  }
+}
+
 /** Which process it is and whose (its real uid); undefined when it has ended, or is of another pid namespace. */
 export function pidfdOwner(pidfd: Fd): { pid: number; uid: number } | undefined {
   const pid = pidOf(pidfd)

@@ -7,12 +7,12 @@ import type { HandlerRegistry } from '../../src/core/handler.js'
 import { Daemon, type DaemonOptions } from '../../src/daemon/daemon.js'
 import { loadHandlers } from '../../src/daemon/handlers.js'
 import { Replica } from '../../src/daemon/replica.js'
-import { userLimits } from '../../src/daemon/user-limits.js'
 import type { VaultEntry, VaultSink } from '../../src/daemon/vault.js'
 import { isLuoError } from '../../src/errors.js'
 import type { HeldFile } from '../../src/handlers/held-file.js'
 import type { Fd } from '../../src/sys/fd.js'
 import { listenUnix } from '../../src/sys/unix.js'
+import { optionsOfOurOwn } from './in-process.js'
 import { Stage } from './stage.js'
 
 /** Between two looks at what has changed: some of it is built ahead, and some is not yet. */
@@ -83,18 +83,10 @@ export class Replaceable implements AsyncDisposable {
     const registry = () => loadHandlers([], (file) => replaceable?.daemon.made(file) === true)
     const first = await registry()
     const options = {
-      version: '1',
-      nofile: 20_000,
-      limits: userLimits({}, { nofile: 20_000, shared: true, memory: 2 ** 30 }),
-      registry: first,
-      replacement: {
-        protection: { kind: 'none' as const, ready: false, lost: 0 },
-        settled: () => undefined,
-        upgrade: () => Promise.reject(new Error()),
-      },
-      log: (level: string, message: string) => {
+      ...optionsOfOurOwn((level, message) => {
         if (level !== 'info') log.push(`${level}: ${message}`)
-      },
+      }),
+      registry: first,
     }
     let daemon: Daemon | undefined
     const stage = await Stage.around((socket) => {

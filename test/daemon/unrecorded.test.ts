@@ -1,28 +1,9 @@
 /** An update whose beginning cannot be written down: whoever asked is told, and it does not go on. */
 import { expect, test } from 'vitest'
-import { Daemon } from '../../src/daemon/daemon.js'
-import { loadHandlers } from '../../src/daemon/handlers.js'
-import { userLimits } from '../../src/daemon/user-limits.js'
 import { closeAll } from '../../src/sys/fd.js'
 import { interfere } from '../../src/sys/ffi.js'
-import { listenUnix } from '../../src/sys/unix.js'
-import { eventually, failure, Stage } from './stage.js'
-
-/** luod in this process, so that its calls of libc can fail. */
-async function stageOfOurOwn(): Promise<Stage> {
-  const registry = await loadHandlers([])
-  return Stage.around((socket) => {
-    Daemon.begin({
-      ...{ version: '1', nofile: 20_000, registry, listener: listenUnix(socket, 0o666), log: () => {} },
-      limits: userLimits({}, { nofile: 20_000, shared: true, memory: 2 ** 30 }),
-      replacement: {
-        protection: { kind: 'none', ready: false, lost: 0 },
-        settled: () => undefined,
-        upgrade: () => Promise.reject(new Error()),
-      },
-    })
-  })
-}
+import { luodOfOurOwn } from './in-process.js'
+import { eventually, failure } from './stage.js'
 
 /** While it runs nothing can be recorded. */
 async function withoutSpace(run: () => Promise<void>): Promise<void> {
@@ -42,7 +23,7 @@ const METHODS = [
 test.each(METHODS)(
   '%s fails with ENOSPC, the version that runs goes on, and is updated when there is space',
   async (method, input) => {
-    await using stage = await stageOfOurOwn()
+    await using stage = (await luodOfOurOwn()).stage
     const puppet = await stage.supervised('web')
     const { member } = await puppet.join('web')
     await puppet.call('Commit', { id: 'c', member })
@@ -60,7 +41,7 @@ test.each(METHODS)(
 test.each(METHODS)(
   '%s tells the supervisor when it is recorded that it was asked, and not before',
   async (method, input) => {
-    await using stage = await stageOfOurOwn()
+    await using stage = (await luodOfOurOwn()).stage
     const member = await stage.client()
     const { parameters } = await member.call('Join', { id: 'j', workload: 'web', accepts: ['*'] })
     await member.call('Commit', { id: 'c', member: parameters.member })

@@ -5,14 +5,11 @@
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { verifyRecords } from '../../src/abi/records-verify.js'
-import { Daemon } from '../../src/daemon/daemon.js'
-import { loadHandlers } from '../../src/daemon/handlers.js'
-import { userLimits } from '../../src/daemon/user-limits.js'
 import { isLuoError } from '../../src/errors.js'
 import { closeAll } from '../../src/sys/fd.js'
 import { fileSize, readAt } from '../../src/sys/memfd.js'
-import { listenUnix } from '../../src/sys/unix.js'
-import { eventually, type Puppet, Stage } from '../daemon/stage.js'
+import { luodOfOurOwn } from '../daemon/in-process.js'
+import { eventually, type Puppet, type Stage } from '../daemon/stage.js'
 import { FAILURES, failEach } from './interference.js'
 
 const log: string[] = []
@@ -21,19 +18,7 @@ let puppet: Puppet
 let round = 0
 
 beforeAll(async () => {
-  const registry = await loadHandlers([])
-  stage = await Stage.around((socket) => {
-    Daemon.begin({
-      ...{ version: '1', nofile: 20_000, registry, listener: listenUnix(socket, 0o666) },
-      limits: userLimits({}, { nofile: 20_000, shared: true, memory: 2 ** 30 }),
-      replacement: {
-        protection: { kind: 'none', ready: false, lost: 0 },
-        settled: () => undefined,
-        upgrade: () => Promise.reject(new Error()),
-      },
-      log: (_, message) => log.push(message),
-    })
-  })
+  stage = (await luodOfOurOwn((_, message) => log.push(message))).stage
   puppet = await stage.puppet()
   await puppet.do('memfd', { name: 'memory', size: 4096 })
 })

@@ -20,9 +20,6 @@ export const FAILURES: readonly [string, readonly Call[], Instead][] = [
   ['a short write', ['pwrite'], ([fd, bytes, length, offset]) => [fd, bytes, Number(length) >> 1, offset] as never],
 ]
 
-/** They are dealt with in one place for all calls (`src/sys`): a few are enough where each costs something. */
-export const SIMPLE: ReadonlySet<string> = new Set(['EINTR', 'a short write'])
-
 export interface Struck {
   call: Call | undefined
   /** For messages: which call of how many. */
@@ -53,8 +50,6 @@ export function always(how: Interference): void {
 export interface Failing {
   calls: readonly Call[]
   instead: Instead
-  /** So many of the calls at most, spread over all of them, and others each time. */
-  most?: number
   /** Before each time, with nothing failing. */
   before?(): Promise<void> | void
   /** Makes the same calls each time. */
@@ -64,7 +59,7 @@ export interface Failing {
 }
 
 /** Answers how many calls have failed. */
-export async function failEach({ calls, instead, most, before, work, after }: Failing): Promise<number> {
+export async function failEach({ calls, instead, before, work, after }: Failing): Promise<number> {
   const mayFail: Interference = (call, args) =>
     aside === 0 && calls.includes(call) && (call !== 'epoll_ctl' || args[1] === EPOLL_CTL_ADD)
       ? instead(args)
@@ -77,7 +72,7 @@ export async function failEach({ calls, instead, most, before, work, after }: Fa
   })
   await quietly(work)
   await after({ call: undefined, where: 'with nothing failing' })
-  for (const place of placesOf(count, most)) {
+  for (let place = 0; place < count; place++) {
     await before?.()
     let at = 0
     let call: Call | undefined
@@ -99,9 +94,4 @@ async function quietly(work: () => Promise<void> | void): Promise<void> {
   } finally {
     interfere(base)
   }
-}
-
-function placesOf(count: number, most = count): number[] {
-  const number = Math.min(count, most)
-  return Array.from({ length: number }, (_, index) => Math.floor(((index + Math.random()) * count) / number))
 }

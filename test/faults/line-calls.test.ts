@@ -5,17 +5,15 @@
  */
 import type { ChildProcess } from 'node:child_process'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
-import { Daemon } from '../../src/daemon/daemon.js'
-import { loadHandlers } from '../../src/daemon/handlers.js'
+import type { Daemon } from '../../src/daemon/daemon.js'
 import { Protection } from '../../src/daemon/protection.js'
-import { userLimits } from '../../src/daemon/user-limits.js'
 import { isLuoError } from '../../src/errors.js'
 import { countOpenFds } from '../../src/sys/fd.js'
 import { createMemfd } from '../../src/sys/memfd.js'
-import { listenUnix } from '../../src/sys/unix.js'
-import { eventually, failure as failureOf, type Puppet, Stage } from '../daemon/stage.js'
+import { luodOfOurOwn, optionsOfOurOwn } from '../daemon/in-process.js'
+import { eventually, failure as failureOf, type Puppet, type Stage } from '../daemon/stage.js'
 import { until } from '../until.js'
-import { always, besides, FAILURES, failEach, SIMPLE } from './interference.js'
+import { always, besides, FAILURES, failEach } from './interference.js'
 import { NextLuods } from './next-luod.js'
 
 type Spawn = (command: string, args: readonly string[], options: { stdio: unknown[] }) => ChildProcess
@@ -31,7 +29,6 @@ vi.mock('node:child_process', async (original) => {
 
 /** A connection that lasts longer is shared. */
 const SHARED_MS = 25
-const MOST = 5
 
 const log: string[] = []
 let stage: Stage
@@ -41,20 +38,9 @@ let nexts: NextLuods
 let protection: Protection
 
 beforeAll(async () => {
-  const options = {
-    ...{ version: '1', nofile: 20_000, log: (_: string, message: string) => log.push(message) },
-    limits: userLimits({}, { nofile: 20_000, shared: true, memory: 2 ** 30 }),
-    replacement: {
-      protection: { kind: 'none' as const, ready: false, lost: 0 },
-      settled: () => undefined,
-      upgrade: () => Promise.reject(new Error()),
-    },
-  }
-  const registry = await loadHandlers([])
-  stage = await Stage.around((socket) => {
-    luod = Daemon.begin({ ...options, registry, listener: listenUnix(socket, 0o666) })
-  })
-  nexts = new NextLuods(options)
+  const tell = (_: string, message: string) => log.push(message)
+  ;({ stage, daemon: luod } = await luodOfOurOwn(tell))
+  nexts = new NextLuods(optionsOfOurOwn(tell))
   next.start = (line) => nexts.start(line)
   puppet = await stage.puppet()
   for (const name of ['memory', 'more']) await puppet.do('memfd', { name, size: 4096 })
@@ -162,12 +148,12 @@ const WAYS: readonly { way: string; ready: boolean; work(): Promise<void>; took:
 
 test.each(WAYS.flatMap((way) => FAILURES.map(([failure, calls, instead]) => ({ ...way, failure, calls, instead }))))(
   '$way: $failure at each call costs one that stands by at most',
-  async ({ way, ready, work, took, failure, calls, instead }) => {
+  async ({ way, ready, work, took, calls, instead }) => {
     await stage.atRest()
     const { connections, ...counts } = luod.counts()
     const before = countOpenFds()
     await failEach({
-      ...{ calls, instead, most: SIMPLE.has(failure) ? 1 : MOST },
+      ...{ calls, instead },
       before: async () => {
         nexts.begin()
         protect(way.startsWith('a crash'))
