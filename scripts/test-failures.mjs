@@ -7,7 +7,8 @@ const LINES = 12
 const report = JSON.parse(readFileSync(process.argv[2] ?? '', 'utf8'))
 for (const file of report.testResults) {
   const bad = file.assertionResults.filter(({ status }) => status !== 'passed')
-  for (const { status, fullName, failureMessages = [] } of bad) say(file.name, `${fullName} (${status})`, failureMessages)
+  for (const { status, fullName, failureMessages = [] } of bad)
+    say(file.name, `${fullName} (${status})`, failureMessages)
   // A file that could not be loaded has no tests.
   if (file.status === 'failed' && bad.length === 0) say(file.name, 'the file', [file.message])
 }
@@ -15,6 +16,9 @@ for (const file of report.testResults) {
 /** @param {string} file @param {string} name @param {string[]} messages */
 function say(file, name, messages) {
   console.log(`test: ${file.replace(`${process.cwd()}/`, '')}: ${name}`)
-  const lines = messages.join('\n').split('\n').filter((line) => line && !line.includes('node_modules'))
+  const lines = messages
+    .join('\n')
+    .split('\n')
+    .filter((line) => line && !line.includes('node_modules'))
   for (const line of lines.slice(0, LINES)) console.log(`    ${line}`)
 }
