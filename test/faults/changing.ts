@@ -60,6 +60,8 @@ export class ChangingLuod implements AsyncDisposable {
   #client: ChildProcess | undefined
   #supervisor: ChildProcess | undefined
   #notifier: ChildProcess | undefined
+  /** The process that runs of the service. */
+  #version: number | undefined
   /** What it said last. */
   #said = ''
   #clients = 0
@@ -112,7 +114,7 @@ export class ChangingLuod implements AsyncDisposable {
       client: this.#client?.pid,
       notifier: this.#notifier?.pid,
       supervisor: this.#supervisor?.pid,
-      version: victim === 'version' ? (await this.ask('Show', { workload: 'web' })).workload.pid : undefined,
+      version: this.#version,
     }
     const whom = victim === 'luod' || victim === 'next' ? victim : pids[victim]
     rmSync(this.#struck, { force: true })
@@ -136,16 +138,20 @@ export class ChangingLuod implements AsyncDisposable {
   /** Whoever was killed is started again, as an operator would. */
   async mend(victim: StepRow['victim']): Promise<void> {
     if (victim === 'client') this.#startClient()
+    // That it has ended may not be known yet.
+    let ended = victim === 'version' ? this.#version : undefined
     if (victim === 'supervisor') {
-      const { workload } = await this.ask('Show', { workload: 'web' })
-      if (workload.pid !== undefined) process.kill(workload.pid, 'SIGKILL')
+      ended = (await this.ask('Show', { workload: 'web' })).workload.pid
+      if (ended !== undefined) process.kill(ended, 'SIGKILL')
       this.#startService()
     }
-    await eventually(
+    const { workload } = await eventually(
       () => this.ask('Show', { workload: 'web' }),
-      ({ workload }) => workload.state === 'running' && workload.supervised && workload.files === SERVICE_FILES,
+      ({ workload: { state, pid, supervised, files } }) =>
+        state === 'running' && pid !== undefined && pid !== ended && supervised && files === SERVICE_FILES,
       `the service is not whole: ${this.#log}`,
     )
+    this.#version = workload.pid
   }
 
   /** With nothing under way: what was acknowledged, and what is there. */

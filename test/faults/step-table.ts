@@ -122,9 +122,28 @@ const ROWS: readonly [Step, During, Victim, StepRow['serving'], MachineFate?][] 
   ['recovery.build', 'recovery', 'client', 'next'],
 ]
 
+/** Who serves whatever happens to them: they are not luod. */
+const OTHERS = ['client', 'supervisor', 'version'] as const
+const SERVING: Record<During, StepRow['serving']> = {
+  ...{ requests: 'luod', 'requests, store': 'luod', 'new standby': 'luod', 'failing upgrade': 'luod' },
+  ...{ upgrade: 'next', crash: 'next', 'crash, two heirs': 'next', recovery: 'next' },
+}
+/** One of them at each step; each of them with `LUO_EVERY_FAULT=1`, which takes some minutes. */
+const EVERY = process.env.LUO_EVERY_FAULT === '1'
+
+const moments = new Map(ROWS.map(([step, during, , , machine]) => [`${step} ${during}`, { step, during, machine }]))
+const isRow = new Set(ROWS.map(([step, during, victim]) => `${step} ${during} ${victim}`))
+const others = [...moments].flatMap(([moment, { step, during, machine }], index) =>
+  OTHERS.filter((victim, at) => !isRow.has(`${moment} ${victim}`) && (EVERY || at === index % OTHERS.length)).map(
+    (victim) => [step, during, victim, SERVING[during], machine && 'goes on'] as const,
+  ),
+)
+
 export const FIRST_STEP_NUMBER = FAULTS.length + MESSAGE_FAULTS.length + 1
 
-export const STEP_FAULTS: readonly StepRow[] = ROWS.map(([step, during, victim, serving, machine], index) => ({
-  ...{ number: FIRST_STEP_NUMBER + index, step, during, victim, serving },
-  ...(machine ? { machine } : {}),
-}))
+export const STEP_FAULTS: readonly StepRow[] = [...ROWS, ...others].map(
+  ([step, during, victim, serving, machine], index) => ({
+    ...{ number: FIRST_STEP_NUMBER + index, step, during, victim, serving },
+    ...(machine ? { machine } : {}),
+  }),
+)
