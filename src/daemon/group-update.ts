@@ -8,9 +8,10 @@ import { randomUUID } from 'node:crypto'
 import { Gate } from './gate.js'
 import { GroupPlan } from './group.js'
 import { LIMITS } from './limits.js'
-import type { State, Workload } from './state.js'
+import type { State } from './state.js'
 import { Update } from './update.js'
 import type { Followed, UpdateRequest, UpdateResult } from './update-types.js'
+import type { Workload } from './workload.js'
 
 export interface GroupResult extends UpdateResult {
   workload: string

@@ -10,10 +10,11 @@ import type { Phase } from '../protocol/types.js'
 import { Gate } from './gate.js'
 import { GroupPlan } from './group.js'
 import { LIMITS } from './limits.js'
-import type { State, Workload } from './state.js'
+import type { State } from './state.js'
 import { Update } from './update.js'
 import type { UpdateRequest } from './update-types.js'
 import { Waiting } from './waiting.js'
+import type { Workload } from './workload.js'
 
 type OnPhase = (workload: string, update: string, phase: Phase) => void
 

@@ -13,8 +13,8 @@ import type { HoldOptions, Holds } from './holds.js'
 import type { Recorded } from './journal.js'
 import type { Lifetime } from './lifetime.js'
 import { RESTORE_WAIT_MS } from './limits.js'
-import type { Workload } from './state.js'
 import type { Turnstile } from './turnstile.js'
+import type { Workload } from './workload.js'
 
 export type MemberEvent = Methods['Subscribe']['output']
 

@@ -34,10 +34,11 @@ import { Member } from './member.js'
 import { type Checked, check, refuse } from './restore-check.js'
 import type { RestoreSource } from './restore-source.js'
 import { sortFiles } from './session-files.js'
-import type { State, SupervisorLink, Workload } from './state.js'
+import type { State } from './state.js'
 import { Update } from './update.js'
 import { finishedUpdate } from './update-record.js'
 import type { Followed } from './update-types.js'
+import type { SupervisorLink, Workload } from './workload.js'
 
 /** What is built anew. */
 export interface RestoreTarget {

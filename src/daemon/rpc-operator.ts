@@ -17,10 +17,11 @@ import {
   DEFAULT_DEADLINE_MS,
   LIMITS,
 } from './limits.js'
-import type { State, Workload } from './state.js'
+import type { State } from './state.js'
 import { Update } from './update.js'
 import type { Followed, UpdateRequest, UpdateResult } from './update-types.js'
 import type { Usage } from './usage.js'
+import type { Workload } from './workload.js'
 
 type Status = Methods['Status']['output']
 
