@@ -4,18 +4,28 @@
  * Root's luod takes the device where there is one. That another process has it is an error and no reason to go on without:
  * what workloads preserve would not cross the next kexec, and what the last one brought would never be found.
  */
-import type { LiveSession } from '../backends/contract.js'
+import type { LiveDevice, LiveSession } from '../backends/contract.js'
 import { IncomingSessions, type TakenBack, takeBack } from '../backends/crossing.js'
 import { KernelDevice, KernelSession } from '../backends/kernel.js'
 import { type ErrnoName, isLuoError, LuoError } from '../errors.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { createMemfd, truncate, writeAt } from '../sys/memfd.js'
-import { Daemon, type DaemonOptions, type KernelBackend } from './daemon.js'
-import { MACHINE } from './kexec-system.js'
+import { Daemon, type DaemonOptions } from './daemon.js'
+import { type KexecSystem, MACHINE } from './kexec-system.js'
 import type { OtherVersionNote } from './other-version.js'
 
 export const BACKENDS = ['auto', 'kernel', 'userspace'] as const
 export type BackendChoice = (typeof BACKENDS)[number]
+
+export interface KernelBackend {
+  /** Owned by the daemon. */
+  device: LiveDevice
+  /** A session of a descriptor that somebody else kept, which it owns; it throws when it is none. */
+  adoptSession(fd: Fd): LiveSession
+  /** The device's, for whoever goes on after this luod. */
+  descriptor?: Fd
+  system: KexecSystem
+}
 
 /** The kernel has no live update for us. */
 const NONE: readonly ErrnoName[] = ['ENOENT', 'ENODEV', 'ENXIO', 'EACCES', 'EPERM']
