@@ -1,7 +1,7 @@
 /**
  * The command line before commander sees it. Everything after the first `--` is another program's command and is never
- * read as options of luoctl; an optional value (`--check [prepare]`) must not swallow the name that follows it. And what
- * makes an argument wrong whatever luod says to it. Pure.
+ * read as options of luoctl; an optional value (`--check [prepare]`) must not swallow the name that follows it. And
+ * what makes an argument wrong whatever luod says to it. Pure.
  */
 import { LuoError } from '../errors.js'
 

@@ -93,8 +93,8 @@ export async function connect(path: string, options: ConnectOptions = {}): Promi
 }
 
 /**
- * The kernel connects to a process that is stopped or hangs, too, and what is asked may well take long: so this is asked
- * first, which luod answers at once, also while it stands still for a kexec.
+ * The kernel connects to a process that is stopped or hangs, too, and what is asked may well take long: so this is
+ * asked first, which luod answers at once, also while it stands still for a kexec.
  */
 async function statusOf(client: ReconnectingClient, path: string, limitMs: number): Promise<Status> {
   const limit = new AbortController()
@@ -118,7 +118,9 @@ export function doesNotAnswer(error: unknown): boolean {
   return isLuoError(error, 'LUO_NO_DAEMON') && error.params.silent === true
 }
 
-/** Runs `use` with a connection and closes it on every path. LUO_NO_DAEMON too when luod has ended meanwhile, for good. */
+/**
+ * Runs `use` with a connection and closes it on every path. LUO_NO_DAEMON too when luod has ended meanwhile, for good.
+ */
 export async function withClient<T>(
   context: Context,
   use: (client: ReconnectingClient, status: Status) => Promise<T>,

@@ -22,8 +22,8 @@ export function formatBytes(bytes: number): string {
 }
 
 /**
- * Text that came from elsewhere: control characters become `?`, so that it stays on its line, and the bytes of a name that
- * are not UTF-8 (`decodeName`) become `\xff`.
+ * Text that came from elsewhere: control characters become `?`, so that it stays on its line, and the bytes of a name
+ * that are not UTF-8 (`decodeName`) become `\xff`.
  */
 export function clean(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
@@ -220,7 +220,10 @@ function shortened(text: string): string {
   return text.replace(LONG_WORD, (word) => `${word.slice(0, SHORT_WORD)}…`)
 }
 
-/** `luoctl: MESSAGE (CODE)`, then the advice on a line of its own. What is no LuoError is a defect, shown with its stack. */
+/**
+ * `luoctl: MESSAGE (CODE)`, then the advice on a line of its own. What is no LuoError is a defect, shown with its
+ * stack.
+ */
 export function errorLines(error: unknown): string[] {
   if (!(error instanceof LuoError)) {
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error)

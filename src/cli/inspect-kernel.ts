@@ -1,8 +1,8 @@
 /**
- * `luoctl inspect --kernel`: what the running kernel hands over at a kexec, and what was handed to it, from the debugfs of
- * KHO. It only reads. Not all there is what it seems: `out/fdt` is shown without its end, and not at all by a kernel that
- * was started by a kexec itself; `in/sub_fdts` shows memory that is freed once it was read, with something else in it.
- * This is said, and is no error. The records behind the addresses cannot be read from user space.
+ * `luoctl inspect --kernel`: what the running kernel hands over at a kexec, and what was handed to it, from the debugfs
+ * of KHO. It only reads. Not all there is what it seems: `out/fdt` is shown without its end, and not at all by a kernel
+ * that was started by a kexec itself; `in/sub_fdts` shows memory that is freed once it was read, with something else in
+ * it. This is said, and is no error. The records behind the addresses cannot be read from user space.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,7 +1,7 @@
 /**
  * `luoctl kexec` and `kexec abort`: has luod start the loaded kernel with everything that workloads have preserved, and
- * prints each step. The kexec is luod's: Ctrl-C asks it to end it in order, as `kexec abort` from elsewhere does. Whatever ends
- * it once it has begun, everybody goes on, and the exit code is that of an update that did not commit.
+ * prints each step. The kexec is luod's: Ctrl-C asks it to end it in order, as `kexec abort` from elsewhere does.
+ * Whatever ends it once it has begun, everybody goes on, and the exit code is that of an update that did not commit.
  */
 import { randomUUID } from 'node:crypto'
 import { isLuoError, LuoError } from '../errors.js'

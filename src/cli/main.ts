@@ -30,8 +30,8 @@ function version(): string {
 }
 
 /**
- * Builds the program; the command that was chosen is handed to `choose` instead of being run while parsing. It says nothing
- * of an error: that is thrown. `quiet`: nor does it show help for one.
+ * Builds the program; the command that was chosen is handed to `choose` instead of being run while parsing. It says
+ * nothing of an error: that is thrown. `quiet`: nor does it show help for one.
  */
 function buildProgram(
   command: readonly string[] | undefined,

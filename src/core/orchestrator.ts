@@ -6,15 +6,15 @@
  *                                                  │ LuoState
  *                       receive → retrieveSession → retrieve … → finish → release        the next one
  *
- * Every call either does all of what it says or nothing: several files are preserved all or none, a freeze that fails in
- * the middle unfreezes what it had frozen. Names, ids and tokens are found in constant time, a file that is preserved
- * already in logarithmic time.
+ * Every call either does all of what it says or nothing: several files are preserved all or none, a freeze that fails
+ * in the middle unfreezes what it had frozen. Names, ids and tokens are found in constant time, a file that is
+ * preserved already in logarithmic time.
  *
  * Beside the kernel's calls there is custody, for changes of code on a running kernel: an outgoing session is frozen,
  * given to another holder, or kept without one, and never leaves this generation (`session.ts`).
  *
- * While a transition is decided (`freezeAll`) nothing may be changed: EBUSY. Callers that have to sleep until then do so
- * before they call.
+ * While a transition is decided (`freezeAll`) nothing may be changed: EBUSY. Callers that have to sleep until then do
+ * so before they call.
  */
 
 import type { LuoState } from '../abi/luo.js'
@@ -88,9 +88,9 @@ export class Orchestrator<F, A> {
     return this.#sessions.get(id)
   }
 
-  // --- the device's calls ---------------------------------------------------------------------------------------------
+  // --- the device's calls --------------------------------------------------------------------------------------------
 
-  /** A new outgoing session. EINVAL for a bad name, EEXIST when it is taken in this scope, ENOSPC when there are too many. */
+  /** An outgoing session. EINVAL for a bad name, EEXIST when it is taken in this scope, ENOSPC for too many. */
   createSession(scope: string, name: string): OutgoingSession<F, A> {
     this.#mustBeOpen(`create session ${name}`)
     return this.#sessions.create(scope, name)
@@ -116,7 +116,7 @@ export class Orchestrator<F, A> {
     session.retrieved = false
   }
 
-  // --- going on with what an orchestrator before this one had, on the same kernel ----------------------------------------
+  // --- going on with what an orchestrator before this one had, on the same kernel ------------------------------------
 
   /** Ids from this one on are free. */
   startIdsAt(id: bigint): void {
@@ -134,7 +134,7 @@ export class Orchestrator<F, A> {
     return this.#sessions.adopt(known)
   }
 
-  /** A file of it, in any custody: as `preserve`, without what that does to the file. It is the caller's when this fails. */
+  /** A file of it, in any custody: `preserve`, and nothing is done to the file, which is the caller's on failure. */
   adoptFile(session: OutgoingSession<F, A>, file: FileToAdopt<F, A>): PreservedFile<F, A> {
     this.#sessions.mustHave(session, 'adopt a file')
     return this.#fileSets.adopt(session, file)
@@ -178,11 +178,11 @@ export class Orchestrator<F, A> {
     this.#phase = 'ended'
   }
 
-  // --- an outgoing session's calls ------------------------------------------------------------------------------------
+  // --- an outgoing session's calls -----------------------------------------------------------------------------------
 
   /**
-   * Preserves all of `files`, or none: EEXIST for a token in use, ENOENT when no handler takes it, EBUSY for a file that
-   * is preserved already, in any session, ENOSPC for too many, and what handlers and FLBs throw.
+   * Preserves all of `files`, or none: EEXIST for a token in use, ENOENT when no handler takes it, EBUSY for a file
+   * that is preserved already, in any session, ENOSPC for too many, and what handlers and FLBs throw.
    */
   preserve(session: Session<F, A>, files: readonly FileToPreserve<F, A>[]): PreservedFile<F, A>[] {
     const outgoing = this.#held(session, 'preserve')
@@ -210,7 +210,7 @@ export class Orchestrator<F, A> {
     return this.#fileSets.reference(tokens.map((token) => fileOf(outgoing, token, 'get')))
   }
 
-  // --- an incoming session's calls ------------------------------------------------------------------------------------
+  // --- an incoming session's calls -----------------------------------------------------------------------------------
 
   /**
    * The file of this token, built by its handler at the first call; a new reference to the same open file at each one.
@@ -251,7 +251,7 @@ export class Orchestrator<F, A> {
     this.#sessions.remove(session)
   }
 
-  // --- custody, on a running kernel -------------------------------------------------------------------------------------
+  // --- custody, on a running kernel ----------------------------------------------------------------------------------
 
   /** The sessions belong to luod from here on. A handler that refuses leaves everything as it was. */
   freeze(sessions: readonly OutgoingSession<F, A>[]): void {
@@ -290,7 +290,7 @@ export class Orchestrator<F, A> {
     setCustody(sessions, next)
   }
 
-  // --- the transition to the next generation ----------------------------------------------------------------------------
+  // --- the transition to the next generation -------------------------------------------------------------------------
 
   /**
    * Freezes every outgoing session, in order of creation; nothing can be changed from here on. What a handler throws
@@ -353,7 +353,7 @@ export class Orchestrator<F, A> {
     this.#liveupdateNumber = state.liveupdateNumber
   }
 
-  // --- what may be done -------------------------------------------------------------------------------------------------
+  // --- what may be done ----------------------------------------------------------------------------------------------
 
   #mustBe(phase: Phase, action: string): void {
     if (this.#phase === phase) return

@@ -48,7 +48,7 @@ export class SessionTable<F, A> {
     throw new LuoError('ENOENT', `${action} session ${name}: none of this name was handed over`)
   }
 
-  // --- ids --------------------------------------------------------------------------------------------------------------
+  // --- ids -----------------------------------------------------------------------------------------------------------
 
   /** The id that the next session gets. */
   get nextId(): bigint {
@@ -64,7 +64,7 @@ export class SessionTable<F, A> {
     return String(this.#nextId++)
   }
 
-  // --- coming and going -------------------------------------------------------------------------------------------------
+  // --- coming and going ----------------------------------------------------------------------------------------------
 
   /** EINVAL for a bad name, EEXIST when it is taken in this scope, ENOSPC when there are too many. */
   create(scope: string, name: string): OutgoingSession<F, A> {

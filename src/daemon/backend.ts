@@ -1,8 +1,8 @@
 /**
  * Whether luod has the kernel's device, and what a luod before the kexec has handed over with it.
  *
- * Root's luod takes the device where there is one. That another process has it is an error and no reason to go on without:
- * what workloads preserve would not cross the next kexec, and what the last one brought would never be found.
+ * Root's luod takes the device where there is one. That another process has it is an error and no reason to go on
+ * without: what workloads preserve would not cross the next kexec, and what the last one brought would never be found.
  */
 import type { LiveDevice, LiveSession } from '../backends/contract.js'
 import { IncomingSessions, type TakenBack, takeBack } from '../backends/crossing.js'
@@ -75,8 +75,8 @@ export class Beginning {
   readonly #note: OtherVersionNote | undefined
 
   /**
-   * Owns the device of `kernel`. `taken`: sessions that came in, and that the service manager had; owned too. `note`: of a
-   * luod before this one.
+   * Owns the device of `kernel`. `taken`: sessions that came in, and that the service manager had; owned too. `note`:
+   * of a luod before this one.
    */
   constructor(kernel: KernelBackend | undefined, taken: readonly LiveSession[] = [], note?: OtherVersionNote) {
     this.#kernel = kernel

@@ -1,7 +1,7 @@
 /**
- * luod, put together: the orchestrator, its records in a memory file, and the server. It begins with nothing, or goes on
- * with what a luod before it held (`restore.ts`). It ends when it is closed, by itself when it was asked to and nothing
- * is left to do, or when it lets go of everything because another one goes on.
+ * luod, put together: the orchestrator, its records in a memory file, and the server. It begins with nothing, or goes
+ * on with what a luod before it held (`restore.ts`). It ends when it is closed, by itself when it was asked to and
+ * nothing is left to do, or when it lets go of everything because another one goes on.
  */
 import type { MetaRecord } from '../abi/record-shapes.js'
 import { Records } from '../abi/records.js'
@@ -284,8 +284,8 @@ export class Daemon implements MetricsSource {
   }
 
   /**
-   * LUO_UPDATING while there is what no other luod could go on with, LUO_RECORDS_VERSION when this one could not: it does
-   * not read the state of emulated machines.
+   * LUO_UPDATING while there is what no other luod could go on with, LUO_RECORDS_VERSION when this one could not: it
+   * does not read the state of emulated machines.
    */
   mustBeReplaceable(by?: { readonly machines: readonly number[] }): void {
     const { current } = this.#kexecs
@@ -315,8 +315,8 @@ export class Daemon implements MetricsSource {
   }
 
   /**
-   * Takes no request, but for these methods, and lets nothing happen, until `resume`: what is in the records and the vault
-   * stays as it is.
+   * Takes no request, but for these methods, and lets nothing happen, until `resume`: what is in the records and the
+   * vault stays as it is.
    */
   pause(but: Parameters<Server['pause']>[0] = []): void {
     this.#server.pause(but)

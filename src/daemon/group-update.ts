@@ -1,6 +1,6 @@
 /**
- * Updates of several workloads at once. Each is an `Update` of its own, with its own commit; a gate holds it back at the
- * steps that concern others, and the plan (`group.ts`) says when it may go on, and who rolls back when one fails.
+ * Updates of several workloads at once. Each is an `Update` of its own, with its own commit; a gate holds it back at
+ * the steps that concern others, and the plan (`group.ts`) says when it may go on, and who rolls back when one fails.
  *
  * A gate always opens, or the group fails: whoever is held has no deadline, and whoever it waits for has one.
  */

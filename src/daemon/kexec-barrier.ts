@@ -1,7 +1,7 @@
 /**
- * All workloads let go, before a kexec: each by an update that has no new version (`Update.forKexec`), dependents first,
- * as in a group. It has passed when all of them are frozen, and none of them goes on until it is ended. One that does not
- * let go is the end of it, and the others go on.
+ * All workloads let go, before a kexec: each by an update that has no new version (`Update.forKexec`), dependents
+ * first, as in a group. It has passed when all of them are frozen, and none of them goes on until it is ended. One that
+ * does not let go is the end of it, and the others go on.
  *
  * A workload that does not listen for updates is not asked: what it has preserved crosses as it is.
  */

@@ -130,9 +130,11 @@ export class MachineChannels {
     this.#channels.clear()
   }
 
-  // --- while luod stands still ------------------------------------------------------------------------------------------
+  // --- while luod stands still ---------------------------------------------------------------------------------------
 
-  /** Nobody is listened to. They are watched all the while, so that `listenAgain` needs nothing that it might not get. */
+  /**
+   * Nobody is listened to. They are watched all the while, so that `listenAgain` needs nothing that it might not get.
+   */
   stopListening(): void {
     for (const { watch } of this.#channels.values()) watch.update({ read: false, write: false })
   }
@@ -155,7 +157,7 @@ export class MachineChannels {
     return attached.map(([{ id, pid }, { fd }]) => ({ id, pid, channel: fd }))
   }
 
-  // --- requests -------------------------------------------------------------------------------------------------------
+  // --- requests ------------------------------------------------------------------------------------------------------
 
   #serve(notifier: Notifier, fd: Fd): void {
     try {

@@ -83,7 +83,10 @@ export class Machine {
     }
   }
 
-  /** Goes on with what another luod has saved. The descriptors are this machine's; when this fails they are to be closed. */
+  /**
+   * Goes on with what another luod has saved. The descriptors are this machine's; when this fails they are to be
+   * closed.
+   */
   static restore(state: MachineState, options: MachineOptions, onEmpty: () => void): Machine {
     step('takeover.machine')
     const machine = new Machine(state.uid, state.name, options, onEmpty, state.generation)
@@ -259,7 +262,7 @@ export class Machine {
     this.#charged = files
   }
 
-  // --- requests -------------------------------------------------------------------------------------------------------
+  // --- requests ------------------------------------------------------------------------------------------------------
 
   #answer(request: MachineRequest, fds: Fd[]): { answer: MachineAnswer; file?: Fd } {
     const nothing = { errno: 0, object: 'none', inode: 0n, name: '' } as const

@@ -45,11 +45,11 @@ export class Machines {
     return machine
   }
 
-  // --- for a luod that takes the place of this one ----------------------------------------------------------------------
+  // --- for a luod that takes the place of this one -------------------------------------------------------------------
 
   /**
-   * LUO_UPDATING, which names it, when there is one that no other luod could go on with now, LUO_RECORDS_VERSION when `by`
-   * does not read their state.
+   * LUO_UPDATING, which names it, when there is one that no other luod could go on with now, LUO_RECORDS_VERSION when
+   * `by` does not read their state.
    */
   mustBeReplaceable(by?: { readonly machines: readonly number[] }): void {
     for (const machine of this.#machines.values()) machine.mustBeReplaceable()

@@ -237,8 +237,8 @@ function recover({ entries, others }: ReceivedFiles, path: string, choice: Backe
 }
 
 /**
- * Of a luod that ended before it was whole, and had told nobody of anything: while they are open, nobody else can listen.
- * What came over a kexec stays.
+ * Of a luod that ended before it was whole, and had told nobody of anything: while they are open, nobody else can
+ * listen. What came over a kexec stays.
  */
 async function dropLeftovers({ entries, others, outdated }: ReceivedFiles): Promise<void> {
   const { NOTIFY_SOCKET } = process.env

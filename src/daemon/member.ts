@@ -70,7 +70,9 @@ export class Member implements Recorded {
   #gone = false
   #dead = false
 
-  /** Owns `pidfd`. Answers the member and its descriptor of the session, which goes with the answer that `given` is of. */
+  /**
+   * Owns `pidfd`. Answers the member and its descriptor of the session, which goes with the answer that `given` is of.
+   */
   static create(options: MemberOptions, holds: Holds, given: Given = {}): { member: Member; sessionFd: Fd } {
     const member = new Member(options, holds)
     try {

@@ -216,7 +216,10 @@ function updateRequest(input: RequestInput, by: Actor): UpdateRequest {
   return { deadlineMs, check: input.check, command: undefined, by }
 }
 
-/** The one that was meant may have ended just before, of itself or with its kexec: while that is preserved, an abort waits. */
+/**
+ * The one that was meant may have ended just before, of itself or with its kexec: while that is preserved, an abort
+ * waits.
+ */
 function notUnderWay({ name, lastUpdate }: Workload): LuoError {
   const how = lastUpdate?.committed ? 'is committed' : 'ended without a commit'
   const last = lastUpdate ? `; the last one (${lastUpdate.id}) ${how}: luoctl history` : ''

@@ -175,8 +175,8 @@ export class State {
   }
 
   /**
-   * Somebody else goes on: nothing is released, recorded or told any more, and nobody is killed. The orchestrator closes
-   * its files.
+   * Somebody else goes on: nothing is released, recorded or told any more, and nobody is killed. The orchestrator
+   * closes its files.
    */
   letGo(): void {
     this.journal.close()
@@ -325,7 +325,7 @@ export class State {
     this.onEnded()
   }
 
-  // --- records and events ---------------------------------------------------------------------------------------------
+  // --- records and events --------------------------------------------------------------------------------------------
 
   /** The workload, its sessions and its members are recorded as they are when the transaction is committed. */
   recordWorkload(workload: Workload): void {

@@ -15,8 +15,8 @@ export interface SupervisorLink {
   /** What it says that the workload needs, by name. */
   after: readonly string[]
   /**
-   * Of a luod before this one, and since when it was not here, of the monotonic clock: it has a moment to come back, and
-   * cannot be told anything before that.
+   * Of a luod before this one, and since when it was not here, of the monotonic clock: it has a moment to come back,
+   * and cannot be told anything before that.
    */
   awaySinceMs?: number
   /** Its connection is lost, and luod waits for it: ends that, when it has come back. */

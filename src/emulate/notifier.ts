@@ -154,7 +154,7 @@ export class Notifier {
     }
   }
 
-  // --- opening ----------------------------------------------------------------------------------------------------------
+  // --- opening -------------------------------------------------------------------------------------------------------
 
   #openat2(call: HeldCall, trace: Trace): Outcome {
     const [at, path, how, size] = call.args
@@ -191,7 +191,7 @@ export class Notifier {
     return { given: file, cloexec: (flags & O_CLOEXEC) !== 0 }
   }
 
-  // --- live update's own calls ------------------------------------------------------------------------------------------
+  // --- live update's own calls ---------------------------------------------------------------------------------------
 
   #ioctl(call: HeldCall, trace: Trace): Outcome {
     const fd = Number(BigInt.asIntN(32, call.args[0]))

@@ -1,6 +1,6 @@
 /**
- * `kexec_load`, `kexec_file_load` and `reboot` in an emulated machine: they stay in it. A kexec is the machine's own; what
- * would end the real machine is refused.
+ * `kexec_load`, `kexec_file_load` and `reboot` in an emulated machine: they stay in it. A kexec is the machine's own;
+ * what would end the real machine is refused.
  */
 import { LuoError } from '../errors.js'
 import type { HeldCall } from '../sys/seccomp.js'

@@ -71,7 +71,7 @@ const SO_TIMESTAMPNS = 35
 const IP_PKTINFO = 8
 const BACKLOG = 7
 
-// --- files ------------------------------------------------------------------------------------------------------------
+// --- files -----------------------------------------------------------------------------------------------------------
 
 function file(kit: Kit, flags: number = constants.O_RDWR): Fd {
   writeFileSync(kit.path('file'), 'a file with some text')
@@ -221,7 +221,7 @@ const DIRECTORY = {
   }) satisfies Proof,
 }
 
-// --- sockets ----------------------------------------------------------------------------------------------------------
+// --- sockets ---------------------------------------------------------------------------------------------------------
 
 const ANY_PORT = 0
 type Protocol = keyof typeof IPPROTO
