@@ -32,8 +32,11 @@ export async function measureKexec({ quick, say }) {
   const once = async (which) => {
     const lines = []
     const boot = (stage) => ({ program: `${MACHINE_FOLDER}/${PROGRAM}`, args: [stage, ...how[which]] })
-    const boots = [{ ...boot('before') }, { ...boot('after') }]
-    await runMachine({ boots, files: [program], onLine: (line, atMs) => lines.push({ line, atMs }) })
+    await runMachine({
+      boots: [boot('before'), boot('after')],
+      files: [program],
+      onLine: (line, atMs) => lines.push({ line, atMs }),
+    })
     return partsOf(which, lines)
   }
   const runs = { bare: [], luod: [] }

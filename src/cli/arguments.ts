@@ -63,6 +63,14 @@ export function pathOf(what: string): (text: string) => string {
   }
 }
 
+/** Reads the value of this option: a whole number, 1 or more. */
+export function countOf(option: string): (text: string) => number {
+  return (text) => {
+    if (/^[1-9]\d{0,8}$/.test(text)) return Number(text)
+    throw usageError(`${option} "${text}": a whole number, 1 or more`)
+  }
+}
+
 function shortened(text: string): string {
   return JSON.stringify(text.length > MAX_NAME_BYTES ? `${text.slice(0, MAX_NAME_BYTES)}…` : text)
 }

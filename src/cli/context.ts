@@ -2,7 +2,6 @@
  * What every luoctl command shares: the global options, where to print, how to reach luod, and the exit codes.
  * A command is a function that answers an exit code or throws a LuoError; `main.ts` turns the error into text.
  */
-import { statSync } from 'node:fs'
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Methods } from '../protocol/types.js'
 import type { ReconnectingClient, ReconnectOptions } from '../wire/reconnecting.js'
@@ -24,6 +23,8 @@ export const EXIT = {
   NOT_FOUND: 127,
   /** Added to a signal's number. */
   SIGNAL_BASE: 128,
+  /** By Ctrl-C, SIGINT. */
+  INTERRUPTED: 130,
 } as const
 
 /** luod answers in some milliseconds, and after a moment while it is replaced. `--reconnect` sets it too. */
@@ -46,12 +47,12 @@ export interface Context {
   err(line: string): void
 }
 
-export function createContext(options: { socket?: string; json?: boolean; reconnectMs?: number }): Context {
+export function createContext(options: { socket?: string; json?: boolean; reconnect?: number }): Context {
   return {
     json: options.json === true,
     socket: socketPath(options.socket),
-    reconnectMs: options.reconnectMs,
-    answerMs: options.reconnectMs,
+    reconnectMs: options.reconnect,
+    answerMs: options.reconnect,
     out: (line) => void process.stdout.write(`${line}\n`),
     err: (line) => void process.stderr.write(`${line}\n`),
   }
@@ -154,15 +155,4 @@ export function reportError(error: unknown, json: boolean, err: (line: string) =
     for (const line of errorLines(error)) err(line)
   }
   return exitCodeOf(error)
-}
-
-/** True when both paths are one directory. A path that cannot be looked at is not. */
-export function sameDirectory(a: string, b: string): boolean {
-  try {
-    const left = statSync(a)
-    const right = statSync(b)
-    return left.dev === right.dev && left.ino === right.ino
-  } catch {
-    return false
-  }
 }

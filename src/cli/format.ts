@@ -42,6 +42,11 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   )
 }
 
+/** Below a line of its own. */
+export function indented(lines: readonly string[]): string[] {
+  return lines.map((line) => `    ${line}`)
+}
+
 export function workloadRows(workloads: readonly Workload[]): string[] {
   if (workloads.length === 0) return ['No workloads. Start one: luoctl run NAME -- COMMAND']
   return table(
@@ -85,7 +90,7 @@ export function workloadDetails(workload: Workload, contents: readonly SessionCo
       file.until ?? '-',
     ])
     const head = ['TOKEN', 'KIND', 'SIZE', 'FORMAT', 'UNTIL']
-    if (rows.length > 0) lines.push(...table(head, rows).map((line) => `    ${line}`))
+    if (rows.length > 0) lines.push(...indented(table(head, rows)))
   }
   return lines
 }

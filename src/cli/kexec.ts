@@ -22,8 +22,6 @@ export interface KexecRequest {
   drop: readonly string[]
 }
 
-const SIGINT = 2
-
 const STEPS: Readonly<Record<Step, string>> = {
   asking: 'workloads let go',
   preserving: 'what they hold is preserved',
@@ -64,7 +62,7 @@ export async function kexecNextCommand(
     // It has not begun, and nobody has undone it; or nobody says how it went.
     if (gone || (last === undefined && !interrupt.aborted)) throw error
     reportError(error, context.json, context.err)
-    return interrupt.aborted ? EXIT.SIGNAL_BASE + SIGINT : EXIT.NOT_UPDATED
+    return interrupt.aborted ? EXIT.INTERRUPTED : EXIT.NOT_UPDATED
   } finally {
     interrupt.close()
   }
@@ -77,8 +75,7 @@ async function follow(
   interrupt: Interrupt,
   onProgress: (progress: Progress) => void,
 ): Promise<void> {
-  const deadline = deadlineMs === undefined ? {} : { deadline_ms: deadlineMs }
-  const input = { id: randomUUID(), ...deadline, dry_run: dryRun, how, drop: [...drop] }
+  const input = { id: randomUUID(), deadline_ms: deadlineMs, dry_run: dryRun, how, drop: [...drop] }
   // Asked again by another luod, it would be another kexec.
   await withClient({ ...context, reconnectMs: 0 }, async (client) => {
     interrupt.listen()
