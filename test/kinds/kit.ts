@@ -217,3 +217,8 @@ export function pipe(kit: Kit, more = 0): [Fd, Fd] {
   call('pipe2', memory.address, O_CLOEXEC | more)
   return [kit.adopt(memory.view.getInt32(0, true)), kit.adopt(memory.view.getInt32(4, true))]
 }
+
+/** Describes a file and closes it, does `meanwhile`, and answers what was made of the description. */
+export type Again = (fd: Fd, meanwhile?: () => void) => Fd
+/** That what makes a file of this kind what it is crosses by value. */
+export type ByValueProof = (kit: Kit, again: Again) => void
