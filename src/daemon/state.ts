@@ -24,8 +24,6 @@ import { Turnstile } from './turnstile.js'
 import type { Usage } from './usage.js'
 import { newWorkload, type Workload, workloadRecord } from './workload.js'
 
-export type { Workload }
-
 /** Why the state of a workload has no holder, and who saw to that. */
 interface Leaving {
   why?: string
