@@ -1,8 +1,8 @@
 /**
- * What `luoctl emulate` costs: one trapped ioctl and one trapped open, as the program sees them, and how much longer work
- * takes that has nothing to do with live update: a start of Python, the C client compiled and linked, and the
- * least that can be compiled: a compiler's fixed part, which opens a file every few hundred microseconds. Run in turn with
- * and without.
+ * What `luoctl emulate` costs: one trapped ioctl and one trapped open, as the program sees them, and how much longer
+ * work takes that has nothing to do with live update: a start of Python, the C client compiled and linked, and the
+ * least that can be compiled: a compiler's fixed part, which opens a file every few hundred microseconds. Run in turn
+ * with and without.
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'

@@ -1,8 +1,8 @@
 /**
- * Storing and retrieving descriptors: luod beside s6-fdholder-daemon, in turn, the same files, each through a client in this
- * process that keeps its connection. One file a call, and as many as either takes at once: luod 253 in a message, which
- * it checks and records; s6-fdholder-daemon one in a message with several messages under way, and 253 in its `setdump`,
- * which is there to bring back a whole state.
+ * Storing and retrieving descriptors: luod beside s6-fdholder-daemon, in turn, the same files, each through a client in
+ * this process that keeps its connection. One file a call, and as many as either takes at once: luod 253 in a message,
+ * which it checks and records; s6-fdholder-daemon one in a message with several messages under way, and 253 in its
+ * `setdump`, which is there to bring back a whole state.
  */
 import { createMemfd } from '../dist/sys/memfd.js'
 import { Luod, MAX_FDS, preserve } from './tools/luod.mjs'

@@ -1,10 +1,10 @@
 /**
- * From the reboot call to the first answer of the service, in a virtual machine: under luod, and beside it a program in C
- * that makes the calls of the kernel itself (services/kexec.c), both with the same memory in the same machine.
+ * From the reboot call to the first answer of the service, in a virtual machine: under luod, and beside it a program in
+ * C that makes the calls of the kernel itself (services/kexec.c), both with the same memory in the same machine.
  *
- * One clock spans the reboot: the host's, by which each line of the console has its time. What is before the reboot call is
- * tied to it by a line that has the time of the guest, too; what is after it has the monotonic clock, which begins with the
- * next kernel. luod's own account of it, the event `kexec` of its history, is in the result beside it.
+ * One clock spans the reboot: the host's, by which each line of the console has its time. What is before the reboot
+ * call is tied to it by a line that has the time of the guest, too; what is after it has the monotonic clock, which
+ * begins with the next kernel. luod's own account of it, the event `kexec` of its history, is in the result beside it.
  */
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -32,8 +32,11 @@ export async function measureKexec({ quick, say }) {
   const once = async (which) => {
     const lines = []
     const boot = (stage) => ({ program: `${MACHINE_FOLDER}/${PROGRAM}`, args: [stage, ...how[which]] })
-    const boots = [{ ...boot('before') }, { ...boot('after') }]
-    await runMachine({ boots, files: [program], onLine: (line, atMs) => lines.push({ line, atMs }) })
+    await runMachine({
+      boots: [boot('before'), boot('after')],
+      files: [program],
+      onLine: (line, atMs) => lines.push({ line, atMs }),
+    })
     return partsOf(which, lines)
   }
   const runs = { bare: [], luod: [] }

@@ -43,9 +43,9 @@ Usage: npm run bench -- [--json] [--quick] [--only NAME...] | --report
   --only NAME these only: ${Object.keys(MEASUREMENTS).join(', ')}
   --report    measure nothing: write docs/benchmarks.md and its plots from bench/last-run.json
 
-A whole run takes about six minutes, five more with LUO_KERNEL, and 10 GiB of memory; it is kept in bench/last-run.json. It
-needs a machine with nothing else to do. pm2 is installed in bench/ when it is needed; s6 (apt-get install s6) is not, and is skipped without.
-kexec takes LUO_KERNEL, and is left out without.`
+A whole run takes about six minutes, and 10 GiB of memory; it is kept in bench/last-run.json. It needs a machine with
+nothing else to do. pm2 is installed in bench/ when it is needed; s6 (apt-get install s6) is not, and is skipped
+without. kexec needs LUO_KERNEL, is left out without, and takes five minutes more.`
 
 const LAST_RUN = fileURLToPath(new URL('last-run.json', import.meta.url))
 

@@ -1,6 +1,6 @@
 /**
- * Plots as SVG text: horizontal bars, each with a label, a value and a spread. Colours are chosen to be read on white and on
- * black, and text follows the reader's scheme.
+ * Plots as SVG text: horizontal bars, each with a label, a value and a spread. Colours are chosen to be read on white
+ * and on black, and text follows the reader's scheme.
  */
 const WIDTH = 720
 const BAR = 20

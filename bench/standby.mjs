@@ -1,7 +1,7 @@
 /**
- * What the replacement of luod costs its clients, with many files and connections: an upgrade, the takeover by a standby
- * after SIGKILL, and what having a standby adds to preserving. The pause is what a client sees: from its last answer
- * before to its first one after, as one that asks without a break; `luod` is what luod says itself.
+ * What the replacement of luod costs its clients, with many files and connections: an upgrade, the takeover by a
+ * standby after SIGKILL, and what having a standby adds to preserving. The pause is what a client sees: from its last
+ * answer before to its first one after, as one that asks without a break; `luod` is what luod says itself.
  */
 import { randomUUID } from 'node:crypto'
 import { closeAll } from '../dist/sys/fd.js'

@@ -1,9 +1,10 @@
 #!/usr/bin/env node
-// NAME's main file as it is built: runs NAME.cjs, which is all of NAME (bundle.mjs), with the code that V8 has made of it
-// before. That is in NAME.code, and in NAME.next.code for one that stands by, to be trusted as much as this file; one
-// that does not fit is as good as none:
+// NAME's main file as it is built: runs NAME.cjs, which is all of NAME (bundle.mjs), with the code that V8 has made of
+// it before. That is in NAME.code, and in NAME.next.code for one that stands by, to be trusted as much as this file;
+// one that does not fit is as good as none:
 //
-//     u32 CRC-32 of NAME.cjs, and of version and architecture of the Node that made it · u32 CRC-32 of the code · the code
+//     u32 CRC-32 of NAME.cjs, and of version and architecture of the Node that made it · u32 CRC-32 of the code ·
+//     the code
 
 // Importing a module of Node reads each of its properties, and some of those load other modules.
 const { readFileSync } = process.getBuiltinModule('node:fs')

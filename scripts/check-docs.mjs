@@ -1,7 +1,8 @@
 // Runs what the docs show. In each Markdown file, in order: a block "```js title=server.mjs" becomes a file, a block
-// "```sh run" is run by bash in the same project, which has installed this package as the README's block "```sh install"
-// says, in a new directory beside a clone. Blocks of one file share one shell, so that `cd`, variables and background jobs
-// go on. A command that fails is a failure. At the end of the README's run, its example is updated once more with load on it.
+// "```sh run" is run by bash in the same project, which has installed this package as the README's block "```sh
+// install" says, in a new directory beside a clone. Blocks of one file share one shell, so that `cd`, variables and
+// background jobs go on. A command that fails is a failure. At the end of the README's run, its example is updated once
+// more with load on it.
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'

@@ -1,4 +1,6 @@
-/** For tests: what something fails with, as a code. Nothing failed is `undefined`, and what is no LuoError comes back. */
+/**
+ * For tests: what something fails with, as a code. Nothing failed is `undefined`, and what is no LuoError comes back.
+ */
 import { isLuoError } from '../src/errors.js'
 
 export function codeOf(run: () => unknown): unknown {

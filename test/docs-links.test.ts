@@ -1,4 +1,6 @@
-/** Every link of a document leads to a file that is there, and to a heading of it; every path that it names is there. */
+/**
+ * Every link of a document leads to a file that is there, and to a heading of it; every path that it names is there.
+ */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'

@@ -1,7 +1,7 @@
 /**
- * The systemd units of docs/running.md and docs/systemd.md. Sections and directives are checked here in any case, and the whole by
- * `systemd-analyze verify` where there is one. The programs that they start are not installed here, so /bin/true stands
- * for them.
+ * The systemd units of docs/running.md and docs/systemd.md. Sections and directives are checked here in any case, and
+ * the whole by `systemd-analyze verify` where there is one. The programs that they start are not installed here, so
+ * /bin/true stands for them.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'

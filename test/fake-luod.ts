@@ -40,8 +40,8 @@ export function fakeMember() {
 }
 
 /**
- * Methods that are not among `handlers` fail with LUO_UNSUPPORTED, but for what luoctl asks first. `socket`: of one before,
- * which has ended.
+ * Methods that are not among `handlers` fail with LUO_UNSUPPORTED, but for what luoctl asks first. `socket`: of one
+ * before, which has ended.
  */
 export function fakeLuod(
   handlers: Partial<Handlers>,

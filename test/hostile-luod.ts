@@ -14,8 +14,8 @@ const MAX_RETRIES = 2_000
 /** Memory of one byte, or another thing; a text is memory with that in it. */
 export type HostileFile = 'memory' | 'socket' | 'directory' | 'device' | { text: string }
 /**
- * What is sent at once: bytes with files, or with so many memory files. `to`: the connection, in the order in which they
- * came; without it the one that asks.
+ * What is sent at once: bytes with files, or with so many memory files. `to`: the connection, in the order in which
+ * they came; without it the one that asks.
  */
 export type Part = readonly [bytes: string | Uint8Array, files?: number | readonly HostileFile[], to?: number]
 /** One part after the other. `close`: and then it closes the connection. */
@@ -25,9 +25,9 @@ export interface Answer {
 }
 
 /**
- * The n-th request, on whatever connection, gets the n-th answer; then nothing more is answered. `patienceMs`: when it has
- * no answer left, or was not asked for so long, it is gone with all of its connections. Requests are short: each comes as a
- * whole.
+ * The n-th request, on whatever connection, gets the n-th answer; then nothing more is answered. `patienceMs`: when it
+ * has no answer left, or was not asked for so long, it is gone with all of its connections. Requests are short: each
+ * comes as a whole.
  */
 export class HostileLuod {
   readonly path: string

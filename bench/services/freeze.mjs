@@ -1,7 +1,7 @@
 /**
- * `freeze.mjs SOCKET FILES`: supervisor, old version and successor of one workload in one process, by luod's protocol. The
- * old version holds FILES memory files. Measured is the time between its Ready and the answer to the successor's Claim:
- * the freeze, and the description of all files. Sends `{ claimMs }` and ends.
+ * `freeze.mjs SOCKET FILES`: supervisor, old version and successor of one workload in one process, by luod's protocol.
+ * The old version holds FILES memory files. Measured is the time between its Ready and the answer to the successor's
+ * Claim: the freeze, and the description of all files. Sends `{ claimMs }` and ends.
  */
 import { randomUUID } from 'node:crypto'
 import { closeAll } from '../../dist/sys/fd.js'

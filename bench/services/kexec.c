@@ -4,11 +4,10 @@
  *     kexec before|after bare
  *     kexec before|after luod NODE LUOD LUOCTL SERVICE PORT
  *
- * bare: the memory crosses in a session of the kernel that this program makes itself, and a child of it is the service. luod:
- * luod and `luoctl run` are started one after the other, as an init would. `before` has the service answer, loads the next
- * kernel, and does the kexec; `after` asks until there is an answer. Prints { mark, init_ms, monotonic_ms, realtime_ms } a line: init_ms is from
- * the machine's init.
- * Whatever fails is said, and the exit code is 1.
+ * bare: the memory crosses in a session of the kernel that this program makes itself, and a child of it is the service.
+ * luod: luod and `luoctl run` are started one after the other, as an init would. `before` has the service answer, loads
+ * the next kernel, and does the kexec; `after` asks until there is an answer. Prints { mark, init_ms, monotonic_ms,
+ * realtime_ms } a line: init_ms is from the machine's init. Whatever fails is said, and the exit code is 1.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

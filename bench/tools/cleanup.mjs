@@ -43,7 +43,9 @@ export function removeDirectory(directory) {
   directories.delete(directory)
 }
 
-/** `undo` runs when the benchmark is interrupted, unless what this answers was called before. It may answer a promise. */
+/**
+ * `undo` runs when the benchmark is interrupted, unless what this answers was called before. It may answer a promise.
+ */
 export function atEnd(undo) {
   undos.add(undo)
   return () => undos.delete(undo)

@@ -1,7 +1,7 @@
 /**
- * A client of s6-fdholder-daemon that keeps its connection, so that what is compared is the daemon's work and not the start
- * of a process for each file. Its messages: u32 length and u16 number of descriptors, big-endian, then the content.
- * One answer for each message; 0 is success, anything else an errno.
+ * A client of s6-fdholder-daemon that keeps its connection, so that what is compared is the daemon's work and not the
+ * start of a process for each file. Its messages: u32 length and u16 number of descriptors, big-endian, then the
+ * content. One answer for each message; 0 is success, anything else an errno.
  */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -34,7 +34,10 @@ export function distribution(values) {
   return { p50, p95, p99, min: round(Math.min(...values)), max: round(Math.max(...values)), n: values.length }
 }
 
-/** How many times as much `b` is as `a`: of the medians; `a` and `b` were measured in turn, so each pair gives the spread. */
+/**
+ * How many times as much `b` is as `a`: of the medians; `a` and `b` were measured in turn, so each pair gives the
+ * spread.
+ */
 export function ratio(a, b) {
   const pairs = b.slice(0, a.length).map((value, index) => value / a[index])
   return {

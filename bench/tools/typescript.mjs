@@ -1,6 +1,6 @@
 /**
- * Lets this process import the TypeScript of test/ as it is, where its JavaScript would be: for what tests and benchmark
- * share. What it imports of src is transpiled as well; types are not checked.
+ * Lets this process import the TypeScript of test/ as it is, where its JavaScript would be: for what tests and
+ * benchmark share. What it imports of src is transpiled as well; types are not checked.
  */
 import { readFileSync } from 'node:fs'
 import { register } from 'node:module'

@@ -1,7 +1,7 @@
 /**
- * What one luod tells the next over a kexec, `luod-crossing/1`: its records, which session of the kernel has which of its
- * files, and when what happened. It is a memory file of fixed size, since preserved memory cannot grow: times that come
- * later are written into room that was left for them.
+ * What one luod tells the next over a kexec, `luod-crossing/1`: its records, which session of the kernel has which of
+ * its files, and when what happened. It is a memory file of fixed size, since preserved memory cannot grow: times that
+ * come later are written into room that was left for them.
  *
  *     header, one page   magic "LUODXNG\0" · u32 version · u32 bytes of the JSON and its room · u32 CRC-32 of both
  *                        · u32 CRC-32 of the records · u64 bytes of the records
@@ -54,7 +54,8 @@ export function encodeCrossing(crossing: Crossing, records: Uint8Array): Uint8Ar
 }
 
 /**
- * What comes before the records, with other times, for the place where it was. Undefined when there is no room for them.
+ * What comes before the records, with other times, for the place where it was. Undefined when there is no room for
+ * them.
  */
 export function encodeTimes(crossing: Crossing, file: Uint8Array): Uint8Array | undefined {
   const { area, records } = partsOf(file)

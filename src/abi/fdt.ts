@@ -1,12 +1,12 @@
 /**
- * Flattened device trees, version 17 (Devicetree Specification 0.4, chapter 5): the form in which KHO says what it hands
- * over. Only nodes and properties; what a property means is its reader's business. All numbers are big-endian.
+ * Flattened device trees, version 17 (Devicetree Specification 0.4, chapter 5): the form in which KHO says what it
+ * hands over. Only nodes and properties; what a property means is its reader's business. All numbers are big-endian.
  *
  *     header, 40 bytes   u32 magic · total size · structure offset · strings offset · reserve map offset · version ·
  *                        last compatible version · boot CPU · strings size · structure size
  *     reserve map        pairs of u64, ended by zeros; always empty here
- *     structure          u32 tokens: 1 node, its name · 2 end of node · 3 property, u32 length, u32 name offset, value ·
- *                        4 nothing · 9 end; names and values padded to 4 bytes
+ *     structure          u32 tokens: 1 node, its name · 2 end of node · 3 property, u32 length, u32 name offset,
+ *                        value · 4 nothing · 9 end; names and values padded to 4 bytes
  *     strings            names of properties, each with a NUL
  *
  * Damaged bytes are LUO_RECORDS, another version is LUO_RECORDS_VERSION. Reading takes as long as the bytes are long.

@@ -44,7 +44,9 @@ export class HandoverMemory {
     this.#limits = { ...DEFAULT_LIMITS, ...limits }
   }
 
-  /** The memory with these allocations, whose bytes become its own; LUO_RECORDS when they overlap or are not in order. */
+  /**
+   * The memory with these allocations, whose bytes become its own; LUO_RECORDS when they overlap or are not in order.
+   */
   static restore(allocations: Iterable<Allocation>, limits: Partial<MemoryLimits> = {}): HandoverMemory {
     const memory = new HandoverMemory(limits)
     for (const { address, bytes } of allocations) {

@@ -1,7 +1,7 @@
 /**
  * What a file with a kernel in it is, by its first bytes: enough to say before a kexec that a file is none, and what it
- * asks of its command line. The layouts are those of the kernel's documentation: arch/x86/boot.rst (the setup header of a
- * bzImage), arch/arm64/booting.rst (the header of an Image). Unknown bytes are ENOEXEC.
+ * asks of its command line. The layouts are those of the kernel's documentation: arch/x86/boot.rst (the setup header of
+ * a bzImage), arch/arm64/booting.rst (the header of an Image). Unknown bytes are ENOEXEC.
  */
 import { LuoError } from '../errors.js'
 import { decodeName, viewOf } from './bytes.js'

@@ -8,8 +8,8 @@
  *
  * The image, `luod-kho` version 1, is one sparse file, an address being an offset in it. Little-endian:
  *
- *     header, at 0     magic "luod-kho" · u32 version · u32 CRC-32 of the next 48 bytes · u64 tree address · u64 tree bytes
- *                      · u64 image bytes · u32 CRC-32 of the tree · u32 0 · u64 0 · u64 0
+ *     header, at 0     magic "luod-kho" · u32 version · u32 CRC-32 of the next 48 bytes · u64 tree address ·
+ *                      u64 tree bytes · u64 image bytes · u32 CRC-32 of the tree · u32 0 · u64 0 · u64 0
  *     memory map       u64 count · u32 CRC-32 of what follows · u32 0 · for each allocation, in order:
  *                      u64 address · u64 bytes · u32 CRC-32 of it · u32 0
  *

@@ -1,6 +1,6 @@
 /**
- * What the kernel's Live Update Orchestrator hands to the next kernel, `luo-v5`: the sessions, their files and the FLBs.
- * Everything is little-endian and packed, and addresses are those of the handover memory; 0 means none.
+ * What the kernel's Live Update Orchestrator hands to the next kernel, `luo-v5`: the sessions, their files and the
+ * FLBs. Everything is little-endian and packed, and addresses are those of the handover memory; 0 means none.
  *
  *     luo_ser            compatible[8] · u64 live update number · u64 first session block · u64 FLB header
  *     block, one page    u64 next block · u64 count · entries
@@ -9,8 +9,8 @@
  *     FLB header, pages  u64 pages · u64 count · entries
  *     luo_flb_ser        name[48] · u64 data · u64 count
  *
- * Damage is LUO_RECORDS, another version LUO_RECORDS_VERSION; reading changes nothing. No page is read for two purposes,
- * so reading takes no longer than the memory is large. More than the kernel can record is ENOSPC.
+ * Damage is LUO_RECORDS, another version LUO_RECORDS_VERSION; reading changes nothing. No page is read for two
+ * purposes, so reading takes no longer than the memory is large. More than the kernel can record is ENOSPC.
  */
 import { LuoError } from '../errors.js'
 import { ByteReader, checkU64, damaged, hex, PAGE_BYTES, parseU64, putName, unknownVersion, viewOf } from './bytes.js'

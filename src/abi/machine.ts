@@ -4,7 +4,7 @@
  * Little-endian.
  *
  *     request, 88 bytes   u32 operation · u32 flags · u64 inode · u64 token · name[64]; with a file for preserve
- *     answer, 88 bytes    u32 errno number, 0 for none · u32 object · u64 inode · u64 0 · name[64]; with a file, perhaps
+ *     answer, 88 bytes    u32 errno number, 0 for none · u32 object · u64 inode · u64 0 · name[64]; maybe with a file
  *
  * An object is a device or a session; the inode of the descriptor that the program has names it. What does not fit is
  * LUO_PROTOCOL.

@@ -1,6 +1,6 @@
 /**
- * Whether records make sense: each has its fields, what it names is there, and for each that needs a descriptor there is
- * one. Nothing is changed, and nothing is thrown: what is wrong is listed.
+ * Whether records make sense: each has its fields, what it names is there, and for each that needs a descriptor there
+ * is one. Nothing is changed, and nothing is thrown: what is wrong is listed.
  */
 import { type Json, RECORD_TYPES, type RecordType } from './records.js'
 

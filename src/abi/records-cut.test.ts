@@ -1,10 +1,10 @@
 /**
- * A process may be killed at any instruction while it changes its records: whatever of that is in the file, it decodes to
- * the state before or after the change, never to one between, and to the one after for good once it did.
+ * A process may be killed at any instruction while it changes its records: whatever of that is in the file, it decodes
+ * to the state before or after the change, never to one between, and to the one after for good once it did.
  *
- * Assumed of the machine: what one process has stored in a memory file is there for the next, whole or not, in the order
- * of its calls; an aligned store of 8 bytes is there as a whole or not at all. Within one call nothing is assumed of the
- * order in which its words are stored: any part of them may be there.
+ * Assumed of the machine: what one process has stored in a memory file is there for the next, whole or not, in the
+ * order of its calls; an aligned store of 8 bytes is there as a whole or not at all. Within one call nothing is assumed
+ * of the order in which its words are stored: any part of them may be there.
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'

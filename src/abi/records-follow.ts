@@ -2,9 +2,9 @@
  * Records that another process writes, read meanwhile: each entry is decoded once, soon after it was written, so that
  * whoever goes on with them when that process has ended has little left to read.
  *
- * What is read while somebody writes is of no consequence: it may be torn by a compaction (LUO_RECORDS), and is read again
- * then. Only `finish`, when nobody writes any more, says what the records are. It looks at every byte, and what it answers
- * is the same whatever was read before.
+ * What is read while somebody writes is of no consequence: it may be torn by a compaction (LUO_RECORDS), and is read
+ * again then. Only `finish`, when nobody writes any more, says what the records are. It looks at every byte, and what
+ * it answers is the same whatever was read before.
  */
 import { LuoError } from '../errors.js'
 import { type RecordStorage, Records } from './records.js'
@@ -51,8 +51,8 @@ export class RecordsFollower {
   }
 
   /**
-   * Reads on, about `maxBytes` of it, and one entry at least. Answers which records are others now than before, or are not
-   * there any more, and whether there is more to read. LUO_RECORDS: not now.
+   * Reads on, about `maxBytes` of it, and one entry at least. Answers which records are others now than before, or are
+   * not there any more, and whether there is more to read. LUO_RECORDS: not now.
    */
   refresh(maxBytes: number): { changed: RecordKey[]; more: boolean } {
     const range = rangeOf(this.#storage.read(0, HEADER_BYTES)) ?? nothingDecoded()
@@ -66,8 +66,8 @@ export class RecordsFollower {
   }
 
   /**
-   * Nobody else writes any more: the records as they are, to go on with. With `salvage` damage is told, and passed over;
-   * without it is LUO_RECORDS. LUO_RECORDS_VERSION.
+   * Nobody else writes any more: the records as they are, to go on with. With `salvage` damage is told, and passed
+   * over; without it is LUO_RECORDS. LUO_RECORDS_VERSION.
    */
   finish(salvage?: (why: string) => void): { records: Records; changed: RecordKey[] } {
     const damage: string[] = []

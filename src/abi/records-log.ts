@@ -1,6 +1,6 @@
 /**
- * The bytes of luod's records (`records.ts` says what they are): entries are made and read here, of a whole file or of a
- * piece of it, and nothing is kept. What was read before and is the same is not decoded again.
+ * The bytes of luod's records (`records.ts` says what they are): entries are made and read here, of a whole file or of
+ * a piece of it, and nothing is kept. What was read before and is the same is not decoded again.
  */
 import { crc32 } from 'node:zlib'
 import { LuoError } from '../errors.js'
@@ -112,7 +112,9 @@ export interface Known {
 }
 
 interface DecodeOptions {
-  /** Told of each damage, which is passed over then where it is known what comes next. Without it damage is LUO_RECORDS. */
+  /**
+   * Told of each damage, which is passed over then where it is known what comes next. Without it damage is LUO_RECORDS.
+   */
   salvage?: ((why: string) => void) | undefined
   /** What is in it and has not changed is not decoded again. */
   known?: Known | undefined

@@ -1,7 +1,7 @@
 /**
- * The check of a whole records file by somebody who only reads it: its bytes, the fields of each record, what records name,
- * names that are there twice; and how much of it is kept by a luod that recovers with it. Nothing is thrown for damage:
- * it is listed. Another version is LUO_RECORDS_VERSION.
+ * The check of a whole records file by somebody who only reads it: its bytes, the fields of each record, what records
+ * name, names that are there twice; and how much of it is kept by a luod that recovers with it. Nothing is thrown for
+ * damage: it is listed. Another version is LUO_RECORDS_VERSION.
  *
  * Whether the descriptors are there too is not seen from here.
  */

@@ -11,8 +11,8 @@
  *     check              FNV-1a of the first 4 bytes, operation, type, 0 and key; 0 in entries of older builds
  *
  * Little-endian. Damaged bytes are LUO_RECORDS, another version is LUO_RECORDS_VERSION; neither changes anything.
- * `salvageRecords`, and `finish` of a follower (`records-follow.ts`), read what is sound of damaged records, and say what
- * is not.
+ * `salvageRecords`, and `finish` of a follower (`records-follow.ts`), read what is sound of damaged records, and say
+ * what is not.
  */
 import {
   type Change,

@@ -16,7 +16,9 @@ export interface LiveDevice extends Disposable {
 export interface LiveSession extends Disposable {
   readonly name: string
   readonly direction: 'outgoing' | 'incoming'
-  /** `token`: a u64 in decimal. `fd` stays the caller's; without it, it is EBADF, once all that comes before is right. */
+  /**
+   * `token`: a u64 in decimal. `fd` stays the caller's; without it, it is EBADF, once all that comes before is right.
+   */
   preserve(token: string, fd: Fd | undefined): void
   /** Owned by the caller; the same open file each time. */
   retrieve(token: string): Fd

@@ -1,15 +1,16 @@
 /**
- * luod's content over a kexec, through a device: memory files by the kernel, in one session for each of luod's; the other
- * kinds by value; and in the session MANIFEST_SESSION one memory file that says what is where (`abi/crossing.ts`).
+ * luod's content over a kexec, through a device: memory files by the kernel, in one session for each of luod's; the
+ * other kinds by value; and in the session MANIFEST_SESSION one memory file that says what is where
+ * (`abi/crossing.ts`).
  *
  *     handOver → (kexec) → takeBack → finish
  *
  * `handOver` does all of it or nothing: what cannot cross is a LuoError that names the file, and every session that was
  * made is released. What was handed over lives as long as the descriptors of its sessions: closing them undoes it.
  *
- * The kernel finishes a session that was retrieved with its last descriptor: whoever looks into a session and cannot go on
- * with it has destroyed it. So the version is part of the name of MANIFEST_SESSION, and a luod of another version finds
- * VERSION_SESSION only, which says which one it would have to be; everything else is still there for that one.
+ * The kernel finishes a session that was retrieved with its last descriptor: whoever looks into a session and cannot go
+ * on with it has destroyed it. So the version is part of the name of MANIFEST_SESSION, and a luod of another version
+ * finds VERSION_SESSION only, which says which one it would have to be; everything else is still there for that one.
  */
 import {
   CROSSING_VERSION,
@@ -38,8 +39,8 @@ const VERSION_TEXT = /^([\d.]{1,16}) ([\x21-\x7e]{1,32})/
 /** In both. */
 const ONLY_TOKEN = '0'
 /**
- * Before anything else the kernel takes a number, for want of which nothing has happened. What it says of a file of its own
- * after that is final: it remembers it, also that there was no memory, or no room among the machine's open files.
+ * Before anything else the kernel takes a number, for want of which nothing has happened. What it says of a file of its
+ * own after that is final: it remembers it, also that there was no memory, or no room among the machine's open files.
  */
 const NO_NUMBER: ReadonlySet<string> = new Set(['EMFILE'])
 /** It may go well later: a session stays where it is, and a description can be read again. */
@@ -170,8 +171,8 @@ export interface TakenBack {
 }
 
 /**
- * Sessions that came in, each taken out of the kernel once: it is finished with its last descriptor, so that whoever fails
- * on the way keeps them here, and may try again.
+ * Sessions that came in, each taken out of the kernel once: it is finished with its last descriptor, so that whoever
+ * fails on the way keeps them here, and may try again.
  */
 export class IncomingSessions {
   readonly #device: LiveDevice
@@ -205,8 +206,9 @@ export class IncomingSessions {
 }
 
 /**
- * Undefined when no luod handed anything over. LUO_RECORDS_VERSION when one of another version did, and then none of that
- * is touched; LUO_RECORDS when it is damaged. After a failure `incoming` has what it had to take out of the kernel.
+ * Undefined when no luod handed anything over. LUO_RECORDS_VERSION when one of another version did, and then none of
+ * that is touched; LUO_RECORDS when it is damaged. After a failure `incoming` has what it had to take out of the
+ * kernel.
  */
 export function takeBack(incoming: IncomingSessions): TakenBack | undefined {
   const manifest = ifThere(() => incoming.take(MANIFEST_SESSION))

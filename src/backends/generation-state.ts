@@ -1,7 +1,7 @@
 /**
  * All of a generation in the middle of its life, for one that goes on with it in another process of the same kernel:
- * values and descriptors. What is read is built anew by the same calls that check everything else: a token that is there
- * twice, a record that leads nowhere or a handler that is missing is an error, and the generation before goes on.
+ * values and descriptors. What is read is built anew by the same calls that check everything else: a token that is
+ * there twice, a record that leads nowhere or a handler that is missing is an error, and the generation before goes on.
  */
 import type { Allocation, HandoverMemory } from '../abi/handover-memory.js'
 import type { LuoFlb } from '../abi/luo.js'

@@ -5,8 +5,8 @@
  *
  *     Generation.begin → open → sessions … → kexec ──Handover──→ Generation.begin → open → …
  *
- * `kexec` freezes first. What fails before the image is whole leaves everything as it was. What came in is read when the
- * device is first opened; if that fails, every open is EIO, `failure` says why, and what came in is left as it is.
+ * `kexec` freezes first. What fails before the image is whole leaves everything as it was. What came in is read when
+ * the device is first opened; if that fails, every open is EIO, `failure` says why, and what came in is left as it is.
  */
 
 import { type Allocation, HandoverMemory } from '../abi/handover-memory.js'
@@ -203,8 +203,8 @@ export class Generation {
   }
 
   /**
-   * Hands everything over and ends this generation: open devices and sessions are of no use afterwards. What a handler's
-   * `freeze` throws, or that there is no memory for the image, is thrown, and nothing has changed.
+   * Hands everything over and ends this generation: open devices and sessions are of no use afterwards. What a
+   * handler's `freeze` throws, or that there is no memory for the image, is thrown, and nothing has changed.
    */
   kexec(): Handover {
     this.#mustLast('kexec')

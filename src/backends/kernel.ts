@@ -2,8 +2,8 @@
  * The kernel's own device as a backend: the contract of `contract.ts`, answered by /dev/liveupdate.
  *
  * The device has one opener at a time: EBUSY names the process that has it, as far as this one may look. Sessions are
- * descriptors: they live on when the device is closed, can be passed on, and are released with their last copy. Sessions
- * that other processes made are left alone; `foreignSessions` lists the open ones.
+ * descriptors: they live on when the device is closed, can be passed on, and are released with their last copy.
+ * Sessions that other processes made are left alone; `foreignSessions` lists the open ones.
  */
 import type { SessionDirection } from '../abi/uapi.js'
 import type { Fd } from '../sys/fd.js'
@@ -32,7 +32,9 @@ export class KernelDevice implements LiveDevice {
     this.#fd = fd
   }
 
-  /** ENOENT without live update, EACCES without the right, EBUSY while somebody else has it, EIO: see `openLiveupdate`. */
+  /**
+   * ENOENT without live update, EACCES without the right, EBUSY while somebody else has it, EIO: see `openLiveupdate`.
+   */
   static open(path: string = LIVEUPDATE_DEVICE): KernelDevice {
     return new KernelDevice(openLiveupdate(path))
   }
@@ -112,7 +114,9 @@ export interface ForeignSession extends Holder {
   direction: SessionDirection | undefined
 }
 
-/** Open sessions of other processes. What several processes share is listed for each; `complete`: all were looked at. */
+/**
+ * Open sessions of other processes. What several processes share is listed for each; `complete`: all were looked at.
+ */
 export function foreignSessions(): { sessions: ForeignSession[]; complete: boolean } {
   const { found, complete } = whoHasOpen((link) => link.startsWith(SESSION_LINK))
   const sessions = new Map<string, ForeignSession>()

@@ -1,7 +1,7 @@
 /**
  * The command line before commander sees it. Everything after the first `--` is another program's command and is never
- * read as options of luoctl; an optional value (`--check [prepare]`) must not swallow the name that follows it. And what
- * makes an argument wrong whatever luod says to it. Pure.
+ * read as options of luoctl; an optional value (`--check [prepare]`) must not swallow the name that follows it. And
+ * what makes an argument wrong whatever luod says to it. Pure.
  */
 import { LuoError } from '../errors.js'
 
@@ -60,6 +60,14 @@ export function pathOf(what: string): (text: string) => string {
   return (text) => {
     if (text !== '') return text
     throw usageError(`the path of ${what} is empty`)
+  }
+}
+
+/** Reads the value of this option: a whole number, 1 or more. */
+export function countOf(option: string): (text: string) => number {
+  return (text) => {
+    if (/^[1-9]\d{0,8}$/.test(text)) return Number(text)
+    throw usageError(`${option} "${text}": a whole number, 1 or more`)
   }
 }
 

@@ -2,7 +2,6 @@
  * What every luoctl command shares: the global options, where to print, how to reach luod, and the exit codes.
  * A command is a function that answers an exit code or throws a LuoError; `main.ts` turns the error into text.
  */
-import { statSync } from 'node:fs'
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Methods } from '../protocol/types.js'
 import type { ReconnectingClient, ReconnectOptions } from '../wire/reconnecting.js'
@@ -24,6 +23,8 @@ export const EXIT = {
   NOT_FOUND: 127,
   /** Added to a signal's number. */
   SIGNAL_BASE: 128,
+  /** By Ctrl-C, SIGINT. */
+  INTERRUPTED: 130,
 } as const
 
 /** luod answers in some milliseconds, and after a moment while it is replaced. `--reconnect` sets it too. */
@@ -46,12 +47,12 @@ export interface Context {
   err(line: string): void
 }
 
-export function createContext(options: { socket?: string; json?: boolean; reconnectMs?: number }): Context {
+export function createContext(options: { socket?: string; json?: boolean; reconnect?: number }): Context {
   return {
     json: options.json === true,
     socket: socketPath(options.socket),
-    reconnectMs: options.reconnectMs,
-    answerMs: options.reconnectMs,
+    reconnectMs: options.reconnect,
+    answerMs: options.reconnect,
     out: (line) => void process.stdout.write(`${line}\n`),
     err: (line) => void process.stderr.write(`${line}\n`),
   }
@@ -93,8 +94,8 @@ export async function connect(path: string, options: ConnectOptions = {}): Promi
 }
 
 /**
- * The kernel connects to a process that is stopped or hangs, too, and what is asked may well take long: so this is asked
- * first, which luod answers at once, also while it stands still for a kexec.
+ * The kernel connects to a process that is stopped or hangs, too, and what is asked may well take long: so this is
+ * asked first, which luod answers at once, also while it stands still for a kexec.
  */
 async function statusOf(client: ReconnectingClient, path: string, limitMs: number): Promise<Status> {
   const limit = new AbortController()
@@ -118,7 +119,9 @@ export function doesNotAnswer(error: unknown): boolean {
   return isLuoError(error, 'LUO_NO_DAEMON') && error.params.silent === true
 }
 
-/** Runs `use` with a connection and closes it on every path. LUO_NO_DAEMON too when luod has ended meanwhile, for good. */
+/**
+ * Runs `use` with a connection and closes it on every path. LUO_NO_DAEMON too when luod has ended meanwhile, for good.
+ */
 export async function withClient<T>(
   context: Context,
   use: (client: ReconnectingClient, status: Status) => Promise<T>,
@@ -152,15 +155,4 @@ export function reportError(error: unknown, json: boolean, err: (line: string) =
     for (const line of errorLines(error)) err(line)
   }
   return exitCodeOf(error)
-}
-
-/** True when both paths are one directory. A path that cannot be looked at is not. */
-export function sameDirectory(a: string, b: string): boolean {
-  try {
-    const left = statSync(a)
-    const right = statSync(b)
-    return left.dev === right.dev && left.ino === right.ino
-  } catch {
-    return false
-  }
 }

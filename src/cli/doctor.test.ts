@@ -18,7 +18,7 @@ const GOOD: Facts = {
   socket: {
     path: '/run/luod/liveupdate.sock',
     uid: 0,
-    directory: { exists: true, link: false, uid: 0, mode: 0o40700 },
+    directory: { link: false, uid: 0, mode: 0o40700 },
     reachable: { version: '0.1.0', pid: 7 },
   },
   forKernel: GOOD_KERNEL,
@@ -36,7 +36,7 @@ test('every warning and failure says what to do', () => {
     kernel: '4.19.0',
     memfd: 'no koffi',
     nofile: { soft: 64, hard: 64 },
-    socket: { ...GOOD.socket, directory: { exists: true, link: true, uid: 0, mode: 0 }, reachable: { error: 'gone' } },
+    socket: { ...GOOD.socket, directory: { link: true, uid: 0, mode: 0 }, reachable: { error: 'gone' } },
     forKernel: {
       config: new Map([['CONFIG_KEXEC_HANDOVER', 'y']]),
       commandLine: 'liveupdate=off',
@@ -59,7 +59,7 @@ test('older kernels are warned about feature by feature', () => {
 test('a folder that others can write is a failure, a sticky one is not', () => {
   const mode = (value: number): Facts => ({
     ...GOOD,
-    socket: { ...GOOD.socket, directory: { exists: true, link: false, uid: 0, mode: value } },
+    socket: { ...GOOD.socket, directory: { link: false, uid: 0, mode: value } },
   })
   expect(find(mode(0o40777), 'socket folder')?.status).toBe('fail')
   expect(find(mode(0o41777), 'socket folder')?.status).toBe('ok')

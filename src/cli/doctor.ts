@@ -6,8 +6,7 @@
 import { lstatSync } from 'node:fs'
 import { release } from 'node:os'
 import { dirname } from 'node:path'
-import type { Context } from './context.js'
-import { connect, doesNotAnswer, EXIT } from './context.js'
+import { type Context, connect, doesNotAnswer, EXIT } from './context.js'
 import { type KernelFacts, kernelChecks, kernelFacts } from './doctor-kernel.js'
 
 /** Below this, a service with some hundreds of connections can fail to hand them over. */
@@ -32,7 +31,8 @@ export interface Check {
 export interface SocketFacts {
   path: string
   uid: number
-  directory: { exists: boolean; link: boolean; uid: number; mode: number } | undefined
+  /** Undefined when there is none yet. */
+  directory: { link: boolean; uid: number; mode: number } | undefined
   /** `silent`: it is there, and does not answer. */
   reachable: { version: string; pid: number } | { error: string; silent?: boolean }
 }
@@ -138,7 +138,7 @@ function checkSocket(socket: SocketFacts): Check[] {
   const folder = dirname(socket.path)
   const { directory } = socket
   const result: Check[] = []
-  if (!directory?.exists) {
+  if (!directory) {
     result.push({ name: 'socket folder', status: 'ok', message: `${folder} does not exist yet; luod makes it` })
   } else if (directory.link) {
     result.push({
@@ -227,7 +227,7 @@ async function nofile(): Promise<Facts['nofile']> {
 
 async function socketFacts(path: string, answerMs: number | undefined): Promise<SocketFacts> {
   const stat = lstatSync(dirname(path), { throwIfNoEntry: false })
-  const directory = stat && { exists: true, link: stat.isSymbolicLink(), uid: stat.uid, mode: stat.mode }
+  const directory = stat && { link: stat.isSymbolicLink(), uid: stat.uid, mode: stat.mode }
   return { path, uid: process.getuid?.() ?? 0, directory, reachable: await reach(path, answerMs) }
 }
 

@@ -1,7 +1,7 @@
 /**
- * `luoctl emulate -- COMMAND`: runs an unmodified program against an emulated /dev/liveupdate. This process stays in the
- * foreground and ends as the program does; the notifier (`emulate/main.ts`), its parent, stays for what the program left
- * behind. Also `luoctl kexec --emulated` and `luoctl machines`.
+ * `luoctl emulate -- COMMAND`: runs an unmodified program against an emulated /dev/liveupdate. This process stays in
+ * the foreground and ends as the program does; the notifier (`emulate/main.ts`), its parent, stays for what the program
+ * left behind. Also `luoctl kexec --emulated` and `luoctl machines`.
  */
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'

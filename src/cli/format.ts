@@ -22,8 +22,8 @@ export function formatBytes(bytes: number): string {
 }
 
 /**
- * Text that came from elsewhere: control characters become `?`, so that it stays on its line, and the bytes of a name that
- * are not UTF-8 (`decodeName`) become `\xff`.
+ * Text that came from elsewhere: control characters become `?`, so that it stays on its line, and the bytes of a name
+ * that are not UTF-8 (`decodeName`) become `\xff`.
  */
 export function clean(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
@@ -40,6 +40,11 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
       .join('  ')
       .trimEnd(),
   )
+}
+
+/** Below a line of its own. */
+export function indented(lines: readonly string[]): string[] {
+  return lines.map((line) => `    ${line}`)
 }
 
 export function workloadRows(workloads: readonly Workload[]): string[] {
@@ -85,7 +90,7 @@ export function workloadDetails(workload: Workload, contents: readonly SessionCo
       file.until ?? '-',
     ])
     const head = ['TOKEN', 'KIND', 'SIZE', 'FORMAT', 'UNTIL']
-    if (rows.length > 0) lines.push(...table(head, rows).map((line) => `    ${line}`))
+    if (rows.length > 0) lines.push(...indented(table(head, rows)))
   }
   return lines
 }
@@ -220,7 +225,10 @@ function shortened(text: string): string {
   return text.replace(LONG_WORD, (word) => `${word.slice(0, SHORT_WORD)}…`)
 }
 
-/** `luoctl: MESSAGE (CODE)`, then the advice on a line of its own. What is no LuoError is a defect, shown with its stack. */
+/**
+ * `luoctl: MESSAGE (CODE)`, then the advice on a line of its own. What is no LuoError is a defect, shown with its
+ * stack.
+ */
 export function errorLines(error: unknown): string[] {
   if (!(error instanceof LuoError)) {
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error)

@@ -1,4 +1,6 @@
-/** The files that `luoctl inspect` reads: which format it is, by how the file begins, and as much of it as one may have. */
+/**
+ * The files that `luoctl inspect` reads: which format it is, by how the file begins, and as much of it as one may have.
+ */
 import { CROSSING_MAGIC } from '../abi/crossing.js'
 import { FDT_MAGIC } from '../abi/fdt.js'
 import { IMAGE_MAGIC } from '../abi/kho.js'
@@ -42,8 +44,8 @@ export function wholeFile(reader: FileReader): Uint8Array {
 }
 
 /**
- * A luod may be writing to it: what is read twice in a row is as it was in between, and nothing half done. EBUSY when it
- * never is.
+ * A luod may be writing to it: what is read twice in a row is as it was in between, and nothing half done. EBUSY when
+ * it never is.
  */
 export function recordsFile(reader: Pick<FileReader, 'size' | 'read'>): Uint8Array {
   const size = checkSize(reader.size, 'the file')

@@ -1,8 +1,8 @@
 /**
- * `luoctl inspect --kernel`: what the running kernel hands over at a kexec, and what was handed to it, from the debugfs of
- * KHO. It only reads. Not all there is what it seems: `out/fdt` is shown without its end, and not at all by a kernel that
- * was started by a kexec itself; `in/sub_fdts` shows memory that is freed once it was read, with something else in it.
- * This is said, and is no error. The records behind the addresses cannot be read from user space.
+ * `luoctl inspect --kernel`: what the running kernel hands over at a kexec, and what was handed to it, from the debugfs
+ * of KHO. It only reads. Not all there is what it seems: `out/fdt` is shown without its end, and not at all by a kernel
+ * that was started by a kexec itself; `in/sub_fdts` shows memory that is freed once it was read, with something else in
+ * it. This is said, and is no error. The records behind the addresses cannot be read from user space.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -11,7 +11,7 @@ import { decodeLuoSer, LUO_COMPATIBLE, LUO_SER_BYTES } from '../abi/luo.js'
 import { asLuoError, type ErrnoName, LuoError } from '../errors.js'
 import { FileReader } from '../sys/file-reader.js'
 import { type Context, EXIT } from './context.js'
-import { clean, table } from './format.js'
+import { clean, indented, table } from './format.js'
 
 const KHO_DEBUGFS = '/sys/kernel/debug/kho'
 /** How a luo_ser begins, whatever its version. */
@@ -147,8 +147,4 @@ function sideLines(title: string, { tree, shown, luo }: KernelSide): string[] {
     lines.push('  LUO: its memory was freed after it was read, and holds something else')
   }
   return lines
-}
-
-function indented(lines: readonly string[]): string[] {
-  return lines.map((line) => `    ${line}`)
 }

@@ -1,10 +1,11 @@
 /**
- * `luoctl inspect --verify [FILE]`: whether what `inspect` shows is sound: every checksum, every record, what they name, and
- * of a running luod whether what it counts is what is recorded. It lists everything that is wrong, and how much a recovery
- * would keep. EXIT.DAMAGED when anything is; what cannot be read at all, or is of another version, is an error as ever.
+ * `luoctl inspect --verify [FILE]`: whether what `inspect` shows is sound: every checksum, every record, what they
+ * name, and of a running luod whether what it counts is what is recorded. It lists everything that is wrong, and how
+ * much a recovery would keep. EXIT.DAMAGED when anything is; what cannot be read at all, or is of another version, is
+ * an error as ever.
  *
- * A luod that runs goes on writing: it makes a copy of its records between two transactions (`Inspect`). What it counts is
- * compared with them when they are the same before and after it was asked for its counts.
+ * A luod that runs goes on writing: it makes a copy of its records between two transactions (`Inspect`). What it counts
+ * is compared with them when they are the same before and after it was asked for its counts.
  */
 import { CROSSING_VERSION, decodeCrossing } from '../abi/crossing.js'
 import { checkCrossed } from '../abi/crossing-verify.js'
@@ -112,7 +113,7 @@ function decoded(about: Omit<Verdict, 'findings'>, decode: () => unknown): Verdi
   })
 }
 
-// --- a luod that runs -------------------------------------------------------------------------------------------------
+// --- a luod that runs ------------------------------------------------------------------------------------------------
 
 async function ofDaemon(client: ReconnectingClient): Promise<Verdict> {
   let before = await recordsOf(client)
@@ -164,7 +165,7 @@ function countsOf(entries: RecordEntries): Map<unknown, Recorded> {
   return users
 }
 
-// --- for people -------------------------------------------------------------------------------------------------------
+// --- for people ------------------------------------------------------------------------------------------------------
 
 function linesOf(source: string, { format, version, bytes, findings, kept, counts }: Verdict): string[] {
   const sound =

@@ -10,7 +10,7 @@ import { decodeLuo, decodeLuoSer, LUO_COMPATIBLE } from '../abi/luo.js'
 import { decodeRecords } from '../abi/records.js'
 import { FileReader } from '../sys/file-reader.js'
 import { type Context, EXIT, withClient } from './context.js'
-import { clean, formatBytes, table } from './format.js'
+import { clean, formatBytes, indented, table } from './format.js'
 import { type FormatName, formatOf, recordsFile, recordsOf, wholeFile } from './inspect-formats.js'
 
 /** One value for --json, and lines for people; the first follows the file's name. */
@@ -155,8 +155,4 @@ function luoSerFindings(bytes: Uint8Array): Findings {
 function fromFile(path: string): Findings {
   using reader = FileReader.open(path)
   return FORMATS[formatOf(reader, path)](reader)
-}
-
-function indented(lines: readonly string[]): string[] {
-  return lines.map((line) => `    ${line}`)
 }

@@ -9,7 +9,10 @@ export async function kernelSessionsCommand(context: Context): Promise<number> {
     return EXIT.OK
   }
   const rows = found.sessions.map(({ name, direction, pid, command }) => [
-    ...[clean(name), direction ?? '-', String(pid), clean(command)],
+    clean(name),
+    direction ?? '-',
+    String(pid),
+    clean(command),
   ])
   for (const line of table(['SESSION', 'DIRECTION', 'PID', 'COMMAND'], rows)) context.out(line)
   if (!found.complete) context.err('luoctl: not every process could be looked at: there may be more')

@@ -1,7 +1,7 @@
 /**
  * `luoctl kexec load` and `unload`: what the next kexec starts. Plain system calls of root; no luod is needed, and none
- * is asked. What can be seen to be wrong is said before anything is loaded. What would lose state at the kexec, such as a
- * command line without live update, is loaded, with a warning that has a code.
+ * is asked. What can be seen to be wrong is said before anything is loaded. What would lose state at the kexec, such as
+ * a command line without live update, is loaded, with a warning that has a code.
  */
 import { existsSync, readFileSync } from 'node:fs'
 import { reusedCommandLine, switchOf } from '../abi/command-line.js'

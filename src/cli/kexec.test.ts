@@ -141,7 +141,7 @@ describe('luoctl kexec', () => {
         return { output: { kexec: 'k' } }
       },
     })
-    expect(code).toBe(EXIT.SIGNAL_BASE + 2)
+    expect(code).toBe(EXIT.INTERRUPTED)
     expect(err[0]).toBe('luoctl: aborting the kexec')
     expect(process.listenerCount('SIGINT')).toBe(0)
   })

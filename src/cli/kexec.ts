@@ -1,7 +1,7 @@
 /**
  * `luoctl kexec` and `kexec abort`: has luod start the loaded kernel with everything that workloads have preserved, and
- * prints each step. The kexec is luod's: Ctrl-C asks it to end it in order, as `kexec abort` from elsewhere does. Whatever ends
- * it once it has begun, everybody goes on, and the exit code is that of an update that did not commit.
+ * prints each step. The kexec is luod's: Ctrl-C asks it to end it in order, as `kexec abort` from elsewhere does.
+ * Whatever ends it once it has begun, everybody goes on, and the exit code is that of an update that did not commit.
  */
 import { randomUUID } from 'node:crypto'
 import { isLuoError, LuoError } from '../errors.js'
@@ -21,8 +21,6 @@ export interface KexecRequest {
   /** Names of incoming sessions that may be lost. */
   drop: readonly string[]
 }
-
-const SIGINT = 2
 
 const STEPS: Readonly<Record<Step, string>> = {
   asking: 'workloads let go',
@@ -64,7 +62,7 @@ export async function kexecNextCommand(
     // It has not begun, and nobody has undone it; or nobody says how it went.
     if (gone || (last === undefined && !interrupt.aborted)) throw error
     reportError(error, context.json, context.err)
-    return interrupt.aborted ? EXIT.SIGNAL_BASE + SIGINT : EXIT.NOT_UPDATED
+    return interrupt.aborted ? EXIT.INTERRUPTED : EXIT.NOT_UPDATED
   } finally {
     interrupt.close()
   }
@@ -77,8 +75,7 @@ async function follow(
   interrupt: Interrupt,
   onProgress: (progress: Progress) => void,
 ): Promise<void> {
-  const deadline = deadlineMs === undefined ? {} : { deadline_ms: deadlineMs }
-  const input = { id: randomUUID(), ...deadline, dry_run: dryRun, how, drop: [...drop] }
+  const input = { id: randomUUID(), deadline_ms: deadlineMs, dry_run: dryRun, how, drop: [...drop] }
   // Asked again by another luod, it would be another kexec.
   await withClient({ ...context, reconnectMs: 0 }, async (client) => {
     interrupt.listen()

@@ -54,8 +54,7 @@ export async function statusCommand(context: Context): Promise<number> {
 export async function watchCommand(context: Context, name: string | undefined): Promise<number> {
   await withClient(context, async (client) => {
     const again = () => context.err('luoctl: the connection to luod was lost; what happened meanwhile is missing here')
-    const input = name === undefined ? {} : { workload: name }
-    for await (const { parameters: event } of client.stream('Watch', input, again)) {
+    for await (const { parameters: event } of client.stream('Watch', { workload: name }, again)) {
       if (context.json) {
         context.out(JSON.stringify(event))
         continue

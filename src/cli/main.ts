@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { asLuoError, type ErrnoName, type LuoError } from '../errors.js'
 import { argumentsAreText } from '../sys/surroundings.js'
-import { CHECK_MODES, type CheckMode, nameOf, pathOf, splitArguments, usageError } from './arguments.js'
+import { CHECK_MODES, type CheckMode, countOf, nameOf, pathOf, splitArguments, usageError } from './arguments.js'
 import { type Context, createContext, EXIT, reportError } from './context.js'
 import { durationOf } from './durations.js'
 import { EMULATE_HELP, INSPECT_HELP, OVERVIEW, RUN_HELP, UPDATE_HELP, UPGRADE_HELP } from './help.js'
@@ -30,8 +30,8 @@ function version(): string {
 }
 
 /**
- * Builds the program; the command that was chosen is handed to `choose` instead of being run while parsing. It says nothing
- * of an error: that is thrown. `quiet`: nor does it show help for one.
+ * Builds the program; the command that was chosen is handed to `choose` instead of being run while parsing. It says
+ * nothing of an error: that is thrown. `quiet`: nor does it show help for one.
  */
 function buildProgram(
   command: readonly string[] | undefined,
@@ -54,15 +54,17 @@ function buildProgram(
     // commander's own shows all of it for a command that there is not.
     .helpCommand(false)
     .exitOverride()
-  const noCommand = () => {
+  /** For commands that start nothing. */
+  const chooseAlone = (action: Action) => {
     if (command !== undefined) throw usageError('this command takes no COMMAND after --')
+    choose(action)
   }
-  const look = (name: string, description: string, argument: string | undefined, action: LookAction) => {
+  /** A command without options, of one workload at the most. */
+  const simple = (name: string, description: string, argument: string | undefined, action: SimpleAction) => {
     const sub = program.command(name).description(description)
     if (argument) sub.argument(argument, '', nameOf('workload'))
     sub.action((value: unknown) => {
-      noCommand()
-      choose((context) => action(context, typeof value === 'string' ? value : undefined))
+      chooseAlone((context) => action(context, typeof value === 'string' ? value : undefined))
     })
   }
 
@@ -82,7 +84,7 @@ function buildProgram(
     .action((name: string, options: { restart?: boolean; keep?: number; after: string[] }) => {
       if (!command?.length) throw usageError(`run ${name}: what shall be run? luoctl run ${name} -- COMMAND`)
       const { restart = false, after, keep: keepMs } = options
-      const run = { name, command, restart, after, ...(keepMs === undefined ? {} : { keepMs }) }
+      const run = { name, command, restart, after, keepMs }
       choose(async (context) => (await import('./run.js')).runCommand(context, run))
     })
 
@@ -107,15 +109,11 @@ function buildProgram(
       if (several && command) throw usageError('update: a new command is for one workload')
       if (command?.length === 0) throw usageError(`update ${workload}: no command follows the --`)
       const check = options.check === undefined ? undefined : checkMode(options.check)
-      const how = {
-        ...(check === undefined ? {} : { check }),
-        ...(options.deadline === undefined ? {} : { deadlineMs: options.deadline }),
-      }
+      const how = { check, deadlineMs: options.deadline }
       choose(async (context) => {
         if (several)
           return (await import('./update-group.js')).updateGroupCommand(context, all ? undefined : names, how)
-        const request = { ...how, workload, ...(command === undefined ? {} : { command }) }
-        return (await import('./update.js')).updateCommand(context, request)
+        return (await import('./update.js')).updateCommand(context, { ...how, workload, command })
       })
     })
 
@@ -147,44 +145,35 @@ function buildProgram(
       choose(async (context) => (await emulation()).emulateCommand(context, request))
     })
   const kexec = program.command('kexec')
-  addKexecLoad(kexec, (action) => {
-    noCommand()
-    choose(action)
-  })
-  addKexec(kexec, DEFAULT_MACHINE, (action) => {
-    noCommand()
-    choose(action)
-  })
+  addKexecLoad(kexec, chooseAlone)
+  addKexec(kexec, DEFAULT_MACHINE, chooseAlone)
   program
     .command('machines')
     .description('the emulated machines')
     .option('--end <name>', 'end its programs, and let go of everything that it holds', nameOf('machine'))
-    .action((options: { end?: string }) => {
-      noCommand()
-      const { end } = options
-      choose(async (context) =>
+    .action(({ end }: { end?: string }) => {
+      chooseAlone(async (context) =>
         end === undefined
           ? (await emulation()).machinesCommand(context)
           : (await emulation()).endMachineCommand(context, end),
       )
     })
 
-  const looks = () => import('./list.js')
-  look('abort', 'end the update of a workload; the old version goes on', '<name>', async (context, name) =>
-    (await looks()).abortCommand(context, name as string),
+  const list = () => import('./list.js')
+  simple('abort', 'end the update of a workload; the old version goes on', '<name>', async (context, name) =>
+    (await list()).abortCommand(context, name as string),
   )
-  look('list', 'the workloads', undefined, async (context) => (await looks()).listCommand(context))
-  look('show', 'one workload: its process, sessions and files', '<name>', async (context, name) =>
-    (await looks()).showCommand(context, name as string),
+  simple('list', 'the workloads', undefined, async (context) => (await list()).listCommand(context))
+  simple('show', 'one workload: its process, sessions and files', '<name>', async (context, name) =>
+    (await list()).showCommand(context, name as string),
   )
   program
     .command('sessions')
     .description('the sessions of workloads and of programs')
     .option('--kernel', "open sessions of the kernel's device that are not luod's")
     .action(({ kernel }: { kernel?: boolean }) => {
-      noCommand()
-      if (kernel) choose(async (context) => (await import('./kernel-sessions.js')).kernelSessionsCommand(context))
-      else choose(async (context) => (await import('./sessions.js')).sessionsCommand(context))
+      if (kernel) chooseAlone(async (context) => (await import('./kernel-sessions.js')).kernelSessionsCommand(context))
+      else chooseAlone(async (context) => (await import('./sessions.js')).sessionsCommand(context))
     })
   program
     .command('release')
@@ -193,28 +182,22 @@ function buildProgram(
     .option('--force', 'even if somebody holds it')
     .option('--yes', 'do not ask')
     .action((session: string, options: { force?: boolean; yes?: boolean }) => {
-      noCommand()
       const release = { session, force: options.force === true, yes: options.yes === true }
-      choose(async (context) => (await import('./sessions.js')).releaseCommand(context, release))
+      chooseAlone(async (context) => (await import('./sessions.js')).releaseCommand(context, release))
     })
-  look('watch', 'everything that happens, as it happens', '[name]', async (context, name) =>
-    (await looks()).watchCommand(context, name),
+  simple('watch', 'everything that happens, as it happens', '[name]', async (context, name) =>
+    (await list()).watchCommand(context, name),
   )
   program
     .command('history')
     .description('what has happened to a workload, or to everything')
     .argument('[name]', 'name of the workload, also of one that has ended', nameOf('workload'))
-    .option('--limit <count>', 'only the last ones')
-    .action((name: string | undefined, options: { limit?: string }) => {
-      noCommand()
-      const limit = options.limit === undefined ? undefined : Number(options.limit)
-      if (limit !== undefined && !/^[1-9]\d{0,8}$/.test(options.limit ?? '')) {
-        throw usageError(`--limit "${options.limit}": a whole number, 1 or more`)
-      }
-      choose(async (context) => (await import('./history.js')).historyCommand(context, name, limit))
+    .option('--limit <count>', 'only the last ones', countOf('--limit'))
+    .action((name: string | undefined, { limit }: { limit?: number }) => {
+      chooseAlone(async (context) => (await import('./history.js')).historyCommand(context, name, limit))
     })
-  look('status', 'luod itself: version, counts, limits', undefined, async (context) =>
-    (await looks()).statusCommand(context),
+  simple('status', 'luod itself: version, counts, limits', undefined, async (context) =>
+    (await list()).statusCommand(context),
   )
   program
     .command('upgrade')
@@ -225,9 +208,8 @@ function buildProgram(
       pathOf('--to'),
     )
     .addHelpText('after', UPGRADE_HELP)
-    .action((options: { to?: string }) => {
-      noCommand()
-      choose(async (context) => (await import('./upgrade.js')).upgradeCommand(context, options.to))
+    .action(({ to }: { to?: string }) => {
+      chooseAlone(async (context) => (await import('./upgrade.js')).upgradeCommand(context, to))
     })
   program
     .command('inspect')
@@ -237,19 +219,18 @@ function buildProgram(
     .option('--verify', 'whether all of it is sound, and what a recovery would keep')
     .addHelpText('after', INSPECT_HELP)
     .action((file: string | undefined, options: { kernel?: boolean; verify?: boolean }) => {
-      noCommand()
       const { kernel, verify } = options
       if (kernel && (verify || file !== undefined)) throw usageError('inspect: --kernel takes no file and no --verify')
-      choose(async (context) => {
+      chooseAlone(async (context) => {
         if (kernel) return (await import('./inspect-kernel.js')).inspectKernelCommand(context)
         if (verify) return (await import('./inspect-verify.js')).verifyCommand(context, file)
         return (await import('./inspect.js')).inspectCommand(context, file)
       })
     })
-  look('kinds', 'which kinds of files are kept, and what of them crosses what', undefined, async (context) =>
+  simple('kinds', 'which kinds of files are kept, and what of them crosses what', undefined, async (context) =>
     (await import('./kinds.js')).kindsCommand(context),
   )
-  look('doctor', 'whether this machine is fit, and what to do', undefined, async (context) =>
+  simple('doctor', 'whether this machine is fit, and what to do', undefined, async (context) =>
     (await import('./doctor.js')).doctorCommand(context),
   )
   program
@@ -268,7 +249,7 @@ function helped(program: Command, names: readonly string[]): Command {
   }, program)
 }
 
-type LookAction = (context: Context, value: string | undefined) => Promise<number>
+type SimpleAction = (context: Context, value: string | undefined) => Promise<number>
 
 function checkMode(text: string): CheckMode {
   const mode = CHECK_MODES.find((known) => known === text)
@@ -298,8 +279,7 @@ async function main(): Promise<number> {
     if (!argumentsAreText()) throw usageError('an argument is not UTF-8, and Node.js would make another one of it')
     const program = buildProgram(command, JSON_WANTED, (action) => chosen.push(action))
     program.parse(own, { from: 'user' })
-    const { reconnect, ...options } = program.opts<{ socket?: string; json?: boolean; reconnect?: number }>()
-    const context = createContext({ ...options, ...(reconnect === undefined ? {} : { reconnectMs: reconnect }) })
+    const context = createContext(program.opts())
     const action = chosen[0]
     return action ? await action(context) : EXIT.USAGE
   } catch (error) {

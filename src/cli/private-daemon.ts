@@ -28,7 +28,9 @@ export function builtFile(path: string): string {
   return existsSync(beside) ? beside : fileURLToPath(new URL(`../../dist/${path}`, import.meta.url))
 }
 
-/** The environment of a process that is luod: nothing of the service manager, of a workload or for its Node reaches it. */
+/**
+ * The environment of a process that is luod: nothing of the service manager, of a workload or for its Node reaches it.
+ */
 function daemonEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const { NOTIFY_SOCKET, WATCHDOG_PID, WATCHDOG_USEC, LUO_TICKET, LUO_WORKLOAD, ...rest } = env
   return Object.fromEntries(Object.entries(rest).filter(([name]) => !name.startsWith('NODE_')))
@@ -55,8 +57,8 @@ export async function connectOrStart(
 }
 
 /**
- * Resolves when the new luod is ready, or has ended because another one has the place, or had nothing to do any more. What
- * else ends it would end the next one too: LUO_NO_DAEMON says what.
+ * Resolves when the new luod is ready, or has ended because another one has the place, or had nothing to do any more.
+ * What else ends it would end the next one too: LUO_NO_DAEMON says what.
  */
 async function startDaemon(socket: string, quiet: boolean): Promise<void> {
   const child = spawn(

@@ -123,7 +123,7 @@ class Run {
         const stream = client.stream('Supervise', {
           id: randomUUID(),
           workload: this.#options.name,
-          ...(keepMs === undefined ? {} : { keep_ms: keepMs }),
+          keep_ms: keepMs,
           ...(this.#options.after.length === 0 ? {} : { after: [...this.#options.after] }),
         })
         const events = stream[Symbol.asyncIterator]()

@@ -1,6 +1,7 @@
 /**
  * `luoctl sessions` and `luoctl release`: what is beneath the workloads, and ending by hand what nobody needs. To
- * release drops state, so it is asked about on a terminal; without one it is refused unless --yes says that it is meant.
+ * release drops state, so it is asked about on a terminal; without one it is refused unless --yes says that it is
+ * meant.
  */
 import { randomUUID } from 'node:crypto'
 import { createInterface } from 'node:readline/promises'

@@ -9,9 +9,7 @@
  */
 
 import { constants } from 'node:os'
-
-/** Shells add this to the number of the signal that ended a command. */
-const SIGNAL_BASE = 128
+import { EXIT } from './context.js'
 
 export interface Exit {
   code: number | null
@@ -209,5 +207,5 @@ export function describeExit(exit: Exit): string {
 }
 
 export function exitCodeOfProcess(exit: Exit): number {
-  return exit.signal === null ? (exit.code ?? 0) : SIGNAL_BASE + constants.signals[exit.signal]
+  return exit.signal === null ? (exit.code ?? 0) : EXIT.SIGNAL_BASE + constants.signals[exit.signal]
 }

@@ -39,12 +39,7 @@ async function follow(
   workloads: readonly string[],
   { deadlineMs, check }: Pick<UpdateRequest, 'deadlineMs' | 'check'>,
 ): Promise<readonly GroupOutcome[]> {
-  const input = {
-    id: randomUUID(),
-    workloads: [...workloads],
-    ...(deadlineMs === undefined ? {} : { deadline_ms: deadlineMs }),
-    ...(check === undefined ? {} : { check }),
-  }
+  const input = { id: randomUUID(), workloads: [...workloads], deadline_ms: deadlineMs, check }
   const width = Math.max(...workloads.map((name) => clean(name).length))
   const seen = new Set<string>()
   // After a lost connection the same id follows the same updates, each of which is told from its beginning.

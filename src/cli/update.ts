@@ -38,9 +38,9 @@ export async function followUpdate(
   const input = {
     id: randomUUID(),
     workload: request.workload,
-    ...(request.deadlineMs === undefined ? {} : { deadline_ms: request.deadlineMs }),
-    ...(request.check === undefined ? {} : { check: request.check }),
-    ...(request.command === undefined ? {} : { command: [...request.command] }),
+    deadline_ms: request.deadlineMs,
+    check: request.check,
+    command: request.command && [...request.command],
   }
   const seen: Phase[] = []
   let told = 0
@@ -122,7 +122,7 @@ export async function withUpdate<T>(
 async function withHint<T>(context: Context, workload: string, work: () => Promise<T>): Promise<T> {
   const hint = () => {
     context.err(`luoctl: the update goes on without you; to end it: luoctl abort ${workload}`)
-    process.exit(EXIT.SIGNAL_BASE + 2)
+    process.exit(EXIT.INTERRUPTED)
   }
   process.once('SIGINT', hint)
   try {

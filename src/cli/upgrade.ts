@@ -34,7 +34,7 @@ export async function upgradeCommand(context: Context, to: string | undefined): 
 async function replace(context: Context, to: string | undefined): Promise<{ successor: number; ended: unknown }> {
   let successor: number | undefined
   let ended: unknown = new LuoError('LUO_GONE', 'upgrade luod: it goes on')
-  const request = { id: randomUUID(), ...(to === undefined ? {} : { to: resolve(to) }) }
+  const request = { id: randomUUID(), to: to && resolve(to) }
   try {
     // Asked again, the other one would be replaced in its turn.
     await withClient({ ...context, reconnectMs: 0 }, async (client) => {

@@ -11,7 +11,7 @@ import { delimiter, join, resolve } from 'node:path'
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { inheritStdio } from '../sys/node.js'
-import { EXIT, sameDirectory } from './context.js'
+import { EXIT } from './context.js'
 import type { Exit, Started } from './supervisor.js'
 
 /** The number under which the ticket is inherited: the first one after stdio. */
@@ -21,6 +21,17 @@ const TICKET_FD = 3
 export function logicalDirectory(env: NodeJS.ProcessEnv = process.env, cwd: string = process.cwd()): string {
   const pwd = env.PWD
   return pwd?.startsWith('/') && sameDirectory(pwd, cwd) ? pwd : cwd
+}
+
+/** True when both paths are one directory. A path that cannot be looked at is not. */
+function sameDirectory(a: string, b: string): boolean {
+  try {
+    const left = statSync(a)
+    const right = statSync(b)
+    return left.dev === right.dev && left.ino === right.ino
+  } catch {
+    return false
+  }
 }
 
 export interface WorkloadEnvironment {

@@ -1,9 +1,9 @@
 /**
- * What a member of a workload holds: memory, files, sessions, and servers with their connections. Each begins new or with
- * what the version before has left; each is held still for an update, and goes on after it.
+ * What a member of a workload holds: memory, files, sessions, and servers with their connections. Each begins new or
+ * with what the version before has left; each is held still for an update, and goes on after it.
  *
- * Who may have what when is not decided here (`managed.ts`): a successor reads the state when the first of it is asked for,
- * its memory is private and its sockets are not even opened until it `begins`.
+ * Who may have what when is not decided here (`managed.ts`): a successor reads the state when the first of it is asked
+ * for, its memory is private and its sockets are not even opened until it `begins`.
  */
 import type { Server } from 'node:net'
 import { LuoError } from '../errors.js'
@@ -226,7 +226,10 @@ export class Holdings {
     this.#memories.makePrivate()
   }
 
-  /** luod gets this version's word, and the connections that are to move. Nothing lives longer than this kernel in a kexec. */
+  /**
+   * luod gets this version's word, and the connections that are to move. Nothing lives longer than this kernel in a
+   * kexec.
+   */
   async sayReady({ update, purpose }: UpdateInfo, heldSince: number, signal: AbortSignal): Promise<void> {
     const servings = purpose === 'kexec' ? [] : [...this.#servings.values()]
     if (purpose === 'kexec') {

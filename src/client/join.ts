@@ -1,6 +1,6 @@
 /**
- * How a process joins a workload: with the ticket that the supervisor gave it, as the successor in an update, or without,
- * as the first one or after a crash. What fails leaves nothing behind: neither the connection nor the session.
+ * How a process joins a workload: with the ticket that the supervisor gave it, as the successor in an update, or
+ * without, as the first one or after a crash. What fails leaves nothing behind: neither the connection nor the session.
  */
 import { randomUUID } from 'node:crypto'
 import { LuoError } from '../errors.js'

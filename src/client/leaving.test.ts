@@ -1,4 +1,6 @@
-/** What stays open of a workload that has left, in a process that goes on, and what a luod that misbehaves can leave. */
+/**
+ * What stays open of a workload that has left, in a process that goes on, and what a luod that misbehaves can leave.
+ */
 import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
 import { crc32 } from 'node:zlib'

@@ -1,6 +1,6 @@
 /**
- * The memory of a workload, by name, and new memory until it takes the place of what it was made beside. While a version
- * does not own the state its memory is private: what it writes vanishes.
+ * The memory of a workload, by name, and new memory until it takes the place of what it was made beside. While a
+ * version does not own the state its memory is private: what it writes vanishes.
  */
 import { getSeals } from '../sys/memfd.js'
 import type { Resource } from './manifest.js'

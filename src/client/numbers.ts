@@ -1,6 +1,6 @@
 /**
- * Every number that an application gives, in one table: JSON has no NaN and no Infinity, and a system call takes whatever
- * bits there are, so what is none is LUO_INVALID_PARAMETER, which names it, before anything is done with it.
+ * Every number that an application gives, in one table: JSON has no NaN and no Infinity, and a system call takes
+ * whatever bits there are, so what is none is LUO_INVALID_PARAMETER, which names it, before anything is done with it.
  *
  * What no timer of Node.js can wait for it would wait 1 ms for: then it waits for as long as it can.
  */

@@ -19,8 +19,8 @@ export interface JoinOptions {
   exitWhenReleased?: boolean
   /**
    * How long luod may be away, in milliseconds, such as when it is upgraded or restarted: this version serves on, calls
-   * wait, and it is found again. After that they fail with LUO_GONE. A version that an update holds still waits for half
-   * of it, then goes on. 0: not at all. Default 10,000.
+   * wait, and it is found again. After that they fail with LUO_GONE. A version that an update holds still waits for
+   * half of it, then goes on. 0: not at all. Default 10,000.
    */
   reconnectMs?: number
   /**
@@ -110,8 +110,8 @@ export type HookName = 'prepare' | 'freeze' | 'resume' | 'released'
 
 export interface FileOptions {
   /**
-   * `update`: it is for updates only, and a kexec leaves it behind. A luod that has the kernel's device refuses a file that
-   * cannot cross a kexec (ENOENT), unless it is.
+   * `update`: it is for updates only, and a kexec leaves it behind. A luod that has the kernel's device refuses a file
+   * that cannot cross a kexec (ENOENT), unless it is.
    */
   until?: 'update'
 }

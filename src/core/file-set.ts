@@ -46,7 +46,7 @@ export class FileSets<F, A> {
     return this.#count
   }
 
-  // --- outgoing -------------------------------------------------------------------------------------------------------
+  // --- outgoing ------------------------------------------------------------------------------------------------------
 
   preserve(session: OutgoingSession<F, A>, file: FileToPreserve<F, A>): PreservedFile<F, A> {
     return this.#add(session, file, (action) => {
@@ -180,7 +180,7 @@ export class FileSets<F, A> {
     if (handler.unfreeze) this.#quietly(`unfreeze token ${token}`, () => handler.unfreeze?.(kept, file))
   }
 
-  // --- incoming -------------------------------------------------------------------------------------------------------
+  // --- incoming ------------------------------------------------------------------------------------------------------
 
   /** A reference to the file, owned by the caller: built at the first call, the same open file at each further one. */
   retrieve(session: IncomingSession<F>, incoming: IncomingFile<F>): F {
@@ -245,7 +245,7 @@ export class FileSets<F, A> {
     }
   }
 
-  // --- the end of a generation ----------------------------------------------------------------------------------------
+  // --- the end of a generation ---------------------------------------------------------------------------------------
 
   /** Which files are preserved is of no interest any more; the files themselves may have been moved elsewhere. */
   forgetIdentities(): void {

@@ -79,7 +79,7 @@ export class Flbs {
     this.#known.set(compatible, flb)
   }
 
-  // --- outgoing -------------------------------------------------------------------------------------------------------
+  // --- outgoing ------------------------------------------------------------------------------------------------------
 
   /** A file that depends on `flb` is being preserved. */
   take(flb: Flb): void {
@@ -148,7 +148,7 @@ export class Flbs {
     }
   }
 
-  // --- incoming -------------------------------------------------------------------------------------------------------
+  // --- incoming ------------------------------------------------------------------------------------------------------
 
   /** What the generation before handed over, once. EEXIST, and nothing has come in, when one is there twice. */
   receive(records: readonly LuoFlb[]): void {
@@ -161,7 +161,9 @@ export class Flbs {
     for (const { compatible, data, count } of records) this.#incoming.set(compatible, { data, count })
   }
 
-  /** The object that came in, held until `putIncoming`. ENODATA: nothing came in, or it is finished. ENOENT: not this. */
+  /**
+   * The object that came in, held until `putIncoming`. ENODATA: nothing came in, or it is finished. ENOENT: not this.
+   */
   getIncoming<O>(flb: Flb<O>): O {
     const known = this.#incoming.get(flb.compatible)
     if (known?.count === 0n || (!known && !this.#received)) {
@@ -176,7 +178,9 @@ export class Flbs {
     return object as O
   }
 
-  /** Undo of `getIncoming`, and a file that depends on it is finished. What did not come in is nobody's to give back. */
+  /**
+   * Undo of `getIncoming`, and a file that depends on it is finished. What did not come in is nobody's to give back.
+   */
   putIncoming<O>(flb: Flb<O>): void {
     const known = this.#incoming.get(flb.compatible)
     if (!known || known.count === 0n) return

@@ -122,7 +122,9 @@ export class HandlerRegistry<F> {
     return undefined
   }
 
-  /** `reasonFor`: why no handler takes a file of its kind, for the message of ENOENT; undefined when it knows nothing. */
+  /**
+   * `reasonFor`: why no handler takes a file of its kind, for the message of ENOENT; undefined when it knows nothing.
+   */
   explainRefusals(reasonFor: (file: F) => string | undefined): void {
     this.#reasonFor = reasonFor
   }

@@ -151,7 +151,7 @@ class Comparison {
     expect(Object.values(this.#generation.counts()).map(([outgoing]) => outgoing)).not.toContain(1n)
   }
 
-  // --- the same, on both sides ----------------------------------------------------------------------------------------
+  // --- the same, on both sides ---------------------------------------------------------------------------------------
 
   #both(step: Step): [() => unknown, () => unknown] | undefined {
     const { orchestrator, registry, a } = this.#generation
@@ -300,7 +300,7 @@ class Comparison {
     }))
   }
 
-  // --- sessions -------------------------------------------------------------------------------------------------------
+  // --- sessions ------------------------------------------------------------------------------------------------------
 
   #session(index: number, call: OfSession) {
     const { side, custody, files } = FOR[call]
@@ -337,7 +337,7 @@ class Comparison {
     return file.open.name
   }
 
-  // --- what can be seen -----------------------------------------------------------------------------------------------
+  // --- what can be seen ----------------------------------------------------------------------------------------------
 
   #compare(): void {
     const { orchestrator } = this.#generation

@@ -6,32 +6,37 @@
  *                                                  │ LuoState
  *                       receive → retrieveSession → retrieve … → finish → release        the next one
  *
- * Every call either does all of what it says or nothing: several files are preserved all or none, a freeze that fails in
- * the middle unfreezes what it had frozen. Names, ids and tokens are found in constant time, a file that is preserved
- * already in logarithmic time.
+ * Every call either does all of what it says or nothing: several files are preserved all or none, a freeze that fails
+ * in the middle unfreezes what it had frozen. Names, ids and tokens are found in constant time, a file that is
+ * preserved already in logarithmic time.
  *
  * Beside the kernel's calls there is custody, for changes of code on a running kernel: an outgoing session is frozen,
  * given to another holder, or kept without one, and never leaves this generation (`session.ts`).
  *
- * While a transition is decided (`freezeAll`) nothing may be changed: EBUSY. Callers that have to sleep until then do so
- * before they call.
+ * While a transition is decided (`freezeAll`) nothing may be changed: EBUSY. Callers that have to sleep until then do
+ * so before they call.
  */
 
-import { type LuoState, MAX_SESSIONS } from '../abi/luo.js'
+import type { LuoState } from '../abi/luo.js'
 import { LuoError } from '../errors.js'
 import { FileSets, type FileToAdopt, type FileToPreserve } from './file-set.js'
 import type { HandlerRegistry } from './handler.js'
 import type { FileAccess } from './identity.js'
-import { checkName, checkToken } from './names.js'
+import { checkToken } from './names.js'
 import {
   type Custody,
   type CustodyMove,
+  fileOf,
   type IncomingSession,
+  type IncomingToAdopt,
   move,
   type OutgoingSession,
+  outgoingOnly,
   type PreservedFile,
   type Session,
+  type SessionToAdopt,
 } from './session.js'
+import { SessionTable } from './session-table.js'
 import { readState, writeState } from './transition.js'
 
 export interface OrchestratorOptions<F> {
@@ -46,11 +51,7 @@ type Phase = 'open' | 'frozen' | 'ended'
 export class Orchestrator<F, A> {
   readonly #registry: HandlerRegistry<F>
   readonly #fileSets: FileSets<F, A>
-  readonly #sessions = new Map<string, Session<F, A>>()
-  /** scope, NUL, name. An outgoing session may have the name of an incoming one. */
-  readonly #outgoing = new Map<string, OutgoingSession<F, A>>()
-  readonly #incoming = new Map<string, IncomingSession<F>>()
-  #nextId = 1n
+  readonly #sessions = new SessionTable<F, A>()
   #phase: Phase = 'open'
   #received = false
   #liveupdateNumber = 0n
@@ -76,35 +77,23 @@ export class Orchestrator<F, A> {
 
   /** In order of creation. */
   outgoing(): Iterable<OutgoingSession<F, A>> {
-    return this.#outgoing.values()
+    return this.#sessions.outgoing()
   }
 
   incoming(): Iterable<IncomingSession<F>> {
-    return this.#incoming.values()
+    return this.#sessions.incoming()
   }
 
   session(id: string): Session<F, A> | undefined {
     return this.#sessions.get(id)
   }
 
-  // --- the device's calls ---------------------------------------------------------------------------------------------
+  // --- the device's calls --------------------------------------------------------------------------------------------
 
-  /** A new outgoing session. EINVAL for a bad name, EEXIST when it is taken in this scope, ENOSPC when there are too many. */
+  /** An outgoing session. EINVAL for a bad name, EEXIST when it is taken in this scope, ENOSPC for too many. */
   createSession(scope: string, name: string): OutgoingSession<F, A> {
     this.#mustBeOpen(`create session ${name}`)
-    const key = keyOf(scope, checkName(name))
-    if (this.#outgoing.has(key)) throw new LuoError('EEXIST', `create session ${name}: there is one of this name`)
-    if (this.#outgoing.size >= MAX_SESSIONS) {
-      throw new LuoError(
-        'ENOSPC',
-        `create session ${name}: there are ${this.#outgoing.size}, and no more can be recorded`,
-      )
-    }
-    const id = String(this.#nextId++)
-    const session: OutgoingSession<F, A> = { id, name, scope, direction: 'outgoing', files: new Map(), custody: 'held' }
-    this.#sessions.set(id, session)
-    this.#outgoing.set(key, session)
-    return session
+    return this.#sessions.create(scope, name)
   }
 
   /**
@@ -113,8 +102,7 @@ export class Orchestrator<F, A> {
    */
   retrieveSession(scope: string, name: string): IncomingSession<F> {
     this.#mustBeOpen(`retrieve session ${name}`)
-    const session = this.#incoming.get(keyOf(scope, name))
-    if (!session) throw new LuoError('ENOENT', `retrieve session ${name}: none of this name was handed over`)
+    const session = this.#sessions.handedOver(scope, name, 'retrieve')
     if (session.retrieved) throw new LuoError('EINVAL', `retrieve session ${name}: it was retrieved before`)
     session.retrieved = true
     return session
@@ -128,36 +116,27 @@ export class Orchestrator<F, A> {
     session.retrieved = false
   }
 
-  // --- going on with what an orchestrator before this one had, on the same kernel ----------------------------------------
+  // --- going on with what an orchestrator before this one had, on the same kernel ------------------------------------
 
   /** Ids from this one on are free. */
   startIdsAt(id: bigint): void {
-    if (id > this.#nextId) this.#nextId = id
+    this.#sessions.startIdsAt(id)
   }
 
   /** The id that the next session gets. */
   get nextId(): bigint {
-    return this.#nextId
+    return this.#sessions.nextId
   }
 
   /** A session as it was. EINVAL for a bad name, EEXIST when its name is taken in this scope, or its id. */
-  adoptSession(known: { id: string; scope: string; name: string; custody: Custody }): OutgoingSession<F, A> {
-    const { id, scope, name } = known
-    this.#mustBeOpen(`adopt session ${name}`)
-    const key = keyOf(scope, checkName(name))
-    if (this.#outgoing.has(key) || this.#sessions.has(id)) {
-      throw new LuoError('EEXIST', `adopt session ${name}: there is one of this name, or with the id ${id}`)
-    }
-    const session: OutgoingSession<F, A> = { ...known, direction: 'outgoing', files: new Map() }
-    this.startIdsAt(BigInt(id) + 1n)
-    this.#sessions.set(id, session)
-    this.#outgoing.set(key, session)
-    return session
+  adoptSession(known: SessionToAdopt): OutgoingSession<F, A> {
+    this.#mustBeOpen(`adopt session ${known.name}`)
+    return this.#sessions.adopt(known)
   }
 
-  /** A file of it, in any custody: as `preserve`, without what that does to the file. It is the caller's when this fails. */
+  /** A file of it, in any custody: `preserve`, and nothing is done to the file, which is the caller's on failure. */
   adoptFile(session: OutgoingSession<F, A>, file: FileToAdopt<F, A>): PreservedFile<F, A> {
-    this.#mustBeThere(session, 'adopt a file')
+    this.#sessions.mustHave(session, 'adopt a file')
     return this.#fileSets.adopt(session, file)
   }
 
@@ -165,20 +144,9 @@ export class Orchestrator<F, A> {
    * What became of a session that was received (`receive`), and of the files that were asked for: they are this
    * orchestrator's from here on. ENOENT when none of this name came in, or no such file.
    */
-  adoptIncoming(
-    scope: string,
-    {
-      name,
-      retrieved,
-      finished,
-      files,
-    }: Pick<IncomingSession<F>, 'name' | 'retrieved' | 'finished'> & {
-      files: ReadonlyMap<string, { file: F } | { error: LuoError }>
-    },
-  ): IncomingSession<F> {
+  adoptIncoming(scope: string, { name, retrieved, finished, files }: IncomingToAdopt<F>): IncomingSession<F> {
     this.#mustBeOpen(`adopt session ${name}`)
-    const session = this.#incoming.get(keyOf(scope, name))
-    if (!session) throw new LuoError('ENOENT', `adopt session ${name}: none of this name was handed over`)
+    const session = this.#sessions.handedOver(scope, name, 'adopt')
     for (const [token, made] of files) {
       const file = session.files.get(token)
       if (!file) throw new LuoError('ENOENT', `adopt token ${token}: session ${name} has no such file`)
@@ -191,33 +159,30 @@ export class Orchestrator<F, A> {
 
   /** Undo of `adoptFile`: the file is the caller's again. */
   giveBackFile(session: OutgoingSession<F, A>, preserved: PreservedFile<F, A>): void {
-    this.#mustBeThere(session, 'give back a file')
+    this.#sessions.mustHave(session, 'give back a file')
     this.#fileSets.undo(session, preserved)
   }
 
   /** Undo of `adoptSession`, when its files are given back. */
   giveBackAdopted(session: OutgoingSession<F, A>): void {
-    this.#mustBeThere(session, 'give it back')
+    this.#sessions.mustHave(session, 'give it back')
     if (session.files.size > 0) throw new LuoError('LUO_WRONG_STATE', `give back session ${session.name}: it has files`)
-    this.#sessions.delete(session.id)
-    this.#outgoing.delete(keyOf(session.scope, session.name))
+    this.#sessions.remove(session)
   }
 
   /** Somebody else on this kernel goes on with everything: references are closed, and no handler is called. */
   letGo(): void {
     this.#fileSets.forgetIdentities()
-    for (const session of this.#outgoing.values()) this.#fileSets.abandon(session)
+    for (const session of this.#sessions.outgoing()) this.#fileSets.abandon(session)
     this.#sessions.clear()
-    this.#outgoing.clear()
-    this.#incoming.clear()
     this.#phase = 'ended'
   }
 
-  // --- an outgoing session's calls ------------------------------------------------------------------------------------
+  // --- an outgoing session's calls -----------------------------------------------------------------------------------
 
   /**
-   * Preserves all of `files`, or none: EEXIST for a token in use, ENOENT when no handler takes it, EBUSY for a file that
-   * is preserved already, in any session, ENOSPC for too many, and what handlers and FLBs throw.
+   * Preserves all of `files`, or none: EEXIST for a token in use, ENOENT when no handler takes it, EBUSY for a file
+   * that is preserved already, in any session, ENOSPC for too many, and what handlers and FLBs throw.
    */
   preserve(session: Session<F, A>, files: readonly FileToPreserve<F, A>[]): PreservedFile<F, A>[] {
     const outgoing = this.#held(session, 'preserve')
@@ -240,12 +205,12 @@ export class Orchestrator<F, A> {
 
   /** New references to files of an outgoing session, in any custody, owned by the caller; all of them or none. */
   reference(session: Session<F, A>, tokens: readonly string[]): { file: F; preserved: PreservedFile<F, A> }[] {
-    this.#mustBeThere(session, 'get files')
+    this.#sessions.mustHave(session, 'get files')
     const outgoing = outgoingOnly(session, 'get files')
     return this.#fileSets.reference(tokens.map((token) => fileOf(outgoing, token, 'get')))
   }
 
-  // --- an incoming session's calls ------------------------------------------------------------------------------------
+  // --- an incoming session's calls -----------------------------------------------------------------------------------
 
   /**
    * The file of this token, built by its handler at the first call; a new reference to the same open file at each one.
@@ -270,9 +235,8 @@ export class Orchestrator<F, A> {
    * A retrieved one is finished; when that is refused it stays, with its files, and nobody can retrieve it again.
    */
   release(session: Session<F, A>): void {
-    if (this.#sessions.get(session.id) !== session) return
+    if (!this.#sessions.has(session)) return
     this.#mustBeOpen(`release session ${session.name}`)
-    const key = keyOf(session.scope, session.name)
     if (session.direction === 'incoming') {
       this.#retrieved(session, 'release')
       try {
@@ -280,16 +244,14 @@ export class Orchestrator<F, A> {
       } catch {
         return
       }
-      this.#incoming.delete(key)
     } else {
       if (session.custody === 'frozen') this.#fileSets.unfreeze(session)
       this.#fileSets.unpreserveAll(session)
-      this.#outgoing.delete(key)
     }
-    this.#sessions.delete(session.id)
+    this.#sessions.remove(session)
   }
 
-  // --- custody, on a running kernel -------------------------------------------------------------------------------------
+  // --- custody, on a running kernel ----------------------------------------------------------------------------------
 
   /** The sessions belong to luod from here on. A handler that refuses leaves everything as it was. */
   freeze(sessions: readonly OutgoingSession<F, A>[]): void {
@@ -328,7 +290,7 @@ export class Orchestrator<F, A> {
     setCustody(sessions, next)
   }
 
-  // --- the transition to the next generation ----------------------------------------------------------------------------
+  // --- the transition to the next generation -------------------------------------------------------------------------
 
   /**
    * Freezes every outgoing session, in order of creation; nothing can be changed from here on. What a handler throws
@@ -336,24 +298,24 @@ export class Orchestrator<F, A> {
    */
   freezeAll(): void {
     this.#mustBeOpen('freeze')
-    for (const { custody, name } of this.#outgoing.values()) {
+    for (const { custody, name } of this.#sessions.outgoing()) {
       if (custody === 'frozen') throw new LuoError('EBUSY', `freeze: session ${name} is in an update`)
     }
-    this.#fileSets.freeze(this.#outgoing.values())
+    this.#fileSets.freeze(this.#sessions.outgoing())
     this.#phase = 'frozen'
   }
 
   /** The transition does not happen: everything is as it was before `freezeAll`. */
   unfreezeAll(): void {
     this.#mustBe('frozen', 'unfreeze')
-    for (const session of [...this.#outgoing.values()].reverse()) this.#fileSets.unfreeze(session)
+    for (const session of [...this.#sessions.outgoing()].reverse()) this.#fileSets.unfreeze(session)
     this.#phase = 'open'
   }
 
   /** What the next generation is to know: names, and no scopes. Only while frozen. */
   serialize(): LuoState {
     this.#mustBe('frozen', 'serialize')
-    return writeState(this.#liveupdateNumber + 1n, this.#outgoing.values(), this.#registry.flbs)
+    return writeState(this.#liveupdateNumber + 1n, this.#sessions.outgoing(), this.#registry.flbs)
   }
 
   /**
@@ -366,14 +328,12 @@ export class Orchestrator<F, A> {
       this.#mustBe('frozen', 'end')
       this.#fileSets.forgetIdentities()
     } else if (this.#phase === 'frozen') this.unfreezeAll()
-    for (const session of [...this.#outgoing.values()].reverse()) {
+    for (const session of [...this.#sessions.outgoing()].reverse()) {
       if (options.handedOver) this.#fileSets.abandon(session)
       else this.release(session)
     }
-    for (const session of [...this.#incoming.values()].reverse()) this.#fileSets.drop(session)
+    for (const session of [...this.#sessions.incoming()].reverse()) this.#fileSets.drop(session)
     this.#sessions.clear()
-    this.#outgoing.clear()
-    this.#incoming.clear()
     this.#phase = 'ended'
   }
 
@@ -386,17 +346,14 @@ export class Orchestrator<F, A> {
     if (this.#received || this.#sessions.size > 0) {
       throw new LuoError('LUO_WRONG_STATE', 'receive: only once, before this generation has sessions')
     }
-    const sessions = readState(state, scope, this.#registry, () => String(this.#nextId++))
+    const sessions = readState(state, scope, this.#registry, () => this.#sessions.takeId())
     this.#registry.flbs.receive(state.flbs)
     this.#received = true
-    for (const session of sessions) {
-      this.#sessions.set(session.id, session)
-      this.#incoming.set(keyOf(scope, session.name), session)
-    }
+    for (const session of sessions) this.#sessions.addIncoming(session)
     this.#liveupdateNumber = state.liveupdateNumber
   }
 
-  // --- what may be done -------------------------------------------------------------------------------------------------
+  // --- what may be done ----------------------------------------------------------------------------------------------
 
   #mustBe(phase: Phase, action: string): void {
     if (this.#phase === phase) return
@@ -408,21 +365,15 @@ export class Orchestrator<F, A> {
     this.#mustBe('open', action)
   }
 
-  /** A session that was released is nobody's, whoever still knows it. */
-  #mustBeThere(session: Session<F, A>, action: string): void {
-    if (this.#sessions.get(session.id) === session) return
-    throw new LuoError('LUO_WRONG_STATE', `${action} in session ${session.name}: it has ended`)
-  }
-
   #move(session: OutgoingSession<F, A>, change: CustodyMove): Custody {
     this.#mustBeOpen(`${change} session ${session.name}`)
-    this.#mustBeThere(session, change)
+    this.#sessions.mustHave(session, change)
     return move(session, change)
   }
 
   #held(session: Session<F, A>, action: string): OutgoingSession<F, A> {
     this.#mustBeOpen(`${action} in session ${session.name}`)
-    this.#mustBeThere(session, action)
+    this.#sessions.mustHave(session, action)
     const outgoing = outgoingOnly(session, action)
     if (outgoing.custody === 'held') return outgoing
     throw new LuoError('EBUSY', `${action} in session ${session.name}: it is ${outgoing.custody}`)
@@ -430,33 +381,15 @@ export class Orchestrator<F, A> {
 
   #retrieved(session: Session<F, A>, action: string): IncomingSession<F> {
     this.#mustBeOpen(`${action} in session ${session.name}`)
-    this.#mustBeThere(session, action)
+    this.#sessions.mustHave(session, action)
     if (session.direction === 'incoming' && session.retrieved) return session
     const why = session.direction === 'outgoing' ? 'it is outgoing' : 'nobody has retrieved it'
     throw new LuoError('EINVAL', `${action} in session ${session.name}: ${why}`)
   }
 }
 
-function outgoingOnly<F, A>(session: Session<F, A>, action: string): OutgoingSession<F, A> {
-  if (session.direction === 'outgoing') return session
-  throw new LuoError('EINVAL', `${action} in session ${session.name}: it is incoming`)
-}
-
-function fileOf<F, A>(session: OutgoingSession<F, A>, token: string, action: string): PreservedFile<F, A> {
-  const file = session.files.get(checkToken(token))
-  if (file) return file
-  throw new LuoError('ENOENT', `${action} token ${token}: session ${session.name} has no such file`)
-}
-
-function setCustody<F, A>(
-  sessions: readonly OutgoingSession<F, A>[],
-  custody: readonly OutgoingSession<F, A>['custody'][],
-) {
+function setCustody(sessions: readonly OutgoingSession<unknown, unknown>[], custody: readonly Custody[]): void {
   sessions.forEach((session, index) => {
     session.custody = custody[index] ?? session.custody
   })
-}
-
-function keyOf(scope: string, name: string): string {
-  return `${scope}\0${name}`
 }

@@ -13,6 +13,7 @@ import { LuoError } from '../errors.js'
 import type { Flb } from './flb.js'
 import type { FileHandler, Kept } from './handler.js'
 import type { Holder } from './held-files.js'
+import { checkToken } from './names.js'
 
 export type Custody = 'held' | 'frozen' | 'orphaned'
 export type CustodyMove = 'freeze' | 'unfreeze' | 'commit' | 'orphan' | 'claim'
@@ -70,6 +71,14 @@ export interface IncomingSession<F> extends SessionBase {
   finished: boolean
 }
 
+/** An outgoing session as an orchestrator before this one had it. */
+export type SessionToAdopt = Pick<OutgoingSession<unknown, unknown>, 'id' | 'scope' | 'name' | 'custody'>
+
+/** What became of an incoming session, and of those of its files that were asked for. */
+export type IncomingToAdopt<F> = Pick<IncomingSession<F>, 'name' | 'retrieved' | 'finished'> & {
+  readonly files: ReadonlyMap<string, { file: F } | { error: LuoError }>
+}
+
 export type Session<F, A> = OutgoingSession<F, A> | IncomingSession<F>
 
 export function move(session: OutgoingSession<unknown, unknown>, change: CustodyMove): Custody {
@@ -78,4 +87,17 @@ export function move(session: OutgoingSession<unknown, unknown>, change: Custody
     throw new LuoError('LUO_WRONG_STATE', `${change} session ${session.name}: it is ${session.custody}`)
   }
   return next
+}
+
+/** EINVAL for an incoming one. */
+export function outgoingOnly<F, A>(session: Session<F, A>, action: string): OutgoingSession<F, A> {
+  if (session.direction === 'outgoing') return session
+  throw new LuoError('EINVAL', `${action} in session ${session.name}: it is incoming`)
+}
+
+/** EINVAL for what is no token, ENOENT for one that is not there. */
+export function fileOf<F, A>(session: OutgoingSession<F, A>, token: string, action: string): PreservedFile<F, A> {
+  const file = session.files.get(checkToken(token))
+  if (file) return file
+  throw new LuoError('ENOENT', `${action} token ${token}: session ${session.name} has no such file`)
 }

@@ -1,6 +1,6 @@
 /**
- * What crosses a transition, as values: from the sessions of one generation, and to those of the next. `abi` makes bytes
- * of it.
+ * What crosses a transition, as values: from the sessions of one generation, and to those of the next. `abi` makes
+ * bytes of it.
  */
 import type { LuoState } from '../abi/luo.js'
 import { LuoError } from '../errors.js'

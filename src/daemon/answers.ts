@@ -3,9 +3,9 @@
  * and does nothing twice, also while the first is still under way. A request that failed has done nothing, so it is
  * not remembered. The same id with another content is LUO_REPEATED.
  *
- * The answers of one user are limited in number and in bytes; the oldest are forgotten. A request that is under way is not:
- * when as many are, the next one is LUO_LIMIT. What is repeated when it is forgotten is a new request, and mostly refused,
- * since what it asks for is done.
+ * The answers of one user are limited in number and in bytes; the oldest are forgotten. A request that is under way is
+ * not: when as many are, the next one is LUO_LIMIT. What is repeated when it is forgotten is a new request, and mostly
+ * refused, since what it asks for is done.
  *
  * What a request has changed is committed with its answer, in one transaction: a luod after this one has done the
  * request and knows the answer, or neither.
@@ -46,8 +46,8 @@ export type RestoredAnswer = Partial<Pick<Known, 'onForgotten' | 'underWay'>>
 
 export interface AnswerOptions<T> {
   /**
-   * What is recorded of it; the answer itself, unless it is said. Undefined: nothing, since a luod after this one answers
-   * the request anew.
+   * What is recorded of it; the answer itself, unless it is said. Undefined: nothing, since a luod after this one
+   * answers the request anew.
    */
   record?: (answer: T) => Pick<AnswerRecord, 'output' | 'updates' | 'group'> | undefined
   /** What is kept for it, when that is not the answer as JSON. `request`: bytes of that as JSON. */

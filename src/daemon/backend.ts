@@ -1,21 +1,31 @@
 /**
  * Whether luod has the kernel's device, and what a luod before the kexec has handed over with it.
  *
- * Root's luod takes the device where there is one. That another process has it is an error and no reason to go on without:
- * what workloads preserve would not cross the next kexec, and what the last one brought would never be found.
+ * Root's luod takes the device where there is one. That another process has it is an error and no reason to go on
+ * without: what workloads preserve would not cross the next kexec, and what the last one brought would never be found.
  */
-import type { LiveSession } from '../backends/contract.js'
+import type { LiveDevice, LiveSession } from '../backends/contract.js'
 import { IncomingSessions, type TakenBack, takeBack } from '../backends/crossing.js'
 import { KernelDevice, KernelSession } from '../backends/kernel.js'
 import { type ErrnoName, isLuoError, LuoError } from '../errors.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { createMemfd, truncate, writeAt } from '../sys/memfd.js'
-import { Daemon, type DaemonOptions, type KernelBackend } from './daemon.js'
-import { MACHINE } from './kexec-system.js'
+import { Daemon, type DaemonOptions } from './daemon.js'
+import { type KexecSystem, MACHINE } from './kexec-system.js'
 import type { OtherVersionNote } from './other-version.js'
 
 export const BACKENDS = ['auto', 'kernel', 'userspace'] as const
 export type BackendChoice = (typeof BACKENDS)[number]
+
+export interface KernelBackend {
+  /** Owned by the daemon. */
+  device: LiveDevice
+  /** A session of a descriptor that somebody else kept, which it owns; it throws when it is none. */
+  adoptSession(fd: Fd): LiveSession
+  /** The device's, for whoever goes on after this luod. */
+  descriptor?: Fd
+  system: KexecSystem
+}
 
 /** The kernel has no live update for us. */
 const NONE: readonly ErrnoName[] = ['ENOENT', 'ENODEV', 'ENXIO', 'EACCES', 'EPERM']
@@ -65,8 +75,8 @@ export class Beginning {
   readonly #note: OtherVersionNote | undefined
 
   /**
-   * Owns the device of `kernel`. `taken`: sessions that came in, and that the service manager had; owned too. `note`: of a
-   * luod before this one.
+   * Owns the device of `kernel`. `taken`: sessions that came in, and that the service manager had; owned too. `note`:
+   * of a luod before this one.
    */
   constructor(kernel: KernelBackend | undefined, taken: readonly LiveSession[] = [], note?: OtherVersionNote) {
     this.#kernel = kernel

@@ -1,11 +1,11 @@
 /**
- * Copies of the connections of luod's clients, at the process that stands by. A killed process gives its memory back before
- * it closes its files, and until then its clients wait for answers that nobody gives. So whoever takes its place ends their
- * connections, and they connect again.
+ * Copies of the connections of luod's clients, at the process that stands by. A killed process gives its memory back
+ * before it closes its files, and until then its clients wait for answers that nobody gives. So whoever takes its place
+ * ends their connections, and they connect again.
  *
- * Nothing is ever read from a copy, or written to it. It goes when its connection has ended, which the kernel tells: luod
- * ends a connection for both sides before it closes it. One more or less does no harm: so what there is no room for is not
- * kept.
+ * Nothing is ever read from a copy, or written to it. It goes when its connection has ended, which the kernel tells:
+ * luod ends a connection for both sides before it closes it. One more or less does no harm: so what there is no room
+ * for is not kept.
  */
 import type { Fd } from '../sys/fd.js'
 import { Poller, type Registration } from '../sys/poller.js'

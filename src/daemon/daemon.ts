@@ -1,16 +1,15 @@
 /**
- * luod, put together: the orchestrator, its records in a memory file, and the server. It begins with nothing, or goes on
- * with what a luod before it held (`restore.ts`). It ends when it is closed, by itself when it was asked to and nothing
- * is left to do, or when it lets go of everything because another one goes on.
+ * luod, put together: the orchestrator, its records in a memory file, and the server. It begins with nothing, or goes
+ * on with what a luod before it held (`restore.ts`). It ends when it is closed, by itself when it was asked to and
+ * nothing is left to do, or when it lets go of everything because another one goes on.
  */
 import type { MetaRecord } from '../abi/record-shapes.js'
 import { Records } from '../abi/records.js'
 import type { Finding } from '../abi/records-check.js'
-import type { LiveDevice, LiveSession } from '../backends/contract.js'
 import { crossesByKernel } from '../backends/crossing.js'
 import type { HandlerRegistry } from '../core/handler.js'
 import { Orchestrator } from '../core/orchestrator.js'
-import { type ErrnoName, type LuoCode, LuoError } from '../errors.js'
+import { LuoError } from '../errors.js'
 import { whyNotByValue } from '../handlers/by-value.js'
 import { type HeldFile, heldFiles } from '../handlers/held-file.js'
 import type { HistoryEvent, Takeover } from '../protocol/types.js'
@@ -19,22 +18,24 @@ import { createMemfd } from '../sys/memfd.js'
 import { listenAgain } from '../sys/unix.js'
 import { Server } from '../wire/server.js'
 import { Answers } from './answers.js'
+import type { KernelBackend } from './backend.js'
 import { stateOf } from './describe.js'
 import { FlbRecords } from './flb-records.js'
 import type { LuodOrchestrator } from './holding.js'
+import { IdleWatch } from './idle.js'
 import { Journal } from './journal.js'
 import type { KexecHost } from './kexec.js'
 import { type Arrived, pausedSince, tellArrival } from './kexec-arrival.js'
 import { contentToCross } from './kexec-content.js'
 import type { Keeper } from './kexec-keeper.js'
-import type { KexecSystem } from './kexec-system.js'
 import type { Logger } from './log.js'
 import type { MachineState } from './machine.js'
 import { Machines } from './machines.js'
-import { filesOf, MACHINES_VERSION, readMachines, type SavedMachines, writeMachines } from './machines-state.js'
+import { filesOf, readMachines, type SavedMachines, writeMachines } from './machines-state.js'
 import type { MetricsSource } from './metrics.js'
 import { recordsStorage } from './records-file.js'
 import { Replica } from './replica.js'
+import { requestReports } from './request-reports.js'
 import { restore } from './restore.js'
 import type { Ahead, RestoreMode } from './restore-source.js'
 import { Kexecs, kexecHandlers } from './rpc-kexec.js'
@@ -51,15 +52,7 @@ import { Usage } from './usage.js'
 import { type UserLimits, underWay } from './user-limits.js'
 import { Vault } from './vault.js'
 
-/** Between the end of one client and the coming of the next, such as the steps of a script. */
-const IDLE_GRACE_MS = 500
 const NS_PER_MS = 1e6
-
-/** Failures that say: not you, not now, or not so many. Others say how something ended that was let happen. */
-const REFUSALS: ReadonlySet<string> = new Set<LuoCode | ErrnoName>([
-  ...(['LUO_LIMIT', 'LUO_NOT_FOUND', 'LUO_NO_SUPERVISOR', 'LUO_STATE_VERSION', 'LUO_TICKET', 'LUO_UPDATING'] as const),
-  ...(['LUO_WORKLOAD_ACTIVE', 'LUO_WRONG_STATE', 'EPERM'] as const),
-])
 
 interface CommonOptions {
   version: string
@@ -75,16 +68,6 @@ interface CommonOptions {
   replacement: Replacement
   /** The kernel's device, if this luod has it. */
   kernel?: KernelBackend | undefined
-}
-
-export interface KernelBackend {
-  /** Owned by the daemon. */
-  device: LiveDevice
-  /** A session of a descriptor that somebody else kept, which it owns; it throws when it is none. */
-  adoptSession(fd: Fd): LiveSession
-  /** The device's, for whoever goes on after this luod. */
-  descriptor?: Fd
-  system: KexecSystem
 }
 
 export interface DaemonOptions extends CommonOptions {
@@ -130,13 +113,12 @@ export class Daemon implements MetricsSource {
   readonly #kexecs: Kexecs
   readonly #journal: Journal
   readonly #turnstile = new Turnstile()
-  readonly #machines = new Machines(() => this.#watchIdle())
-  readonly #onIdle: (() => void) | undefined
+  readonly #machines = new Machines(() => this.#idle.look())
+  readonly #idle: IdleWatch
   readonly #onAnswered: ((method: string, code: string) => void)[] = []
   /** The luod before this one. */
   readonly #before: Pick<MetaRecord, 'pid' | 'version'> | undefined
   #takeover: Takeover | undefined
-  #idleTimer: NodeJS.Timeout | undefined
 
   /** With nothing. Owns the listener. */
   static begin(options: DaemonOptions): Daemon {
@@ -194,7 +176,7 @@ export class Daemon implements MetricsSource {
   ) {
     this.#records = recordsFile
     this.#kernel = kernel
-    this.#onIdle = onIdle
+    this.#idle = new IdleWatch(() => this.#isIdle(), onIdle)
     const onDefect = (error: unknown) => log('error', `record what has changed: ${String(error)}`)
     const onSinkLost = (error: unknown) => log('error', `a copy of luod's descriptors is lost: ${String(error)}`)
     this.vault = new Vault(onSinkLost, ahead?.held)
@@ -217,7 +199,7 @@ export class Daemon implements MetricsSource {
       if (kernel?.descriptor) this.#journal.keep('device', kernel.descriptor)
       this.#machines.restore(machines, (about) => machineOptions(about, usage, log))
       this.#journal.commit()
-      this.#state.onEnded = () => this.#watchIdle()
+      this.#state.onEnded = () => this.#idle.look()
       this.#kexecs = new Kexecs(kernel && this.#kexecHost(kernel, records, version, replacement))
       const facts = {
         version,
@@ -228,6 +210,7 @@ export class Daemon implements MetricsSource {
         protection: () => replacement.protection,
         takeover: () => this.#takeover,
       }
+      const reports = requestReports(this.#state)
       this.#server = new Server({
         listener,
         version,
@@ -249,22 +232,14 @@ export class Daemon implements MetricsSource {
           step('change.answer')
           return replacement.settled()
         },
-        onAnswered: ({ method, peer, input, error }) => {
-          for (const told of this.#onAnswered) told(method, error?.code ?? 'ok')
-          if (error && REFUSALS.has(error.code)) this.#state.refused(peer, { error, method, input })
-        },
-        onDefect: (error, method) => {
-          log('error', `${method} failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
-        },
-        onRefused: (error, { pid, uid }) => {
-          // A process that was killed is no news to a daemon that is there for that.
-          const level = error.code === 'ECONNRESET' ? 'info' : 'warning'
-          log(level, `pid ${pid} of uid ${uid}: ${error.message} (${error.code})`)
-          if (error.code !== 'ECONNRESET') this.#state.refused({ uid, pid }, { error })
+        ...reports,
+        onAnswered: (answered) => {
+          for (const told of this.#onAnswered) told(answered.method, answered.error?.code ?? 'ok')
+          reports.onAnswered(answered)
         },
         onConnections: (_, { uid, by }) => {
           usage.change(uid, 'connections', by)
-          this.#watchIdle()
+          this.#idle.look()
         },
       })
     } catch (error) {
@@ -275,7 +250,7 @@ export class Daemon implements MetricsSource {
     }
     const detail = restoreState ? `luod ${version}, with what was there before` : `luod ${version}`
     this.#state.events.emit(process.getuid?.() ?? 0, 'started', { pid: process.pid, detail })
-    this.#watchIdle()
+    this.#idle.look()
   }
 
   counts(): ReturnType<MetricsSource['counts']> {
@@ -309,20 +284,13 @@ export class Daemon implements MetricsSource {
   }
 
   /**
-   * LUO_UPDATING while there is what no other luod could go on with, LUO_RECORDS_VERSION when this one could not: it does
-   * not read the state of emulated machines.
+   * LUO_UPDATING while there is what no other luod could go on with, LUO_RECORDS_VERSION when this one could not: it
+   * does not read the state of emulated machines.
    */
   mustBeReplaceable(by?: { readonly machines: readonly number[] }): void {
     const { current } = this.#kexecs
     if (current) throw new LuoError('LUO_UPDATING', `upgrade luod: a kexec is under way (${current.id})`)
-    this.#machines.mustBeReplaceable()
-    if (!by || this.#machines.size === 0 || by.machines.includes(MACHINES_VERSION)) return
-    const names = this.#machines.list(0).map(({ name, uid }) => `${name} of uid ${uid}`)
-    throw new LuoError(
-      'LUO_RECORDS_VERSION',
-      `upgrade luod: that build cannot go on with emulated machines of version ${MACHINES_VERSION}: ` +
-        `${names.join(', ')}; end them first (luoctl machines --end)`,
-    )
+    this.#machines.mustBeReplaceable(by)
   }
 
   /** Whoever has to be there until the reboot call, while a kexec of the service manager is under way. */
@@ -347,8 +315,8 @@ export class Daemon implements MetricsSource {
   }
 
   /**
-   * Takes no request, but for these methods, and lets nothing happen, until `resume`: what is in the records and the vault
-   * stays as it is.
+   * Takes no request, but for these methods, and lets nothing happen, until `resume`: what is in the records and the
+   * vault stays as it is.
    */
   pause(but: Parameters<Server['pause']>[0] = []): void {
     this.#server.pause(but)
@@ -368,7 +336,7 @@ export class Daemon implements MetricsSource {
    * and the records stay as they are.
    */
   letGo(): void {
-    clearTimeout(this.#idleTimer)
+    this.#idle.close()
     this.#journal.close()
     this.#turnstile.close()
     this.#server.close()
@@ -379,7 +347,7 @@ export class Daemon implements MetricsSource {
   }
 
   close(): void {
-    clearTimeout(this.#idleTimer)
+    this.#idle.close()
     this.#journal.close()
     this.#server.close()
     this.#turnstile.close()
@@ -407,15 +375,7 @@ export class Daemon implements MetricsSource {
     }
   }
 
-  #watchIdle(): void {
-    clearTimeout(this.#idleTimer)
-    if (!this.#onIdle || !this.#idle()) return
-    this.#idleTimer = setTimeout(() => {
-      if (this.#idle()) this.#onIdle?.()
-    }, IDLE_GRACE_MS)
-  }
-
-  #idle(): boolean {
+  #isIdle(): boolean {
     const { workloadCount, sessions } = this.#state
     return workloadCount + sessions.index.size + this.#machines.size + this.#server.connections === 0
   }

@@ -3,7 +3,7 @@ import { LuoError } from '../errors.js'
 import type * as wire from '../protocol/types.js'
 import { monotonicMs } from './clock.js'
 import { type Holding, handedOn, type LuodFile, ownHolding } from './holding.js'
-import type { Workload } from './state.js'
+import type { Workload } from './workload.js'
 
 export function stateOf(workload: Workload): wire.Workload['state'] {
   const { update, member, session } = workload

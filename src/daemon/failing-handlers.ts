@@ -2,8 +2,8 @@
  * Handlers that fail on purpose, for `luoctl emulate --fail OPERATION:ERRNO[@N|@token=T]`: every call of the operation
  * fails, or the Nth one since the program was started, or that for the file of one token. Nothing is left to chance.
  *
- * `finish` is refused before anything is finished; `deserialize` is what happens when a device is first opened, and then
- * every open is EIO. What cannot be read is LUO_INVALID_PARAMETER.
+ * `finish` is refused before anything is finished; `deserialize` is what happens when a device is first opened, and
+ * then every open is EIO. What cannot be read is LUO_INVALID_PARAMETER.
  */
 import { constants } from 'node:os'
 import { parseU64 } from '../abi/bytes.js'

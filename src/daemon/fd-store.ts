@@ -1,7 +1,7 @@
 /**
- * Copies of luod's descriptors in the service manager's store, so that a luod that is started again has them: what is put
- * into the vault goes there, under its key. `flush` resolves when the manager has taken all that went before; a change
- * must not be acknowledged before.
+ * Copies of luod's descriptors in the service manager's store, so that a luod that is started again has them: what is
+ * put into the vault goes there, under its key. `flush` resolves when the manager has taken all that went before; a
+ * change must not be acknowledged before.
  *
  * The manager says nothing, also when it drops a file because its store is full. So what is stored is counted here, and
  * more than `FileDescriptorStoreMax=` is ENOSPC, before anything is sent. A manager that is gone, or does not answer in
@@ -143,8 +143,8 @@ export class FdStore implements VaultSink {
   }
 
   /**
-   * Lets go of what the process before has left and this one has not put again: no record mentions it. `first` goes before
-   * all others, if it is among them.
+   * Lets go of what the process before has left and this one has not put again: no record mentions it. `first` goes
+   * before all others, if it is among them.
    */
   dropUnclaimed(first?: string): void {
     if (first !== undefined && this.#unclaimed.has(first)) this.remove([first])

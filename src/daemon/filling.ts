@@ -1,6 +1,6 @@
 /**
- * A copy that is new gets everything that the vault has: in small parts, between which luod serves, and beside them what
- * comes and goes meanwhile. So however much that is, nobody waits for it. When the last part is sent, it has all.
+ * A copy that is new gets everything that the vault has: in small parts, between which luod serves, and beside them
+ * what comes and goes meanwhile. So however much that is, nobody waits for it. When the last part is sent, it has all.
  *
  * A part that the other side has no room for waits for the next turn; what changes does not (`mirror.ts`).
  */

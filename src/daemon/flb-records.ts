@@ -1,4 +1,6 @@
-/** What files share is recorded whenever it has changed, so that a luod after this one gives back what this one took. */
+/**
+ * What files share is recorded whenever it has changed, so that a luod after this one gives back what this one took.
+ */
 import type { FlbRecord } from '../abi/record-shapes.js'
 import type { Change, Records } from '../abi/records.js'
 import type { Flbs } from '../core/flb.js'

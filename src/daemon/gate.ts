@@ -4,8 +4,8 @@
  * again, so it looks whenever an update of the group has moved.
  */
 import { type Standing, standingOf } from './group.js'
-import type { Workload } from './state.js'
 import type { Update } from './update.js'
+import type { Workload } from './workload.js'
 
 export abstract class Gate {
   /** Id of the group. */

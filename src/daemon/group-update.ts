@@ -1,6 +1,6 @@
 /**
- * Updates of several workloads at once. Each is an `Update` of its own, with its own commit; a gate holds it back at the
- * steps that concern others, and the plan (`group.ts`) says when it may go on, and who rolls back when one fails.
+ * Updates of several workloads at once. Each is an `Update` of its own, with its own commit; a gate holds it back at
+ * the steps that concern others, and the plan (`group.ts`) says when it may go on, and who rolls back when one fails.
  *
  * A gate always opens, or the group fails: whoever is held has no deadline, and whoever it waits for has one.
  */
@@ -8,9 +8,10 @@ import { randomUUID } from 'node:crypto'
 import { Gate } from './gate.js'
 import { GroupPlan } from './group.js'
 import { LIMITS } from './limits.js'
-import type { State, Workload } from './state.js'
+import type { State } from './state.js'
 import { Update } from './update.js'
 import type { Followed, UpdateRequest, UpdateResult } from './update-types.js'
+import type { Workload } from './workload.js'
 
 export interface GroupResult extends UpdateResult {
   workload: string

@@ -26,8 +26,8 @@ function reach<T>(start: T, needs: (node: T) => readonly T[]): Map<T, T> {
 }
 
 /**
- * LUO_CYCLE when `name` would need itself if it also needed all of `more`. `needs` says what the others need, by name; a
- * name that nobody has needs nothing.
+ * LUO_CYCLE when `name` would need itself if it also needed all of `more`. `needs` says what the others need, by name;
+ * a name that nobody has needs nothing.
  */
 export function checkCycle(name: string, more: readonly string[], needs: (name: string) => readonly string[]): void {
   const reached = reach(name, (node) => (node === name ? more : needs(node)))

@@ -9,8 +9,9 @@ import type { Fd } from '../sys/fd.js'
 import { madeHere } from '../sys/unix.js'
 
 /**
- * LUO_PLUGIN when one of them cannot be loaded, or does not register. In the order in which they are given. `madeBefore`:
- * whether a Unix socket is of a luod before this one, and still in use; of this one's own the kernel says so.
+ * LUO_PLUGIN when one of them cannot be loaded, or does not register. In the order in which they are given.
+ * `madeBefore`: whether a Unix socket is of a luod before this one, and still in use; of this one's own the kernel says
+ * so.
  */
 export async function loadHandlers(
   plugins: readonly string[],

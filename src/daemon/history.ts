@@ -1,10 +1,11 @@
 /**
- * What has happened to each workload, in memory and in the records: the last events of each, also of one that has ended,
- * until other events of the same user push it out. A user's history has a limit, so that names that are made up fill
- * nothing; whose workload was silent for longest loses first.
+ * What has happened to each workload, in memory and in the records: the last events of each, also of one that has
+ * ended, until other events of the same user push it out. A user's history has a limit, so that names that are made up
+ * fill nothing; whose workload was silent for longest loses first.
  *
  * A refusal that is repeated is one event with a number. Events are noted at once and recorded a moment later, when no
- * update holds requests back; `flush` records them now. What cannot be recorded is told to `onDefect` and stays in memory.
+ * update holds requests back; `flush` records them now. What cannot be recorded is told to `onDefect` and stays in
+ * memory.
  */
 import type { Change, Json, Records } from '../abi/records.js'
 import type { HistoryEvent } from '../protocol/types.js'

@@ -6,7 +6,7 @@ import { MAX_FILES_PAGE } from '../protocol/interface.js'
 import type { Lifetime } from './lifetime.js'
 import { Listing } from './listing.js'
 import type { Member } from './member.js'
-import type { Workload } from './state.js'
+import type { Workload } from './workload.js'
 
 export interface LuodAbout extends FileAbout {
   /** Of its record. */

@@ -72,8 +72,8 @@ export class Journal {
   }
 
   /**
-   * Called when everything up to now is recorded, in the same transaction as the answer to the request that this is part
-   * of. When that fails it is called all the same, a moment later: what has happened has happened.
+   * Called when everything up to now is recorded, in the same transaction as the answer to the request that this is
+   * part of. When that fails it is called all the same, a moment later: what has happened has happened.
    */
   tell(run: () => void): void {
     if (this.#closed) return

@@ -2,8 +2,8 @@
  * Sessions of the kernel's device for programs that make the ioctls themselves: luod has the device, which takes one
  * opener, so they ask it for a session. luod keeps no copy of what it gives out. All of it is for root: EPERM.
  *
- * Names that begin with `luod` are luod's own: they are not given out (EPERM), and not listed. Nor are those given out that
- * begin with `systemd`: 261 and newer has the stores of its services in one at a kexec.
+ * Names that begin with `luod` are luod's own: they are not given out (EPERM), and not listed. Nor are those given out
+ * that begin with `systemd`: 261 and newer has the stores of its services in one at a kexec.
  */
 import { type ForeignSession, foreignSessions } from '../backends/kernel.js'
 import { checkName } from '../core/names.js'
@@ -50,8 +50,8 @@ function described({ name, direction, pid, comm }: ForeignSession): KernelSessio
 }
 
 /**
- * EINVAL for a name that the kernel cannot have, and what it answers itself. LUO_REPEATED when this request was answered
- * before: the descriptor went out with that answer.
+ * EINVAL for a name that the kernel cannot have, and what it answers itself. LUO_REPEATED when this request was
+ * answered before: the descriptor went out with that answer.
  */
 export async function openKernelSession(
   device: SessionOpener | undefined,

@@ -1,10 +1,10 @@
 /**
- * What came over a kexec, until all of it is taken up: says what the kexec cost, in two events of everybody. `kexec`, once
- * luod has everything back, has the parts of the way there; `kexecOver`, once every workload that crossed is claimed or
- * released, the times of the first claim and of the last commit, counted from the reboot call.
+ * What came over a kexec, until all of it is taken up: says what the kexec cost, in two events of everybody. `kexec`,
+ * once luod has everything back, has the parts of the way there; `kexecOver`, once every workload that crossed is
+ * claimed or released, the times of the first claim and of the last commit, counted from the reboot call.
  *
- * The times before and after are of the wall clock: there is no other that both kernels have. The next kernel reads it from
- * the machine's clock chip, which has whole seconds, so that what spans the reboot is that much off.
+ * The times before and after are of the wall clock: there is no other that both kernels have. The next kernel reads it
+ * from the machine's clock chip, which has whole seconds, so that what spans the reboot is that much off.
  */
 import type { LuoError } from '../errors.js'
 import type { State } from './state.js'

@@ -1,7 +1,7 @@
 /**
- * All workloads let go, before a kexec: each by an update that has no new version (`Update.forKexec`), dependents first,
- * as in a group. It has passed when all of them are frozen, and none of them goes on until it is ended. One that does not
- * let go is the end of it, and the others go on.
+ * All workloads let go, before a kexec: each by an update that has no new version (`Update.forKexec`), dependents
+ * first, as in a group. It has passed when all of them are frozen, and none of them goes on until it is ended. One that
+ * does not let go is the end of it, and the others go on.
  *
  * A workload that does not listen for updates is not asked: what it has preserved crosses as it is.
  */
@@ -10,10 +10,11 @@ import type { Phase } from '../protocol/types.js'
 import { Gate } from './gate.js'
 import { GroupPlan } from './group.js'
 import { LIMITS } from './limits.js'
-import type { State, Workload } from './state.js'
+import type { State } from './state.js'
 import { Update } from './update.js'
 import type { UpdateRequest } from './update-types.js'
 import { Waiting } from './waiting.js'
+import type { Workload } from './workload.js'
 
 type OnPhase = (workload: string, update: string, phase: Phase) => void
 

@@ -1,7 +1,7 @@
 /**
- * What of luod's content goes over a kexec: the sessions that have files, orphaned, since every process ends, with their
- * owners, names, workloads and history. Who took part in what, and what nobody will ask about again, stays behind; so do
- * files that are for updates only.
+ * What of luod's content goes over a kexec: the sessions that have files, orphaned, since every process ends, with
+ * their owners, names, workloads and history. Who took part in what, and what nobody will ask about again, stays
+ * behind; so do files that are for updates only.
  */
 import type { FileRecord, SessionRecord, WorkloadRecord } from '../abi/record-shapes.js'
 import { type Change, type Json, Records, type RecordType } from '../abi/records.js'

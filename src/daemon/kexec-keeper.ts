@@ -1,7 +1,7 @@
 /**
- * Who has luod's sessions at the reboot call of a kexec of systemd: systemd 261 and newer takes them over the kexec in its
- * store, and with the version before luod has to be there to the end. Which one it is follows from the version and from
- * luod's unit; where it would be nobody, everything would be lost, so that the kexec is refused.
+ * Who has luod's sessions at the reboot call of a kexec of systemd: systemd 261 and newer takes them over the kexec in
+ * its store, and with the version before luod has to be there to the end. Which one it is follows from the version and
+ * from luod's unit; where it would be nobody, everything would be lost, so that the kexec is refused.
  */
 import { execFile } from 'node:child_process'
 import { readFileSync } from 'node:fs'

@@ -1,15 +1,16 @@
 /**
- * One kexec, as far as this kernel goes. Nothing is lost before the reboot call, and until then all of it can be undone:
+ * One kexec, as far as this kernel goes. Nothing is lost before the reboot call; until then all can be undone:
  *
  *     asking        every workload lets go (`kexec-barrier.ts`)
  *     preserving    luod stands still, and what it holds is put into sessions of the kernel
  *     preserved     dry run: undone, and everybody goes on
- *     stopping      direct: workloads are killed, and what is not written is written; systemd: it gets the sessions to keep,
- *                   if it is one that takes them over the kexec, is asked for it, and does that
+ *     stopping      direct: workloads are killed, and what is not written is written; systemd: it gets the sessions to
+ *                   keep, if it is one that takes them over the kexec, is asked for it, and does that
  *     rebooting     direct: the call that does not return
  *
- * Whoever refuses, and whatever fails, is the error that the request is answered with, when everybody goes on again. Only
- * workloads that were stopped before the reboot call failed do not: they are dead, and their state waits for their restart.
+ * Whoever refuses, and whatever fails, is the error that the request is answered with, when everybody goes on again.
+ * Only workloads that were stopped before the reboot call failed do not: they are dead, and their state waits for their
+ * restart.
  */
 import { randomUUID } from 'node:crypto'
 import type { LiveDevice } from '../backends/contract.js'

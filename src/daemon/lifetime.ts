@@ -6,8 +6,8 @@
  * no request sees what was closed before it. A descriptor is known by its inode, which is nobody else's for as long as
  * a copy is open.
  *
- * A descriptor whose answer never arrived is closed too, by the kernel, with the connection. Then the client asks again,
- * and gets another one. Its process has a moment to do so, if it lives, before the lifetime counts as ended.
+ * A descriptor whose answer never arrived is closed too, by the kernel, with the connection. Then the client asks
+ * again, and gets another one. Its process has a moment to do so, if it lives, before the lifetime counts as ended.
  */
 import { isLuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'

@@ -40,7 +40,9 @@ export const DEFAULT_DEADLINE_MS = 10_000
 export const FENCE_MS = 1_000
 /** How long whoever was connected may take to come back, when the connection was lost and its process lives. */
 export const RECONNECT_MS = 1_000
-/** Whoever watches an update may hear of a phase this much later: while clients wait, the processor is for the versions. */
+/**
+ * Whoever watches an update may hear of a phase this much later: while clients wait, the processor is for the versions.
+ */
 export const NOTIFY_DELAY_MS = 25
 /** Events may wait this long to be recorded, for an update that holds requests back. */
 export const HISTORY_POSTPONE_MS = 1_000

@@ -26,7 +26,9 @@ export class Listing<T> {
     this.#array = undefined
   }
 
-  /** At most `limit` values from `offset` on: none when that is behind the end. LUO_INVALID_PARAMETER for a bad number. */
+  /**
+   * At most `limit` values from `offset` on: none when that is behind the end. LUO_INVALID_PARAMETER for a bad number.
+   */
   page({ offset = 0, limit = this.#max }: PageRequest = {}): T[] {
     checkNumber('offset', offset, 0, Number.MAX_SAFE_INTEGER)
     checkNumber('limit', limit, 1, this.#max)

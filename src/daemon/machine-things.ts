@@ -1,6 +1,6 @@
 /**
- * What the programs of an emulated machine have: its device, and sessions. Each is an end of a socket pair, known by its
- * inode, and its last close, by whoever has one, releases the thing here.
+ * What the programs of an emulated machine have: its device, and sessions. Each is an end of a socket pair, known by
+ * its inode, and its last close, by whoever has one, releases the thing here.
  */
 import type { MachineAnswer } from '../abi/machine.js'
 import type { Device, DeviceSession } from '../backends/generation.js'
@@ -12,7 +12,9 @@ import type { Turnstile } from './turnstile.js'
 
 export type MachineThing = { kind: 'device'; device: Device } | { kind: 'session'; session: DeviceSession }
 
-/** For a luod that goes on with it: luod's end, the inode of the program's, and for a session its direction and name. */
+/**
+ * For a luod that goes on with it: luod's end, the inode of the program's, and for a session its direction and name.
+ */
 export interface SavedThing {
   end: Fd
   inode: bigint

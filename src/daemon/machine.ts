@@ -2,31 +2,23 @@
  * An emulated machine: a device of its own, with its sessions and its generations, for unmodified programs. Their
  * notifiers (`luoctl emulate`) ask here what each intercepted call answers.
  *
- * What they have is in `machine-things.ts`. A kexec hands everything over, then every notifier ends its programs, and
- * when the last has gone the next generation begins. Whoever fails to end in time is killed.
+ * What they have is in `machine-things.ts`, how they ask in `machine-channels.ts`. A kexec hands everything over, then
+ * every notifier ends its programs, and when the last has gone the next generation begins. Whoever fails to end in time
+ * is killed.
  */
-import {
-  decodeMachineRequest,
-  encodeMachineAnswer,
-  FLAG_NO_FILE,
-  type MachineAnswer,
-  type MachineRequest,
-} from '../abi/machine.js'
+import { FLAG_NO_FILE, type MachineAnswer, type MachineRequest } from '../abi/machine.js'
 import { Generation, type GenerationOptions, type Handover } from '../backends/generation.js'
 import type { GenerationState } from '../backends/generation-state.js'
 import { asLuoError, LuoError } from '../errors.js'
 import type { HandlerContext } from '../handlers/context.js'
 import { closeAll, type Fd } from '../sys/fd.js'
 import { errnoNumber } from '../sys/ffi.js'
-import { Poller, type Registration } from '../sys/poller.js'
-import { receive, send, socketPair } from '../sys/unix.js'
 import { Faults, type SavedFaults } from './failing-handlers.js'
+import { MachineChannels, type Notifier, type SavedNotifier } from './machine-channels.js'
 import { deviceThing, MachineThings, type SavedThing, sessionThing } from './machine-things.js'
 import { step } from './steps.js'
 import { Turnstile } from './turnstile.js'
 
-/** Requests of one notifier in one turn. */
-const MAX_REQUESTS = 16
 /** How long the programs of a machine may take to end at a kexec. */
 export const END_PROGRAMS_MS = 10_000
 
@@ -52,24 +44,7 @@ export interface MachineState {
   generation: GenerationState
   /** What programs have. */
   things: SavedThing[]
-  notifiers: { id: string; pid: number; channel: Fd }[]
-}
-
-interface Channel {
-  notifier: Notifier
-  fd: Fd
-  watch: Registration
-  /** Its notifier has not come back since luod was replaced. Its questions are answered all the same. */
-  absent: boolean
-}
-
-export interface Notifier {
-  /** Of its request. */
-  readonly id: string
-  readonly pid: number
-  /** End all programs, and then yourself. */
-  endPrograms(): void
-  kill(): void
+  notifiers: SavedNotifier[]
 }
 
 export class Machine {
@@ -79,9 +54,12 @@ export class Machine {
   readonly #options: MachineOptions
   readonly #turnstile = new Turnstile()
   readonly #things = new MachineThings(this.#turnstile, () => this.#charge())
-  readonly #channels = new Map<Notifier, Channel>()
-  /** Whose channels have ended while this was paused. */
-  readonly #hungUp = new Set<Notifier>()
+  readonly #channels = new MachineChannels({
+    turnstile: this.#turnstile,
+    answer: (request, fds) => this.#answer(request, fds),
+    onAbsentGone: (notifier) => this.detach(notifier),
+    onDefect: (error, action) => this.#options.onDefect(error, action),
+  })
   readonly #onEmpty: () => void
   #generation: Generation
   /** Of the kexecs of this machine. */
@@ -105,7 +83,10 @@ export class Machine {
     }
   }
 
-  /** Goes on with what another luod has saved. The descriptors are this machine's; when this fails they are to be closed. */
+  /**
+   * Goes on with what another luod has saved. The descriptors are this machine's; when this fails they are to be
+   * closed.
+   */
   static restore(state: MachineState, options: MachineOptions, onEmpty: () => void): Machine {
     step('takeover.machine')
     const machine = new Machine(state.uid, state.name, options, onEmpty, state.generation)
@@ -130,9 +111,7 @@ export class Machine {
       if (!thing) throw new LuoError('LUO_RECORDS', `machine ${this.name}: a program has ${named?.name ?? 'a device'}`)
       this.#things.adopt(saved, thing)
     }
-    for (const { id, pid, channel } of notifiers) {
-      this.#add({ id, pid, endPrograms: () => {}, kill: () => {} }, channel, true)
-    }
+    for (const saved of notifiers) this.#channels.adopt(saved)
     this.#charge()
   }
 
@@ -161,65 +140,34 @@ export class Machine {
   /** A notifier's channel, its end owned by the caller. EBUSY while a kexec ends the programs. */
   attach(notifier: Notifier): Fd {
     if (this.#ending) throw new LuoError('EBUSY', `join machine ${this.name}: its programs are being ended by a kexec`)
-    const [fd, theirs] = socketPair('packets')
-    try {
-      this.#add(notifier, fd, false)
-      return theirs
-    } catch (error) {
-      closeAll([fd, theirs])
-      throw error
-    }
-  }
-
-  #add(notifier: Notifier, fd: Fd, absent: boolean): void {
-    const watch = Poller.shared().add(fd, { read: true, write: false }, () => {
-      if (!this.#turnstile.paused) return this.#serve(channel.notifier, fd)
-      // It has hung up, which is told again and again: `resume` looks.
-      channel.watch.close()
-      this.#hungUp.add(channel.notifier)
-    })
-    const channel: Channel = { notifier, fd, watch, absent }
-    this.#channels.set(notifier, channel)
+    return this.#channels.attach(notifier)
   }
 
   /** One that another luod knew is back: its channel goes on. LUO_NOT_FOUND when there is none that could be it. */
   returns(notifier: Notifier): void {
-    for (const [known, channel] of this.#channels) {
-      if (!channel.absent || known.id !== notifier.id || known.pid !== notifier.pid) continue
-      step('takeover.notifier')
-      // It is watched as before, so that this needs nothing that it might not get.
-      Object.assign(channel, { notifier, absent: false })
-      this.#channels.delete(known)
-      this.#channels.set(notifier, channel)
-      if (this.#ending) notifier.endPrograms()
-      return
+    if (!this.#channels.returns(notifier)) {
+      throw new LuoError('LUO_NOT_FOUND', `come back to machine ${this.name}: it does not know this notifier`)
     }
-    throw new LuoError('LUO_NOT_FOUND', `come back to machine ${this.name}: it does not know this notifier`)
+    if (this.#ending) notifier.endPrograms()
   }
 
   /** Who was there before and has not come back. */
   forgetAbsent(): void {
-    for (const [notifier, { absent }] of [...this.#channels]) if (absent) this.detach(notifier)
+    for (const notifier of this.#channels.absent()) this.detach(notifier)
   }
 
   /** Answers nothing, and lets nothing happen, until `resume`. */
   pause(): void {
     this.#turnstile.pause()
-    // Watched all the while, so that `resume` needs nothing that it might not get.
-    for (const { watch } of this.#channels.values()) watch.update({ read: false, write: false })
+    this.#channels.stopListening()
   }
 
   resume(): void {
     if (!this.#turnstile.paused) return
     step('upgrade.resume')
-    for (const { watch } of this.#channels.values()) watch.update({ read: true, write: false })
+    this.#channels.listenAgain()
     this.#turnstile.resume()
-    for (const notifier of this.#hungUp) {
-      const { fd } = this.#channels.get(notifier) ?? {}
-      // What it asked before, and then its end.
-      while (fd && !fd.closed) this.#serve(notifier, fd)
-    }
-    this.#hungUp.clear()
+    this.#channels.serveHungUp()
   }
 
   /** LUO_UPDATING when no other luod could go on with it now. */
@@ -232,20 +180,15 @@ export class Machine {
   /** For a luod that goes on with it, while it is paused. */
   save(): MachineState {
     const { uid, name, handlers, liveupdateNumber } = this
-    const attached = [...this.#channels].filter(([, { fd }]) => !fd.closed)
     return {
       ...{ uid, name, handlers, liveupdateNumber, things: this.#things.save(), faults: this.faults.save() },
       generation: this.#generation.save(),
-      notifiers: attached.map(([{ id, pid }, { fd }]) => ({ id, pid, channel: fd })),
+      notifiers: this.#channels.save(),
     }
   }
 
   detach(notifier: Notifier): void {
-    const channel = this.#channels.get(notifier)
-    if (!channel) return
-    this.#channels.delete(notifier)
-    channel.watch.close()
-    channel.fd.close()
+    if (!this.#channels.detach(notifier)) return
     if (this.#channels.size > 0) return
     // What its programs held has hung up by now; whoever outlived a killed notifier can do nothing with it.
     if (!this.#closed) this.#things.drain()
@@ -280,9 +223,9 @@ export class Machine {
     })
     this.#ending = { ended, resolve }
     const late = setTimeout(() => {
-      for (const notifier of this.#channels.keys()) notifier.kill()
+      for (const notifier of this.#channels.notifiers()) notifier.kill()
     }, END_PROGRAMS_MS)
-    for (const notifier of this.#channels.keys()) notifier.endPrograms()
+    for (const notifier of this.#channels.notifiers()) notifier.endPrograms()
     await ended
     clearTimeout(late)
   }
@@ -292,11 +235,7 @@ export class Machine {
     this.#closed = true
     this.#ending?.resolve()
     this.#ending = undefined
-    for (const { fd, watch } of this.#channels.values()) {
-      watch.close()
-      fd.close()
-    }
-    this.#channels.clear()
+    this.#channels.close()
     this.#things.forget()
     this.#turnstile.close()
     this.#things.close()
@@ -323,35 +262,7 @@ export class Machine {
     this.#charged = files
   }
 
-  // --- requests -------------------------------------------------------------------------------------------------------
-
-  #serve(notifier: Notifier, fd: Fd): void {
-    try {
-      for (let count = 0; count < MAX_REQUESTS && !fd.closed; count++) {
-        const got = receive(fd)
-        if (!got) return
-        if (got.bytes.length === 0 || got.truncated) {
-          closeAll(got.fds)
-          throw new LuoError('LUO_PROTOCOL', 'receive a request of a machine: it ended, or its file was cut off')
-        }
-        const { answer, file } = this.#answer(decodeMachineRequest(got.bytes), got.fds)
-        try {
-          const sent = send(fd, encodeMachineAnswer(answer), file ? [file] : [])
-          if (sent === 0) throw new LuoError('LUO_SLOW_PEER', 'a notifier does not take its answers')
-        } finally {
-          file?.close()
-        }
-      }
-    } catch (error) {
-      if (!(error instanceof LuoError)) this.#options.onDefect(error, 'answer a notifier')
-      // It breaks the protocol, or is gone: its programs get ENODEV from here on.
-      const channel = this.#channels.get(notifier)
-      channel?.watch.close()
-      channel?.fd.close()
-      // There is no connection whose end would tell.
-      if (channel?.absent) this.detach(notifier)
-    }
-  }
+  // --- requests ------------------------------------------------------------------------------------------------------
 
   #answer(request: MachineRequest, fds: Fd[]): { answer: MachineAnswer; file?: Fd } {
     const nothing = { errno: 0, object: 'none', inode: 0n, name: '' } as const

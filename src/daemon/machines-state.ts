@@ -1,8 +1,8 @@
 /**
- * The emulated machines of a luod that is being replaced, on their way to the one that goes on: `luod-machines/1`. A memory
- * file with their state in JSON, and beside it every descriptor that the state names by its number. It is written when
- * luod stands still and read once, so it costs nothing while machines run; luod's records do not know of it, and a luod that
- * dies leaves none behind.
+ * The emulated machines of a luod that is being replaced, on their way to the one that goes on: `luod-machines/1`. A
+ * memory file with their state in JSON, and beside it every descriptor that the state names by its number. It is
+ * written when luod stands still and read once, so it costs nothing while machines run; luod's records do not know of
+ * it, and a luod that dies leaves none behind.
  *
  *     machines    {"version": 1, "files": COUNT, "machines": …}   a u64 is {"u64": "7"}, bytes are {"bytes": BASE64}
  *     machine/N   the descriptor that is {"file": N} there

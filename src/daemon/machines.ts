@@ -5,6 +5,7 @@
 import { LuoError } from '../errors.js'
 import { LIMITS, RESTORE_WAIT_MS } from './limits.js'
 import { Machine, type MachineOptions, type MachineState } from './machine.js'
+import { MACHINES_VERSION } from './machines-state.js'
 
 export class Machines {
   readonly #machines = new Map<string, Machine>()
@@ -44,11 +45,21 @@ export class Machines {
     return machine
   }
 
-  // --- for a luod that takes the place of this one ----------------------------------------------------------------------
+  // --- for a luod that takes the place of this one -------------------------------------------------------------------
 
-  /** LUO_UPDATING, which names it, when there is one that no other luod could go on with now. */
-  mustBeReplaceable(): void {
+  /**
+   * LUO_UPDATING, which names it, when there is one that no other luod could go on with now, LUO_RECORDS_VERSION when
+   * `by` does not read their state.
+   */
+  mustBeReplaceable(by?: { readonly machines: readonly number[] }): void {
     for (const machine of this.#machines.values()) machine.mustBeReplaceable()
+    if (!by || this.size === 0 || by.machines.includes(MACHINES_VERSION)) return
+    const names = this.list(0).map(({ name, uid }) => `${name} of uid ${uid}`)
+    throw new LuoError(
+      'LUO_RECORDS_VERSION',
+      `upgrade luod: that build cannot go on with emulated machines of version ${MACHINES_VERSION}: ` +
+        `${names.join(', ')}; end them first (luoctl machines --end)`,
+    )
   }
 
   /** Nothing is answered and nothing happens on any machine, until `resume`. */

@@ -19,9 +19,16 @@ import { raiseNofile } from '../sys/limits.js'
 import { inheritedFiles } from '../sys/listen-fds.js'
 import { requireProc } from '../sys/surroundings.js'
 import { prepareSocketDirectory, socketPath } from '../wire/socket-path.js'
-import { adoptBackend, type BackendChoice, Beginning, backendChoice, openBackend } from './backend.js'
+import {
+  adoptBackend,
+  type BackendChoice,
+  Beginning,
+  backendChoice,
+  type KernelBackend,
+  openBackend,
+} from './backend.js'
 import { beginAtLast, endArrival } from './begin.js'
-import { Daemon, type KernelBackend, type RestoreOptions } from './daemon.js'
+import { Daemon, type RestoreOptions } from './daemon.js'
 import { FdStore, type ReceivedFiles, receivedFiles } from './fd-store.js'
 import { loadHandlers } from './handlers.js'
 import { listenAlone, lockSocket } from './listen-alone.js'
@@ -230,8 +237,8 @@ function recover({ entries, others }: ReceivedFiles, path: string, choice: Backe
 }
 
 /**
- * Of a luod that ended before it was whole, and had told nobody of anything: while they are open, nobody else can listen.
- * What came over a kexec stays.
+ * Of a luod that ended before it was whole, and had told nobody of anything: while they are open, nobody else can
+ * listen. What came over a kexec stays.
  */
 async function dropLeftovers({ entries, others, outdated }: ReceivedFiles): Promise<void> {
   const { NOTIFY_SOCKET } = process.env

@@ -13,8 +13,8 @@ import type { HoldOptions, Holds } from './holds.js'
 import type { Recorded } from './journal.js'
 import type { Lifetime } from './lifetime.js'
 import { RESTORE_WAIT_MS } from './limits.js'
-import type { Workload } from './state.js'
 import type { Turnstile } from './turnstile.js'
+import type { Workload } from './workload.js'
 
 export type MemberEvent = Methods['Subscribe']['output']
 
@@ -70,7 +70,9 @@ export class Member implements Recorded {
   #gone = false
   #dead = false
 
-  /** Owns `pidfd`. Answers the member and its descriptor of the session, which goes with the answer that `given` is of. */
+  /**
+   * Owns `pidfd`. Answers the member and its descriptor of the session, which goes with the answer that `given` is of.
+   */
   static create(options: MemberOptions, holds: Holds, given: Given = {}): { member: Member; sessionFd: Fd } {
     const member = new Member(options, holds)
     try {

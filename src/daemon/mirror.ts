@@ -7,9 +7,9 @@
  *     up     hello (version, what it reads and takes) · ready · failed (code, message) · serving
  *
  * What was sent is in the other's queue, files included, whatever becomes of the sender: so a change is safe as soon as
- * it is sent, and nobody waits for an answer. The reader takes what comes at once, so that files under way stay far below
- * the kernel's limit; one that does not is given up after STALL_MS (LUO_SLOW_PEER). A message that is not of this table
- * is LUO_PROTOCOL, and the line is closed.
+ * it is sent, and nobody waits for an answer. The reader takes what comes at once, so that files under way stay far
+ * below the kernel's limit; one that does not is given up after STALL_MS (LUO_SLOW_PEER). A message that is not of this
+ * table is LUO_PROTOCOL, and the line is closed.
  */
 import { isLuoError, isShortage, LuoError } from '../errors.js'
 import { closeAll, type Fd } from '../sys/fd.js'
@@ -31,7 +31,9 @@ export type DownMessage =
   | { put: string[] }
   | { remove: string[] }
   | { synced: number }
-  /** When luod dies the other one is next: with a file, if it can claim that (`takeover.ts`), else it is the only one. */
+  /**
+   * When luod dies the other one is next: with a file, if it can claim that (`takeover.ts`), else it is the only one.
+   */
   | { heir: true }
   /** Copies of connections of clients, of which nothing depends (`connection-copies.ts`). */
   | { connections: number }

@@ -1,10 +1,10 @@
 /**
- * A note for the next luod under this kernel: what came over the kexec is of another version, and still there. Whoever found
- * that out has taken the session that says so out of the kernel, where it is finished with its last descriptor. Without a
- * note the next one would find nothing, and begin with nothing.
+ * A note for the next luod under this kernel: what came over the kexec is of another version, and still there. Whoever
+ * found that out has taken the session that says so out of the kernel, where it is finished with its last descriptor.
+ * Without a note the next one would find nothing, and begin with nothing.
  *
- * The note is a file beside luod's socket, and counts under the kernel that it was written under. One that somebody else has
- * put there is none. What cannot be written is an error of whoever writes it.
+ * The note is a file beside luod's socket, and counts under the kernel that it was written under. One that somebody
+ * else has put there is none. What cannot be written is an error of whoever writes it.
  */
 import { closeSync, constants, fstatSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 

@@ -1,7 +1,7 @@
 /**
- * When a replica does its work: soon after something has come, when nothing more comes for a moment, and in small parts, so
- * that what comes is taken at once whatever there is to do. Not everything that luod records comes with a descriptor: so
- * the records are looked at now and then too.
+ * When a replica does its work: soon after something has come, when nothing more comes for a moment, and in small
+ * parts, so that what comes is taken at once whatever there is to do. Not everything that luod records comes with a
+ * descriptor: so the records are looked at now and then too.
  */
 import { isLuoError, type LuoError } from '../errors.js'
 import type { Replica } from './replica.js'
@@ -40,7 +40,10 @@ export class Preparing {
     this.#timer = setTimeout(() => this.#whenQuiet(), QUIET_MS)
   }
 
-  /** Begins at once. `onDone` is called once: nothing is left to do, or it is too much to wait for, or cannot be done now. */
+  /**
+   * Begins at once. `onDone` is called once: nothing is left to do, or it is too much to wait for, or cannot be done
+   * now.
+   */
   now(onDone: (error?: LuoError) => void): void {
     this.#onDone = onDone
     this.#patientUntil = performance.now() + PATIENCE_MS

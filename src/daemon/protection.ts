@@ -1,6 +1,6 @@
 /**
- * What a crash of luod would cost, and how it is replaced while it runs: keeps a standby when it was asked to, and leads
- * an upgrade, which is a standby of another build that is told to take over.
+ * What a crash of luod would cost, and how it is replaced while it runs: keeps a standby when it was asked to, and
+ * leads an upgrade, which is a standby of another build that is told to take over.
  */
 import { LuoError } from '../errors.js'
 import { createEventfd } from '../sys/eventfd.js'
@@ -127,8 +127,9 @@ export class Protection {
   }
 
   /**
-   * Another process, of the build whose main file is `main`, becomes luod. When this resolves it serves, and this process
-   * has nothing more to do than to end. Rejects when it does not: then everything is as it was, and luod goes on.
+   * Another process, of the build whose main file is `main`, becomes luod. When this resolves it serves, and this
+   * process has nothing more to do than to end. Rejects when it does not: then everything is as it was, and luod goes
+   * on.
    */
   async upgrade(main: string, onPhase: (phase: 'starting' | 'ready', successor: Standby) => void): Promise<Standby> {
     const { luod, args, checkVersions, log } = this.#options

@@ -1,10 +1,10 @@
 /**
  * What a process that stands by does once it has everything: it answers some requests of its own, where nobody else can
- * ask. Code that never ran is several times slower, and after a takeover all clients come at once. So it has run, and V8 has
- * compiled it, before it is needed.
+ * ask. Code that never ran is several times slower, and after a takeover all clients come at once. So it has run, and
+ * V8 has compiled it, before it is needed.
  *
- * Only the wire is rehearsed, which all requests have in common: there is no state, and nothing is told. It ends as soon as
- * this process is to be luod. What fails in it is of no consequence: then it is as slow as it would have been.
+ * Only the wire is rehearsed, which all requests have in common: there is no state, and nothing is told. It ends as
+ * soon as this process is to be luod. What fails in it is of no consequence: then it is as slow as it would have been.
  */
 import { rmSync } from 'node:fs'
 import { LuoError } from '../errors.js'

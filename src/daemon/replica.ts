@@ -1,12 +1,13 @@
 /**
- * What a process that can take luod's place has of it: the descriptors, the records, and ahead of time what takes longest
- * to build of them, the files. Each record is decoded and checked once, each descriptor is looked at once, and each file is
- * put into its session, while luod serves. When this process goes on in luod's place only what has changed since is left.
+ * What a process that can take luod's place has of it: the descriptors, the records, and ahead of time what takes
+ * longest to build of them, the files. Each record is decoded and checked once, each descriptor is looked at once, and
+ * each file is put into its session, while luod serves. When this process goes on in luod's place only what has changed
+ * since is left.
  *
  * Nothing that happens here has an effect on anybody: nothing is written or told, no process and no holder is watched,
- * and only files of kinds whose handlers say that it is harmless are adopted (`adoptsAhead`). What does not fit together
- * is left as it is: while luod goes on it may just be under way. Whether it counts, and as what, is decided at the end, by
- * `restore.ts`, which has to do all of it that was not done here.
+ * and only files of kinds whose handlers say that it is harmless are adopted (`adoptsAhead`). What does not fit
+ * together is left as it is: while luod goes on it may just be under way. Whether it counts, and as what, is decided at
+ * the end, by `restore.ts`, which has to do all of it that was not done here.
  */
 import type { FileRecord, SessionRecord } from '../abi/record-shapes.js'
 import { compareKeys, type Json, type RecordType } from '../abi/records.js'
@@ -109,8 +110,8 @@ export class Replica {
   }
 
   /**
-   * Does what there is to do, for about so long; answers whether more is left. LUO_RECORDS when the records cannot be read,
-   * which may pass.
+   * Does what there is to do, for about so long; answers whether more is left. LUO_RECORDS when the records cannot be
+   * read, which may pass.
    */
   work(maxMs: number): boolean {
     const follower = this.#follower
@@ -136,8 +137,8 @@ export class Replica {
   }
 
   /**
-   * luod has ended, or does nothing any more: all of it, owned by the caller. LUO_RECORDS without records, and in `strict`
-   * when they are damaged; LUO_RECORDS_VERSION. Then it is still this replica's.
+   * luod has ended, or does nothing any more: all of it, owned by the caller. LUO_RECORDS without records, and in
+   * `strict` when they are damaged; LUO_RECORDS_VERSION. Then it is still this replica's.
    */
   finish(mode: RestoreMode): RestoreSource {
     const damage: string[] = []

@@ -1,11 +1,11 @@
 /**
- * luod's state, built anew from its records and the descriptors that it held, and from nothing else: after an upgrade of
- * luod, or when it has ended in the middle of something.
+ * luod's state, built anew from its records and the descriptors that it held, and from nothing else: after an upgrade
+ * of luod, or when it has ended in the middle of something.
  *
  * `strict`, where the luod before is still there to go on: anything that is wrong is LUO_RECORDS, and nothing has been
  * done to anybody. `recover`, where it is not: what is wrong is listed and left out, what is sound is kept, and nothing
- * is guessed. Who takes part comes back by itself, watched by pidfd and lifetime; whatever ended while no luod looked is
- * an end now. Updates go on in the phase that they were in.
+ * is guessed. Who takes part comes back by itself, watched by pidfd and lifetime; whatever ended while no luod looked
+ * is an end now. Updates go on in the phase that they were in.
  */
 import type {
   AnswerRecord,
@@ -34,10 +34,11 @@ import { Member } from './member.js'
 import { type Checked, check, refuse } from './restore-check.js'
 import type { RestoreSource } from './restore-source.js'
 import { sortFiles } from './session-files.js'
-import type { State, SupervisorLink, Workload } from './state.js'
+import type { State } from './state.js'
 import { Update } from './update.js'
 import { finishedUpdate } from './update-record.js'
 import type { Followed } from './update-types.js'
+import type { SupervisorLink, Workload } from './workload.js'
 
 /** What is built anew. */
 export interface RestoreTarget {

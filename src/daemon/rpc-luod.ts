@@ -17,7 +17,9 @@ export interface Replacement {
   readonly protection: Protection
   /** The service manager's, if it has everything. */
   readonly store?: SessionStore | undefined
-  /** Resolves when what was changed until now would survive a crash, as far as luod is protected. Undefined: it would. */
+  /**
+   * Resolves when what was changed until now would survive a crash, as far as luod is protected. Undefined: it would.
+   */
   settled(): Promise<void> | undefined
   /** Resolves when the other one serves; then this process ends. */
   upgrade(main: string | undefined, onPhase: (phase: 'starting' | 'ready', successor: Standby) => void): Promise<void>

@@ -10,9 +10,10 @@ import { ownHolding } from './holding.js'
 import { checkAccepts, checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS, RECONNECT_MS } from './limits.js'
 import { type Given, Member, type MemberOptions } from './member.js'
 import { preserve } from './rpc-session.js'
-import type { State, Workload } from './state.js'
+import type { State } from './state.js'
 import { step } from './steps.js'
 import { Update } from './update.js'
+import type { Workload } from './workload.js'
 
 type MemberMethods = 'Join' | 'Subscribe' | 'Claim' | 'Ready' | 'Refuse' | 'Commit' | 'Released'
 

@@ -17,10 +17,11 @@ import {
   DEFAULT_DEADLINE_MS,
   LIMITS,
 } from './limits.js'
-import type { State, Workload } from './state.js'
+import type { State } from './state.js'
 import { Update } from './update.js'
 import type { Followed, UpdateRequest, UpdateResult } from './update-types.js'
 import type { Usage } from './usage.js'
+import type { Workload } from './workload.js'
 
 type Status = Methods['Status']['output']
 
@@ -215,7 +216,10 @@ function updateRequest(input: RequestInput, by: Actor): UpdateRequest {
   return { deadlineMs, check: input.check, command: undefined, by }
 }
 
-/** The one that was meant may have ended just before, of itself or with its kexec: while that is preserved, an abort waits. */
+/**
+ * The one that was meant may have ended just before, of itself or with its kexec: while that is preserved, an abort
+ * waits.
+ */
 function notUnderWay({ name, lastUpdate }: Workload): LuoError {
   const how = lastUpdate?.committed ? 'is committed' : 'ended without a commit'
   const last = lastUpdate ? `; the last one (${lastUpdate.id}) ${how}: luoctl history` : ''

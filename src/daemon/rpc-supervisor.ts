@@ -6,8 +6,9 @@ import { Poller, type Registration } from '../sys/poller.js'
 import type { Handlers } from '../wire/server.js'
 import type { Answers } from './answers.js'
 import { checkAfter, checkNumber, checkText, checkWorkloadName, LIMITS, RECONNECT_MS } from './limits.js'
-import type { State, SupervisorLink } from './state.js'
+import type { State } from './state.js'
 import { step } from './steps.js'
+import type { SupervisorLink } from './workload.js'
 
 /** Of a luod before this one, which would still be waited for, but that it has ended. */
 function isGone({ awaySinceMs, pid }: SupervisorLink): boolean {

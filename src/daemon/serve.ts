@@ -35,7 +35,9 @@ export interface ServeOptions {
 
 const METRICS_ATTEMPTS = 50
 const METRICS_RETRY_MS = 100
-/** Whoever lost its connection comes back first: to start a process takes the processor, and some milliseconds of luod. */
+/**
+ * Whoever lost its connection comes back first: to start a process takes the processor, and some milliseconds of luod.
+ */
 const STANDBY_LATER_MS = 100
 
 /** How this luod began. */
@@ -232,8 +234,8 @@ export class Serving implements Replacement {
 }
 
 /**
- * The device has one opener: as long as the manager had a copy of it, it could not take it itself at the end of a shutdown
- * (systemd 261), which would cost every service its store. The next luod opens it again.
+ * The device has one opener: as long as the manager had a copy of it, it could not take it itself at the end of a
+ * shutdown (systemd 261), which would cost every service its store. The next luod opens it again.
  */
 function isStored({ key }: VaultEntry): boolean {
   return key !== 'device'

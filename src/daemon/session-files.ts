@@ -1,6 +1,6 @@
 /**
- * The files of sessions: what a user may have of them, what is recorded of them, and pages of them. What is not recorded
- * is not held.
+ * The files of sessions: what a user may have of them, what is recorded of them, and pages of them. What is not
+ * recorded is not held.
  */
 import type { FileRecord } from '../abi/record-shapes.js'
 import { type Change, compareKeys } from '../abi/records.js'

@@ -14,8 +14,8 @@ import type { VaultEntry } from './vault.js'
 const PREFIX = 'kexec/'
 
 /**
- * Of the session without which the others are left over: it goes out of the store before they do, and after what luod holds
- * by then went in. So whoever finds luod killed in between goes on with the latter.
+ * Of the session without which the others are left over: it goes out of the store before they do, and after what luod
+ * holds by then went in. So whoever finds luod killed in between goes on with the latter.
  */
 export const KEXEC_KEY = sessionKey({ name: VERSION_SESSION })
 
@@ -26,8 +26,8 @@ export function sessionKey({ name }: Pick<LiveSession, 'name'>): string {
 export type SessionStore = Pick<FdStore, 'put' | 'remove' | 'flush'>
 
 /**
- * `kept` resolves when the manager has all of them. ENOSPC when there are too many, LUO_UNSUPPORTED without a store; what
- * there is of them then goes with `takeOut`.
+ * `kept` resolves when the manager has all of them. ENOSPC when there are too many, LUO_UNSUPPORTED without a store;
+ * what there is of them then goes with `takeOut`.
  */
 export function keepSessions(
   store: SessionStore | undefined,
@@ -66,8 +66,8 @@ function copyOf(session: LiveSession): Fd {
 }
 
 /**
- * Sessions that came over a kexec in the store, owned by the caller. One of this kernel is of a luod that ended before its
- * kexec, which does not happen any more.
+ * Sessions that came over a kexec in the store, owned by the caller. One of this kernel is of a luod that ended before
+ * its kexec, which does not happen any more.
  */
 export function receivedSessions(
   { entries }: Pick<ReceivedFiles, 'entries'>,

@@ -33,9 +33,9 @@ import { LIMITS } from './limits.js'
 import type { Member } from './member.js'
 import { SessionFiles } from './session-files.js'
 import { SessionIndex } from './session-index.js'
-import type { Workload } from './state.js'
 import type { Turnstile } from './turnstile.js'
 import type { Usage } from './usage.js'
+import type { Workload } from './workload.js'
 
 export interface SessionsOptions {
   orchestrator: LuodOrchestrator

@@ -1,7 +1,7 @@
 /**
  * A process that can take luod's place, seen from luod: it gets a copy of every descriptor, the records among them, and
- * every change (`mirror.ts`), and waits. It takes over when luod dies, or when it is told to (`handOver`): a standby and
- * the successor in an upgrade are the same thing, the latter of another build.
+ * every change (`mirror.ts`), and waits. It takes over when luod dies, or when it is told to (`handOver`): a standby
+ * and the successor in an upgrade are the same thing, the latter of another build.
  *
  *     starting ─hello→ syncing ─ready→ ready ─handOver→ handing ─serving→ (luod ends)
  *         └──────────────┴───────────────┴────────────────┴──→ lost: it ended, is not fit, or does not read
@@ -27,8 +27,9 @@ const SERVING_LIMIT_MS = 5_000
 /** A connection that lasts longer is given a copy of: most of them ask one thing, and are over. */
 const SHARE_AFTER_MS = 20
 /**
- * Whoever takes over is luod from then on, and gives its memory back while the next one takes over: in each piece of V8's
- * new space, 256 KiB anywhere in the address space, is work for the kernel. With four times as much luod is no quicker.
+ * Whoever takes over is luod from then on, and gives its memory back while the next one takes over: in each piece of
+ * V8's new space, 256 KiB anywhere in the address space, is work for the kernel. With four times as much luod is no
+ * quicker.
  */
 export const NEW_SPACE = '--max-semi-space-size=4'
 /** The number under which the line is inherited: the first one after stdio. */
@@ -155,9 +156,9 @@ export class Standby {
   }
 
   /**
-   * Its word is the end of luod: when this resolves it serves, and nothing may be done any more. Rejects when it is lost
-   * before that; then it is dead, and luod goes on. `pausedAt`: when the last request was taken, of the monotonic clock.
-   * `last`: what it gets now, and no vault has.
+   * Its word is the end of luod: when this resolves it serves, and nothing may be done any more. Rejects when it is
+   * lost before that; then it is dead, and luod goes on. `pausedAt`: when the last request was taken, of the monotonic
+   * clock. `last`: what it gets now, and no vault has.
    */
   async handOver(pausedAt: bigint, last: readonly VaultEntry[] = []): Promise<void> {
     step('upgrade.go')

@@ -9,59 +9,20 @@ import type { MetaRecord, WorkloadRecord } from '../abi/record-shapes.js'
 import type { Change, Records } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type { HeldFile } from '../handlers/held-file.js'
-import type * as wire from '../protocol/types.js'
 import type { Fd } from '../sys/fd.js'
-import { afterOf, stateOf } from './describe.js'
+import { afterOf } from './describe.js'
 import { type Actor, type EventFacts, Events } from './events.js'
 import { checkCycle } from './group.js'
 import { History } from './history.js'
-import type { Holding, LuodOrchestrator, LuodSession } from './holding.js'
-import type { Journal, Recorded } from './journal.js'
+import type { Holding, LuodOrchestrator } from './holding.js'
+import type { Journal } from './journal.js'
 import { LEFT_BEHIND_KEEP_MS } from './limits.js'
 import type { Logger } from './log.js'
 import type { Member, MemberOptions } from './member.js'
 import { Sessions } from './sessions.js'
 import { Turnstile } from './turnstile.js'
-import type { Update } from './update.js'
 import type { Usage } from './usage.js'
-
-export interface SupervisorLink {
-  /** Of its request: the same one comes back with it. */
-  id: string
-  pid: number
-  /** What it says that the workload needs, by name. */
-  after: readonly string[]
-  /**
-   * Of a luod before this one, and since when it was not here, of the monotonic clock: it has a moment to come back, and
-   * cannot be told anything before that.
-   */
-  awaySinceMs?: number
-  /** Its connection is lost, and luod waits for it: ends that, when it has come back. */
-  stopWaiting?: () => void
-  /** False when it is gone. */
-  tell(event: wire.Methods['Supervise']['output'], fds?: Parameters<SupervisorSend>[1]): boolean
-}
-type SupervisorSend = (event: wire.Methods['Supervise']['output'], fds?: readonly Fd[]) => boolean
-
-export interface Workload {
-  readonly id: string
-  readonly uid: number
-  readonly name: string
-  /** 0: the state ends with its last holder. */
-  keepMs: number
-  /** How many versions have run on this state. */
-  generation: number
-  /** The one that its members hold. */
-  session: LuodSession | undefined
-  /** All of them, that one first. */
-  readonly sessions: Set<Holding>
-  member: Member | undefined
-  supervisor: SupervisorLink | undefined
-  update: Update | undefined
-  /** The update before: a supervisor may speak of it when it is over. */
-  lastUpdate: { id: string; committed: boolean } | undefined
-  readonly recorded: Recorded
-}
+import { newWorkload, type Workload, workloadRecord } from './workload.js'
 
 /** Why the state of a workload has no holder, and who saw to that. */
 interface Leaving {
@@ -172,20 +133,7 @@ export class State {
 
   #newWorkload(id: string, uid: number, name: string): Workload {
     const changes = () => this.#changesOf(workload)
-    const workload: Workload = {
-      id,
-      uid,
-      name,
-      keepMs: 0,
-      generation: 0,
-      session: undefined,
-      member: undefined,
-      supervisor: undefined,
-      update: undefined,
-      lastUpdate: undefined,
-      sessions: new Set(),
-      recorded: { changes },
-    }
+    const workload = newWorkload(id, uid, name, { changes })
     this.#workloads.set(keyOf(uid, name), workload)
     this.usage.change(uid, 'workloads', 1)
     return workload
@@ -225,8 +173,8 @@ export class State {
   }
 
   /**
-   * Somebody else goes on: nothing is released, recorded or told any more, and nobody is killed. The orchestrator closes
-   * its files.
+   * Somebody else goes on: nothing is released, recorded or told any more, and nobody is killed. The orchestrator
+   * closes its files.
    */
   letGo(): void {
     this.journal.close()
@@ -375,7 +323,7 @@ export class State {
     this.onEnded()
   }
 
-  // --- records and events ---------------------------------------------------------------------------------------------
+  // --- records and events --------------------------------------------------------------------------------------------
 
   /** The workload, its sessions and its members are recorded as they are when the transaction is committed. */
   recordWorkload(workload: Workload): void {
@@ -392,17 +340,10 @@ export class State {
   }
 
   #changesOf(workload: Workload): Change[] {
-    const { id, uid, name, keepMs, generation, session, member, update, supervisor, lastUpdate } = workload
+    const { id, uid, name, member, update, sessions } = workload
     if (this.#workloads.get(keyOf(uid, name)) !== workload) return []
-    const value: WorkloadRecord = {
-      ...{ uid, name, keep_ms: keepMs, generation, state: stateOf(workload), after: afterOf(workload) },
-      ...(member ? { pid: member.pid, member: member.key } : {}),
-      ...(session ? { session: session.id } : {}),
-      ...(supervisor ? { supervisor: supervisorRecord(supervisor) } : {}),
-      ...(lastUpdate ? { last_update: lastUpdate } : {}),
-    }
-    const changes: Change[] = [{ type: 'workload', key: id, value: value }]
-    for (const holding of workload.sessions) changes.push(this.sessions.change(holding))
+    const changes: Change[] = [{ type: 'workload', key: id, value: workloadRecord(workload) }]
+    for (const holding of sessions) changes.push(this.sessions.change(holding))
     for (const one of [member, update?.successor]) if (one) changes.push(...one.changes())
     return changes
   }
@@ -440,10 +381,6 @@ export class State {
   tellOf({ uid, session, workload }: Holding, event: string, facts: EventFacts = {}): void {
     this.events.emit(uid, event, { workload: workload?.name, session: session.name, ...facts })
   }
-}
-
-function supervisorRecord({ id, pid, after, awaySinceMs }: SupervisorLink): WorkloadRecord['supervisor'] {
-  return { id, pid, after: [...after], ...(awaySinceMs === undefined ? {} : { away_since_ms: awaySinceMs }) }
 }
 
 function keyOf(uid: number, name: string): string {

@@ -1,7 +1,8 @@
 /**
- * The steps at which luod may die while it changes hands, by name: in an upgrade, beside a standby, when another process
- * takes over, with the service manager's store. Each is told on a diagnostics channel just before it is done. Nobody
- * listens but tests, which kill one of the parties exactly there (`test/faults`); without a listener it costs nothing.
+ * The steps at which luod may die while it changes hands, by name: in an upgrade, beside a standby, when another
+ * process takes over, with the service manager's store. Each is told on a diagnostics channel just before it is done.
+ * Nobody listens but tests, which kill one of the parties exactly there (`test/faults`); without a listener it costs
+ * nothing.
  *
  * `test/faults/steps.test.ts` fails for a step without a fault, and for a fault without a step.
  */

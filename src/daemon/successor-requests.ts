@@ -4,9 +4,9 @@ import { MAX_FDS } from '../protocol/interface.js'
 import type { Methods } from '../protocol/types.js'
 import { describeFile, describeSession } from './describe.js'
 import { handedOn, ownHolding } from './holding.js'
-import type { Workload } from './state.js'
 import type { Cause } from './update-types.js'
 import { Waiting } from './waiting.js'
+import type { Workload } from './workload.js'
 
 export type ClaimAnswer = Methods['Claim']['output']
 export type CommitAnswer = Methods['Commit']['output']

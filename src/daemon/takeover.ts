@@ -1,21 +1,21 @@
 /**
  * The life of a process that stands by, until it is luod: it takes what comes over the line, verifies it, builds what
  * it can of it ahead, and waits for the word, or for luod's death. Only when luod is known to be dead does the end of
- * the line mean that this one is next: it may also mean that luod gave this one up. And only when luod has said that this
- * one is its heir.
+ * the line mean that this one is next: it may also mean that luod gave this one up. And only when luod has said that
+ * this one is its heir.
  *
  * In an upgrade there are two heirs for a moment, the standby and the successor, so that there never is none. Both have
- * the same eventfd, which this luod made, with one token in it. Whoever takes that goes on, and the other one ends without a
- * trace. It is no lock: nothing has to be given back by the dead, whose files the kernel closes late, and what was taken
- * stays taken. The next luod makes another one for those that stand by for it.
+ * the same eventfd, which this luod made, with one token in it. Whoever takes that goes on, and the other one ends
+ * without a trace. It is no lock: nothing has to be given back by the dead, whose files the kernel closes late, and
+ * what was taken stays taken. The next luod makes another one for those that stand by for it.
  *
  * A process that is killed gives its memory back before it closes its files, which takes longer than to take over. So
- * the end of the line is not waited for. The kernel sends ENDING to the children of a thread that ends. Anybody may send
- * that, so it is only a reason to look: luod is taken for dead when the kernel has marked its main thread as exiting.
- * Such a thread never runs code of the process again, and no other thread of luod speaks to clients or over the line. So
- * nothing more can come of luod, and what it has sent is in the queue: all of it is taken first. The kill is for threads
- * that are left, should the main thread alone have ended; they give its memory back when nobody else needs the processor. A
- * luod that is stopped, hangs, or has closed the line is not marked, and is waited for as ever.
+ * the end of the line is not waited for. The kernel sends ENDING to the children of a thread that ends. Anybody may
+ * send that, so it is only a reason to look: luod is taken for dead when the kernel has marked its main thread as
+ * exiting. Such a thread never runs code of the process again, and no other thread of luod speaks to clients or over
+ * the line. So nothing more can come of luod, and what it has sent is in the queue: all of it is taken first. The kill
+ * is for threads that are left, should the main thread alone have ended; they give its memory back when nobody else
+ * needs the processor. A luod that is stopped, hangs, or has closed the line is not marked, and is waited for as ever.
  */
 import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import { takeFromEventfd } from '../sys/eventfd.js'

@@ -1,6 +1,6 @@
 /**
- * Where everything that happens by itself passes: ends that are seen, and times that are over. While luod is paused they
- * wait here, in order, so that nothing changes; a luod that takes over sees them itself.
+ * Where everything that happens by itself passes: ends that are seen, and times that are over. While luod is paused
+ * they wait here, in order, so that nothing changes; a luod that takes over sees them itself.
  */
 export class Turnstile {
   #waiting: (() => void)[] | undefined

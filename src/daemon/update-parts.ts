@@ -10,13 +10,14 @@ import { sameOpenFile } from '../sys/file-info.js'
 import type { Gate } from './gate.js'
 import type { Journal } from './journal.js'
 import type { Member } from './member.js'
-import type { State, Workload } from './state.js'
+import type { State } from './state.js'
 import { SuccessorRequests } from './successor-requests.js'
 import { Targets } from './targets.js'
 import { Timeline } from './timeline.js'
 import { factsOf, newFacts, type UpdateFacts } from './update-record.js'
 import type { UpdateRequest } from './update-types.js'
 import type { VaultKey } from './vault.js'
+import type { Workload } from './workload.js'
 
 export interface UpdateParts {
   readonly id: string

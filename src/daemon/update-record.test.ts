@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest'
 import type { UpdateRecord } from '../abi/record-shapes.js'
-import type { Workload } from './state.js'
 import { factsOf, newFacts, requestOf, updateChange } from './update-record.js'
 import type { UpdateRequest } from './update-types.js'
+import type { Workload } from './workload.js'
 
 const BY = { uid: 1000, pid: 7 }
 

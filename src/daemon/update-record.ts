@@ -3,9 +3,9 @@ import type { UpdateRecord } from '../abi/record-shapes.js'
 import type { Change, Json } from '../abi/records.js'
 import type { Phase } from '../protocol/types.js'
 import type { Member } from './member.js'
-import type { Workload } from './state.js'
 import type { UpdateEnd, UpdatePhase } from './update-machine.js'
 import type { Cause, Followed, UpdateRequest, UpdateResult } from './update-types.js'
+import type { Workload } from './workload.js'
 
 /** What changes in the course of an update. A luod after this one goes on from it. */
 export interface UpdateFacts {

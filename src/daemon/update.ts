@@ -18,7 +18,7 @@ import type { Recorded } from './journal.js'
 import { fenceLeftMs, RECONNECT_MS, RESTORE_WAIT_MS } from './limits.js'
 import type { Member, MemberEvent } from './member.js'
 import { OldVersion } from './old-version.js'
-import type { State, Workload } from './state.js'
+import type { State } from './state.js'
 import type { ClaimAnswer, CommitAnswer } from './successor-requests.js'
 import { UpdateActions } from './update-actions.js'
 import { UpdateCourse } from './update-course.js'
@@ -26,6 +26,7 @@ import type { UpdateEvent, UpdatePhase } from './update-machine.js'
 import { newParts, type Origin, type Recalled, tellRecorded, type UpdateParts } from './update-parts.js'
 import { requestOf, updateChange } from './update-record.js'
 import { type Cause, type Followed, HOLDING, isOver, type UpdateRequest, type UpdateResult } from './update-types.js'
+import type { Workload } from './workload.js'
 
 /** What is left of an update, when luod was replaced in the middle of it. */
 export interface UpdateLeft {

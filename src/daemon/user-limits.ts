@@ -1,6 +1,6 @@
 /**
- * What one user may have of luod, and the option that sets it: `luod --limit NAME=N`. What nobody set has a default that
- * is far above what a real workload needs.
+ * What one user may have of luod, and the option that sets it: `luod --limit NAME=N`. What nobody set has a default
+ * that is far above what a real workload needs.
  *
  * Files are descriptors of luod, so their limit follows from its own, RLIMIT_NOFILE. Some always stay back for luod and
  * for connections. A luod that serves every user keeps half for the others, unless it is told otherwise.
@@ -25,8 +25,8 @@ export type UserLimits = Readonly<Record<LimitName, number>>
 export const LIMIT_NAMES = Object.keys(DEFAULTS) as readonly LimitName[]
 
 /**
- * Descriptors that no preserved file gets: two for each of 256 connections, one for each of 1,024 sessions, and some for
- * processes and records. Of a small limit it is half.
+ * Descriptors that no preserved file gets: two for each of 256 connections, one for each of 1,024 sessions, and some
+ * for processes and records. Of a small limit it is half.
  */
 const RESERVED_FILES = 2_048
 /** Each session is a descriptor of luod too; of a small limit they get this part. */
@@ -37,8 +37,8 @@ const CONNECTIONS_SHARE = 1 / 32
 const UNDER_WAY_FILES = 1_024
 const UNDER_WAY_SHARE = 1 / 32
 /**
- * Bytes on their way, for each direction: sixteen of the longest messages. Requests that wait are objects by then, which
- * take twenty times as much when they are made for that.
+ * Bytes on their way, for each direction: sixteen of the longest messages. Requests that wait are objects by then,
+ * which take twenty times as much when they are made for that.
  */
 const UNDER_WAY_BYTES = 16 * 2 ** 20
 /** Of everything but bytes; more is a slip of the pen. */

@@ -5,32 +5,22 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { HttpConnection } from './http-connection.js'
+import { Losses, type LossStats } from './losses.js'
 
-export interface CheckerStats {
+export interface CheckerStats extends LossStats {
   sent: number
-  failed: number
-  lost: number
   acknowledged: number
-  crash: { connections: number; requests: number }
-  errors: string[]
 }
 
 const CONNECTIONS = 4
 /** Writes a second over all connections; each is followed by a read. */
 const WRITES_PER_SECOND = 80
-const MAX_ERRORS = 5
 
 export class Checker {
   readonly #port: number
   readonly #acknowledged = new Map<string, string>()
-  readonly #stats: Omit<CheckerStats, 'acknowledged'> = {
-    sent: 0,
-    failed: 0,
-    lost: 0,
-    crash: { connections: 0, requests: 0 },
-    errors: [],
-  }
-  #crashing = false
+  readonly #losses = new Losses()
+  #sent = 0
   #running = false
   #back: { promise: Promise<void>; resolve: () => void } | undefined
   #workers: Promise<void>[] = []
@@ -42,10 +32,7 @@ export class Checker {
   start(): void {
     this.#running = true
     this.#workers = Array.from({ length: CONNECTIONS }, (_, worker) =>
-      this.#work(worker).catch((error) => {
-        this.#stats.failed += 1
-        this.#complain(`checker: ${error instanceof Error ? error.message : String(error)}`)
-      }),
+      this.#work(worker).catch((error) => this.#losses.failed('checker', error)),
     )
   }
 
@@ -56,11 +43,11 @@ export class Checker {
   }
 
   stats(): CheckerStats {
-    return { ...structuredClone(this.#stats), acknowledged: this.#acknowledged.size }
+    return { ...this.#losses.stats(), sent: this.#sent, acknowledged: this.#acknowledged.size }
   }
 
   expectCrash(expected: boolean): void {
-    this.#crashing = expected
+    this.#losses.expectCrash(expected)
     if (expected) {
       let resolve = () => {}
       const promise = new Promise<void>((settle) => {
@@ -110,34 +97,19 @@ export class Checker {
   }
 
   #connect(): Promise<HttpConnection> {
-    return HttpConnection.open(this.#port, (reason) => {
-      if (this.#crashing) this.#stats.crash.connections += 1
-      else {
-        this.#stats.lost += 1
-        this.#complain(`checker's connection: ${reason}`)
-      }
-    })
+    return HttpConnection.open(this.#port, (reason) => this.#losses.connectionLost("checker's connection", reason))
   }
 
   async #ask(connection: HttpConnection, method: 'GET' | 'PUT', key: string, value: string): Promise<boolean> {
     if (!connection.open) return false
-    this.#stats.sent += 1
+    this.#sent += 1
     try {
       const answer = await connection.request(method, `/kv/${key}`, value)
       if (method === 'PUT' ? answer.status === 204 : answer.body.toString() === value) return true
-      this.#stats.failed += 1
-      this.#complain(`${method} ${key}: answer ${answer.status} with ${answer.body.length} bytes`)
+      this.#losses.wrongAnswer(`${method} ${key}`, answer)
     } catch (error) {
-      if (this.#crashing) this.#stats.crash.requests += 1
-      else {
-        this.#stats.failed += 1
-        this.#complain(`${method} ${key}: ${error instanceof Error ? error.message : String(error)}`)
-      }
+      this.#losses.unanswered(`${method} ${key}`, error)
     }
     return false
-  }
-
-  #complain(text: string): void {
-    if (this.#stats.errors.length < MAX_ERRORS) this.#stats.errors.push(text)
   }
 }

@@ -8,6 +8,7 @@
  * announced a crash of the service are losses counted apart, and only then `replace` opens connections again.
  */
 import { HttpConnection } from './http-connection.js'
+import { Losses, type LossStats } from './losses.js'
 
 export interface LoadOptions {
   port: number
@@ -16,24 +17,18 @@ export interface LoadOptions {
   rate: number
 }
 
-export interface LoadStats {
+export interface LoadStats extends LossStats {
   sent: number
   answered: number
-  failed: number
   /** Requests that were due and not sent, because every connection was waiting for an answer. */
   held: number
   opened: number
-  lost: number
-  crash: { connections: number; requests: number }
-  /** What went wrong, the first few. */
-  errors: string[]
 }
 
 const TICK_MS = 2
 /** Due requests that wait for a free connection; more are let go, or the end of a pause would measure a flood. */
 const MAX_BACKLOG = 64
 const WRITE_EVERY = 5
-const MAX_ERRORS = 5
 const STOP_LIMIT_MS = 10_000
 
 interface Client {
@@ -47,17 +42,8 @@ interface Client {
 export class LoadGenerator {
   readonly #options: LoadOptions
   readonly #clients: Client[] = []
-  readonly #stats: LoadStats = {
-    sent: 0,
-    answered: 0,
-    failed: 0,
-    held: 0,
-    opened: 0,
-    lost: 0,
-    crash: { connections: 0, requests: 0 },
-    errors: [],
-  }
-  #crashing = false
+  readonly #losses = new Losses()
+  readonly #stats: Omit<LoadStats, keyof LossStats> = { sent: 0, answered: 0, held: 0, opened: 0 }
   #timer: NodeJS.Timeout | undefined
   #startedAt = 0
   #due = 0
@@ -89,7 +75,7 @@ export class LoadGenerator {
   }
 
   stats(): LoadStats {
-    return structuredClone(this.#stats)
+    return { ...this.#stats, ...this.#losses.stats() }
   }
 
   /** From here on the longest time without any answer is measured. */
@@ -105,7 +91,7 @@ export class LoadGenerator {
 
   /** The service is about to be killed on purpose (true), or is back and its connections are replaced (false). */
   expectCrash(expected: boolean): void {
-    this.#crashing = expected
+    this.#losses.expectCrash(expected)
   }
 
   async replace(): Promise<number> {
@@ -119,13 +105,9 @@ export class LoadGenerator {
 
   async #addClient(): Promise<void> {
     const id = this.#stats.opened++
-    const connection = await HttpConnection.open(this.#options.port, (reason) => {
-      if (this.#crashing) this.#stats.crash.connections += 1
-      else {
-        this.#stats.lost += 1
-        this.#complain(`connection ${id}: ${reason}`)
-      }
-    })
+    const connection = await HttpConnection.open(this.#options.port, (reason) =>
+      this.#losses.connectionLost(`connection ${id}`, reason),
+    )
     this.#clients.push({ id, connection, requests: 0, key: undefined, value: '' })
   }
 
@@ -151,25 +133,19 @@ export class LoadGenerator {
     client.requests += 1
     const key = `load-${client.id}`
     const value = write ? `${client.id}:${client.requests}:${'x'.repeat(client.requests % 200)}` : client.value
+    const method = write ? 'PUT' : 'GET'
     this.#stats.sent += 1
     this.#underWay += 1
     try {
-      const answer = await client.connection.request(write ? 'PUT' : 'GET', `/kv/${key}`, value)
+      const answer = await client.connection.request(method, `/kv/${key}`, value)
       this.#answered()
       if (write ? answer.status === 204 : answer.status === 200 && answer.body.toString() === value) {
         this.#stats.answered += 1
         client.key = key
         client.value = value
-      } else {
-        this.#stats.failed += 1
-        this.#complain(`${write ? 'PUT' : 'GET'} ${key}: answer ${answer.status} with ${answer.body.length} bytes`)
-      }
+      } else this.#losses.wrongAnswer(`${method} ${key}`, answer)
     } catch (error) {
-      if (this.#crashing) this.#stats.crash.requests += 1
-      else {
-        this.#stats.failed += 1
-        this.#complain(`${write ? 'PUT' : 'GET'} ${key}: ${error instanceof Error ? error.message : String(error)}`)
-      }
+      this.#losses.unanswered(`${method} ${key}`, error)
     } finally {
       this.#underWay -= 1
     }
@@ -179,9 +155,5 @@ export class LoadGenerator {
     const now = performance.now()
     this.#longestGapMs = Math.max(this.#longestGapMs, now - this.#lastAnswerAt)
     this.#lastAnswerAt = now
-  }
-
-  #complain(text: string): void {
-    if (this.#stats.errors.length < MAX_ERRORS) this.#stats.errors.push(text)
   }
 }

@@ -97,7 +97,8 @@ export class World {
     await this.protectedBy()
     const run = this.#spawn([LUOCTL, 'run', WORKLOAD, '--restart', '--', ...serverCommand(name)], true)
     this.#run = run
-    // luod's is that of every luod after it too: unread, it would be full one day, and whoever writes would stand still.
+    // luod's is that of every luod after it too: unread, it would be full one day, and whoever writes would stand
+    // still.
     for (const stream of [luod.stdout, luod.stderr, run.stdout, run.stderr]) {
       if (stream) createInterface({ input: stream }).on('line', (line) => this.#keep(line))
     }

@@ -1,6 +1,6 @@
 /**
- * The notifier's side of its machine's channel: one question, one answer, and the notifier waits for it: a program waits
- * too, and nothing else is to be done meanwhile. When luod is gone, or does not answer in time, it is ENODEV.
+ * The notifier's side of its machine's channel: one question, one answer, and the notifier waits for it: a program
+ * waits too, and nothing else is to be done meanwhile. When luod is gone, or does not answer in time, it is ENODEV.
  */
 
 import { availableParallelism } from 'node:os'
@@ -19,7 +19,9 @@ import { receive, send } from '../sys/unix.js'
 
 /** luod answers in microseconds. */
 const ANSWER_LIMIT_MS = 10_000
-/** So long it is looked for awake, where luod has a processor of its own: falling asleep and being woken take as long. */
+/**
+ * So long it is looked for awake, where luod has a processor of its own: falling asleep and being woken take as long.
+ */
 const AWAKE_MS = availableParallelism() > 1 ? 0.1 : 0
 
 export class MachineChannel {

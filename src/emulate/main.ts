@@ -1,7 +1,8 @@
 /**
  * The notifier's process: parent of the program and subreaper of all that it starts, so that it may read their memory.
- * It lives until the last of them has ended, longer than `luoctl emulate` in the foreground, which is told on descriptor
- * 3 how the program ended (`reports.ts`). When this process is killed, intercepted calls of its programs get ENOSYS.
+ * It lives until the last of them has ended, longer than `luoctl emulate` in the foreground, which is told on
+ * descriptor 3 how the program ended (`reports.ts`). When this process is killed, intercepted calls of its programs get
+ * ENOSYS.
  */
 import { spawn } from 'node:child_process'
 import { closeSync, openSync, writeSync } from 'node:fs'

@@ -7,36 +7,20 @@
  * only cheat itself.
  */
 
-import { decodeName, encodeName } from '../abi/bytes.js'
+import { decodeName } from '../abi/bytes.js'
 import { FLAG_NO_FILE, type MachineObject } from '../abi/machine.js'
-import {
-  checkCommand,
-  checkDirection,
-  checkSize,
-  checkTail,
-  decodeIoctl,
-  IOCTLS,
-  type Ioctl,
-  lookUp,
-} from '../abi/uapi.js'
 import { asLuoError, type ErrnoName, isLuoError, LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { Poller } from '../sys/poller.js'
-import {
-  fdOfThread,
-  isPathOnly,
-  mayOpenMore,
-  readRemote,
-  readRemotePart,
-  readRemoteString,
-  socketInode,
-  writeRemote,
-} from '../sys/remote.js'
+import { fdOfThread, isPathOnly, mayOpenMore, readRemote, readRemoteString, socketInode } from '../sys/remote.js'
 import { AUDIT_ARCH_X86_64, type HeldCall, HeldCalls } from '../sys/seccomp.js'
+import { CallStruct } from './call-struct.js'
 import type { MachineChannel } from './channel.js'
 import { CALLS } from './filter.js'
 import { leadsToDevice } from './paths.js'
+import { RebootCalls } from './reboot.js'
 import type { TracedCall } from './reports.js'
+import { quoted, type Trace } from './trace.js'
 
 /** PATH_MAX. */
 const MAX_PATH = 4096
@@ -56,27 +40,6 @@ const OPEN_HOW_BYTES = 24
 const X32_BIT = 0x40000000
 /** More than a program has open; then it is asked for anew. */
 const MAX_OBJECTS = 4096
-/** What a caller's struct may have behind the fields known here is looked at in pieces of this, and this many. */
-const TAIL_PIECE = 4096
-const MAX_TAIL_PIECES = 1024
-/** What the kernel copies a name by. */
-const WORD = 8
-const LINUX_REBOOT_CMD_KEXEC = 0x45584543
-/** They would end this machine, and not the emulated one. */
-const REBOOT_COMMANDS = new Map([
-  [0x01234567, 'RESTART'],
-  [0xa1b2c3d4, 'RESTART2'],
-  [0xcdef0123, 'HALT'],
-  [0x4321fedc, 'POWER_OFF'],
-  [0xd000fce2, 'SW_SUSPEND'],
-])
-const LINUX_REBOOT_MAGIC1 = 0xfee1dead
-const LINUX_REBOOT_MAGIC2 = [0x28121969, 0x05121996, 0x16041998, 0x20112000]
-
-/** What the call is, for people; empty for what is none of live update. */
-interface Trace {
-  text: string
-}
 
 type Outcome = { value: bigint } | { given: Fd; cloexec: boolean } | 'pass' | 'none'
 
@@ -89,8 +52,7 @@ export class Notifier {
   readonly #onForeign: (tid: number) => void
   /** Until a program changes its root, each has the one that this process has. */
   #oneRoot = true
-  /** A kexec image was loaded by a program of this machine. */
-  #kexecLoaded = false
+  readonly #rebootCalls = new RebootCalls()
 
   /** `onForeign`: a program made a call of another ABI of this machine, and must be ended. */
   constructor(
@@ -177,22 +139,22 @@ export class Notifier {
         this.#oneRoot = false
         return 'pass'
       case CALLS.kexecLoad:
-        trace.text = `kexec_load(${b} segments)`
-        this.#kexecLoaded = b > 0n
+        this.#rebootCalls.kexecLoad(call.args, trace)
         return { value: 0n }
       case CALLS.kexecFileLoad:
-        trace.text = 'kexec_file_load()'
-        // KEXEC_FILE_UNLOAD is 1.
-        this.#kexecLoaded = (call.args[4] & 1n) === 0n
+        this.#rebootCalls.kexecFileLoad(call.args, trace)
         return { value: 0n }
       case CALLS.reboot:
-        return this.#reboot(call, trace)
+        if (!this.#rebootCalls.reboot(call.args, trace)) return 'pass'
+        this.#channel.ask('kexec')
+        // Whoever asked ends with all the others, and gets no answer.
+        return 'none'
       default:
         return 'pass'
     }
   }
 
-  // --- opening ----------------------------------------------------------------------------------------------------------
+  // --- opening -------------------------------------------------------------------------------------------------------
 
   #openat2(call: HeldCall, trace: Trace): Outcome {
     const [at, path, how, size] = call.args
@@ -229,7 +191,7 @@ export class Notifier {
     return { given: file, cloexec: (flags & O_CLOEXEC) !== 0 }
   }
 
-  // --- live update's own calls ------------------------------------------------------------------------------------------
+  // --- live update's own calls ---------------------------------------------------------------------------------------
 
   #ioctl(call: HeldCall, trace: Trace): Outcome {
     const fd = Number(BigInt.asIntN(32, call.args[0]))
@@ -251,36 +213,23 @@ export class Notifier {
     trace: Trace,
     of: { fd: number; inode: bigint; object: Exclude<MachineObject, 'none'> },
   ): Outcome {
-    const { tid } = call
     const { fd, inode, object } = of
-    const command = Number(BigInt.asUintN(32, call.args[1]))
-    const address = call.args[2]
-    trace.text = `ioctl(${fd}, 0x${command.toString(16)})`
-    const target = object === 'device' ? 'device' : 'session'
-    const known = lookUp(target, command)
-    // All at once where all is there; what is not is asked for again in its turn, which decides the errno.
-    const whole = readRemotePart(tid, address, known.bytes)
-    const size = new DataView((whole.length < 4 ? readRemote(tid, address, 4) : whole).buffer).getUint32(0, true)
-    checkCommand(known, command)
-    if (object !== 'device') checkDirection(known, object)
-    checkSize(known, size)
-    this.#checkTail(known, tid, address, size)
-    const struct = whole.length === known.bytes ? whole : readRemote(tid, address, known.bytes)
-    const values = decodeIoctl(known, struct)
-    trace.text = `ioctl(${fd}, ${known.name}${describe(known, values)})`
+    trace.text = `ioctl(${fd}, 0x${BigInt.asUintN(32, call.args[1]).toString(16)})`
+    const struct = new CallStruct(call, object)
+    trace.text = `ioctl(${fd}, ${struct.text})`
     if (!this.#calls.valid(call.id)) return 'none'
-    const reply = (bytes: Uint8Array) => writeRemote(tid, address, bytes.subarray(0, Math.min(size, bytes.length)))
-    switch (known.name) {
+    const { ioctl, values } = struct
+    switch (ioctl.name) {
       case 'createSession':
       case 'retrieveSession':
-        return this.#session(call, known, inode, values.name, struct, reply)
+        return this.#session(call, ioctl.name, inode, struct)
       case 'preserveFd':
-        this.#preserve(tid, inode, BigInt(values.token), values.fd)
+        this.#preserve(call.tid, inode, BigInt(values.token), values.fd)
         break
       case 'retrieveFd': {
         const { file } = this.#askForFile(call, 'retrieve', { inode, token: BigInt(values.token) })
         if (!file) throw new LuoError('EIO', 'retrieve: luod gave no file')
-        return this.#give(call, file, struct, reply)
+        return this.#give(call, file, struct)
       }
       case 'finish':
         if (values.reserved !== 0) throw new LuoError('EINVAL', 'finish: the reserved field is not zero')
@@ -289,10 +238,10 @@ export class Notifier {
       case 'getName': {
         if (values.reserved !== 0) throw new LuoError('EINVAL', 'get name: the reserved field is not zero')
         const { name } = this.#channel.ask('getName', { inode })
-        putName(struct, name)
+        struct.putName(name)
       }
     }
-    reply(struct)
+    struct.write()
     return { value: 0n }
   }
 
@@ -305,16 +254,6 @@ export class Notifier {
     if (this.#objects.size >= MAX_OBJECTS) this.#objects.clear()
     this.#objects.set(inode, object)
     return object
-  }
-
-  /** E2BIG when there is more behind what is known here, and it is not zero. */
-  #checkTail(known: Ioctl, tid: number, address: bigint, size: number): void {
-    const pieces = Math.ceil(Math.max(0, size - known.bytes) / TAIL_PIECE)
-    for (let piece = 0; piece < Math.min(pieces, MAX_TAIL_PIECES); piece++) {
-      const from = known.bytes + piece * TAIL_PIECE
-      checkTail(known, readRemote(tid, address + BigInt(from), Math.min(TAIL_PIECE, size - from)))
-    }
-    if (pieces > MAX_TAIL_PIECES) throw new LuoError('E2BIG', `${known.name} with a struct of ${size} bytes`)
   }
 
   #preserve(tid: number, inode: bigint, token: bigint, number: number): void {
@@ -336,18 +275,14 @@ export class Notifier {
 
   #session(
     call: HeldCall,
-    known: Ioctl,
+    operation: 'createSession' | 'retrieveSession',
     device: bigint,
-    name: string,
-    struct: Uint8Array,
-    reply: (bytes: Uint8Array) => void,
+    struct: CallStruct,
   ): Outcome {
-    const create = known === IOCTLS.createSession
-    const operation = create ? 'createSession' : 'retrieveSession'
-    const { file, inode } = this.#askForFile(call, operation, { inode: device, name })
-    if (!file) throw new LuoError('EIO', `${known.name}: luod gave no session`)
-    return this.#give(call, file, struct, reply, () => {
-      if (!create) this.#channel.ask('giveBackSession', { inode })
+    const { file, inode } = this.#askForFile(call, operation, { inode: device, name: struct.values.name })
+    if (!file) throw new LuoError('EIO', `${operation}: luod gave no session`)
+    return this.#give(call, file, struct, () => {
+      if (operation === 'retrieveSession') this.#channel.ask('giveBackSession', { inode })
     })
   }
 
@@ -365,15 +300,9 @@ export class Notifier {
    * The file becomes the program's, and its number goes into the struct. An answer that cannot be written drops the
    * file, which releases what it stands for; `undo` is for a program that may open no more, as if nothing had been.
    */
-  #give(
-    call: HeldCall,
-    given: Fd,
-    struct: Uint8Array,
-    reply: (bytes: Uint8Array) => void,
-    undo: () => void = () => {},
-  ): Outcome {
+  #give(call: HeldCall, given: Fd, struct: CallStruct, undo: () => void = () => {}): Outcome {
     using file = given
-    reply(struct)
+    struct.write()
     let number: number
     try {
       number = this.#calls.addFd(call.id, file, { cloexec: true })
@@ -382,46 +311,8 @@ export class Notifier {
       undo()
       throw error
     }
-    new DataView(struct.buffer, struct.byteOffset).setInt32(4, number, true)
-    reply(struct)
+    struct.putFd(number)
+    struct.write()
     return { value: 0n }
   }
-
-  #reboot(call: HeldCall, trace: Trace): Outcome {
-    const [magic1, magic2, command] = call.args.map((arg) => Number(BigInt.asUintN(32, arg)))
-    const refused = REBOOT_COMMANDS.get(command ?? 0)
-    if (refused) {
-      trace.text = `reboot(LINUX_REBOOT_CMD_${refused})`
-      throw new LuoError('EPERM', `reboot: ${refused} of an emulated machine`)
-    }
-    if (command !== LINUX_REBOOT_CMD_KEXEC) return 'pass'
-    trace.text = 'reboot(LINUX_REBOOT_CMD_KEXEC)'
-    if (magic1 !== LINUX_REBOOT_MAGIC1 || !LINUX_REBOOT_MAGIC2.includes(magic2 ?? 0) || !this.#kexecLoaded) {
-      throw new LuoError('EINVAL', 'reboot: wrong magic, or nothing was loaded by kexec_load or kexec_file_load')
-    }
-    this.#channel.ask('kexec')
-    // Whoever asked ends with all the others, and gets no answer.
-    return 'none'
-  }
-}
-
-/** The name, with zeros up to the end of the word that its NUL is in; what the caller had behind it stays, as in the kernel. */
-function putName(struct: Uint8Array, name: string): void {
-  const bytes = encodeName(name)
-  struct.fill(0, 8 + bytes.length, 8 + (Math.floor(bytes.length / WORD) + 1) * WORD)
-  struct.set(bytes, 8)
-}
-
-function describe({ fields }: Ioctl, { fd, token, name }: ReturnType<typeof decodeIoctl>): string {
-  const parts: string[] = []
-  if (fields.includes('name') && name !== '') parts.push(quoted(name))
-  if (fields.includes('token')) parts.push(`token=0x${BigInt(token).toString(16)}`)
-  if (fields.includes('token') && fd > 0) parts.push(`fd=${fd}`)
-  return parts.length === 0 ? '' : `, ${parts.join(', ')}`
-}
-
-/** As in C: what is not UTF-8 by its number. */
-function quoted(name: string): string {
-  // JSON writes out a surrogate that stands alone, and doubles each backslash of the name itself.
-  return JSON.stringify(name).replace(/\\\\|\\udc([89a-f][0-9a-f])/g, (all, byte) => (byte ? `\\x${byte}` : all))
 }

@@ -12,17 +12,17 @@ const AT_FDCWD = -100
 const MAX_LINKS = 40
 
 /**
- * `at`: the directory that a relative path starts from, as openat(2) has it. Without `follow`, a link is no way to it. A
- * path that takes the device for a directory is ENOTDIR. `path` has a character for each byte (latin1). `oneRoot`: the
- * program's root is known to be this process's.
+ * `at`: the directory that a relative path starts from, as openat(2) has it. Without `follow`, a link is no way to it.
+ * A path that takes the device for a directory is ENOTDIR. `path` has a character for each byte (latin1). `oneRoot`:
+ * the program's root is known to be this process's.
  */
 export function leadsToDevice(tid: number, at: number, path: string, { follow = true, oneRoot = false } = {}): boolean {
   if (path === '') return false
   const start = path.startsWith('/') ? '/' : directoryOf(tid, at)
   if (start === undefined) return false
   const root = (oneRoot ? undefined : readLink(`/proc/${tid}/root`)) ?? '/'
-  // Nearly every path is judged here: where no link is on the way, the device must be named; where one is, and something
-  // is at its end, that is not the device.
+  // Nearly every path is judged here: where no link is on the way, the device must be named; where one is, and
+  // something is at its end, that is not the device.
   if (!path.includes(DEVICE_NAME) && root === '/') {
     const whole = path.startsWith('/') ? path : `${start}/${path}`
     if (hasNoLink(whole)) return false

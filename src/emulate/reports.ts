@@ -1,6 +1,6 @@
 /**
- * What `luoctl emulate` gives its notifier, as one JSON argument, and what the notifier reports back on descriptor 3, one
- * JSON value a line. The notifier outlives the foreground: a report that nobody reads any more is dropped.
+ * What `luoctl emulate` gives its notifier, as one JSON argument, and what the notifier reports back on descriptor 3,
+ * one JSON value a line. The notifier outlives the foreground: a report that nobody reads any more is dropped.
  */
 import type { LuoError } from '../errors.js'
 

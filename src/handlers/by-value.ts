@@ -1,11 +1,11 @@
 /**
- * Files by value: what crosses a kexec without the kernel's help. `describe` writes down what a file is, as a value that
- * JSON holds; `recreate` makes a file of it under the next kernel. The other side of the same kernel will do too.
+ * Files by value: what crosses a kexec without the kernel's help. `describe` writes down what a file is, as a value
+ * that JSON holds; `recreate` makes a file of it under the next kernel. The other side of the same kernel will do too.
  *
  * What cannot be described is refused before, by kind and with the reason (ENOENT, as the kernel refuses what it has no
- * handler for): ask `whyNotByValue` when a file is preserved, and not at the reboot. A description comes from memory that was
- * handed over: whatever is wrong with it is LUO_RECORDS, and a newer version LUO_RECORDS_VERSION. A file that is not what
- * it was is LUO_CHANGED. On every failure nothing is left open.
+ * handler for): ask `whyNotByValue` when a file is preserved, and not at the reboot. A description comes from memory
+ * that was handed over: whatever is wrong with it is LUO_RECORDS, and a newer version LUO_RECORDS_VERSION. A file that
+ * is not what it was is LUO_CHANGED. On every failure nothing is left open.
  */
 import { asLuoError, type ErrnoName, LuoError } from '../errors.js'
 import { createEventfd, eventfdState, MAX_EVENTFD_COUNTER } from '../sys/eventfd.js'

@@ -1,6 +1,6 @@
 /**
- * The pool of huge pages, for files that have holes. A successor maps such a file and touches a hole: without a page for
- * it, that is SIGBUS. So when a file of huge pages is preserved, pages are reserved for all of its holes. Where the
+ * The pool of huge pages, for files that have holes. A successor maps such a file and touches a hole: without a page
+ * for it, that is SIGBUS. So when a file of huge pages is preserved, pages are reserved for all of its holes. Where the
  * kernel's pool has too few, luod adds what is missing, if it may; else preserving fails with ENOMEM.
  *
  * What was added is one piece of state that all of these files share, an FLB: it is preserved with the first of them,

@@ -1,6 +1,6 @@
 /**
- * Where files that are kept by reference are while a generation changes: each has a slot, a number that is the `data` of
- * its record, and the descriptors travel beside the memory that is handed over.
+ * Where files that are kept by reference are while a generation changes: each has a slot, a number that is the `data`
+ * of its record, and the descriptors travel beside the memory that is handed over.
  */
 import { LuoError } from '../errors.js'
 import { closeAll, type Fd } from '../sys/fd.js'

@@ -1,4 +1,6 @@
-/** Every operation of a plug-in, broken in every way: a typed error for what was asked, or a defect, and nothing leaks. */
+/**
+ * Every operation of a plug-in, broken in every way: a typed error for what was asked, or a defect, and nothing leaks.
+ */
 import { readFileSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Flb } from '../core/flb.js'

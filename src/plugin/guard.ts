@@ -1,6 +1,6 @@
 /**
- * Handlers and FLBs of a plug-in, guarded: whatever their operations throw becomes a LuoError that names the plug-in and
- * the operation, and whatever they answer is looked at before it is believed. So a plug-in that is wrong costs the
+ * Handlers and FLBs of a plug-in, guarded: whatever their operations throw becomes a LuoError that names the plug-in
+ * and the operation, and whatever they answer is looked at before it is believed. So a plug-in that is wrong costs the
  * request that it was asked for. The kernel's rule for operations that must not fail holds: what they throw is reported
  * as a defect by the orchestrator.
  */

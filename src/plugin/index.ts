@@ -26,7 +26,9 @@ export type Register = (registry: PluginRegistry, context: PluginContext) => voi
 export interface PluginRegistry {
   /** EINVAL without a required operation, EEXIST when `compatible` is taken. Earlier handlers are asked first. */
   register(handler: FileHandler): void
-  /** Files of `handler` depend on `flb`. ENOENT before the handler is registered, EEXIST when it has this one already. */
+  /**
+   * Files of `handler` depend on `flb`. ENOENT before the handler is registered, EEXIST when it has this one already.
+   */
   registerFlb<O>(handler: FileHandler, flb: Flb<O>): void
 }
 
@@ -36,7 +38,9 @@ export type PluginMemory = Pick<HandoverMemory, 'allocate' | 'read' | 'write' | 
 export interface PluginContext {
   /** What this generation hands over: `data` of a handler or an FLB can be an address in it. */
   readonly memory: PluginMemory
-  /** What the generation before handed over; empty when nothing came in. Known from the first `retrieve` or `finish` on. */
+  /**
+   * What the generation before handed over; empty when nothing came in. Known from the first `retrieve` or `finish` on.
+   */
   received(): PluginMemory
   /** Descriptors that cross beside the memory: `data` is the slot. */
   readonly slots: Pick<FileSlots, 'add' | 'drop' | 'retrieve' | 'finish'>

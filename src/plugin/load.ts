@@ -1,6 +1,6 @@
 /**
- * Loads plug-ins: ES modules that only the operator chooses, since they run inside luod, and that nobody else can replace
- * (`sys/trusted-file.ts`). What a plug-in imports is looked at by nobody: keep it beside it.
+ * Loads plug-ins: ES modules that only the operator chooses, since they run inside luod, and that nobody else can
+ * replace (`sys/trusted-file.ts`). What a plug-in imports is looked at by nobody: keep it beside it.
  *
  * All failures are LUO_PLUGIN, and luod does not start then.
  */

@@ -1,6 +1,6 @@
 /**
- * Answers, as whoever asks checks them: what is not as the interface says is LUO_PROTOCOL, with the member. luod may be of
- * a later version: what the interface does not name yet is let through.
+ * Answers, as whoever asks checks them: what is not as the interface says is LUO_PROTOCOL, with the member. luod may be
+ * of a later version: what the interface does not name yet is let through.
  */
 import { LuoError } from '../errors.js'
 import { type Interface, parseInterface, validateLater } from './idl.js'

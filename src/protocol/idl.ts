@@ -151,7 +151,9 @@ export function validate(definition: Interface, type: TypeNode, value: unknown, 
   check({ definition, later: false }, type, value, what)
 }
 
-/** The same of whoever may be of a later version: members that the interface does not name are let through, and words. */
+/**
+ * The same of whoever may be of a later version: members that the interface does not name are let through, and words.
+ */
 export function validateLater(definition: Interface, type: TypeNode, value: unknown, what: string): void {
   check({ definition, later: true }, type, value, what)
 }

@@ -3,7 +3,8 @@
  * open file, never by its name: its type, its file system, and for sockets their domain, type and state.
  *
  * Nothing here waits for a file system that somebody else serves (FUSE, 9p, NFS) and that may never answer: attributes
- * are what the kernel has of them, and a file system is asked for its name only when it is known to be the kernel's own.
+ * are what the kernel has of them, and a file system is asked for its name only when it is known to be the kernel's
+ * own.
  */
 import { fstatSync, readlinkSync } from 'node:fs'
 import type { Fd } from './fd.js'
@@ -27,7 +28,9 @@ const F_DUPFD_QUERY = 1027
 const F_GET_SEALS = 1034
 const TMPFS_MAGIC = 0x01021994
 const HUGETLBFS_MAGIC = 0x958458f6
-/** Character devices of pseudo-terminals (Documentation/admin-guide/devices.txt): /dev/ptmx, and eight majors of slaves. */
+/**
+ * Character devices of pseudo-terminals (Documentation/admin-guide/devices.txt): /dev/ptmx, and eight majors of slaves.
+ */
 const PTMX_MAJOR = 5
 const PTMX_MINOR = 2
 const PTY_SLAVE_MAJORS = { first: 136, last: 143 }

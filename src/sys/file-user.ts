@@ -1,6 +1,6 @@
 /**
- * Doing something with files as another user, for a root that follows what that user has said: so it can do nothing there
- * that the user could not. Network privileges stay. Anybody but root does it as who they are.
+ * Doing something with files as another user, for a root that follows what that user has said: so it can do nothing
+ * there that the user could not. Network privileges stay. Anybody but root does it as who they are.
  */
 
 import type { Fd } from './fd.js'

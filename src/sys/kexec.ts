@@ -87,8 +87,8 @@ export function sync(): void {
 }
 
 /**
- * Makes every file system on a device read-only, the last mounted first. Answers where, and those that cannot be, with the
- * reason: EBUSY while somebody writes to a file there.
+ * Makes every file system on a device read-only, the last mounted first. Answers where, and those that cannot be, with
+ * the reason: EBUSY while somebody writes to a file there.
  */
 export function remountReadOnly(): { readOnly: string[]; failed: { path: string; code: ErrnoName }[] } {
   const readOnly: string[] = []

@@ -8,7 +8,10 @@ const O_PATH = 0o10000000n
 const O_CLOEXEC = 0o2000000n
 const RESOLVE_NO_MAGICLINKS = 2n
 const RESOLVE_NO_SYMLINKS = 4n
-/** struct open_how: u64 flags · u64 mode · u64 resolve; then the path, a directory's and one in it; then a link's target. */
+/**
+ * struct open_how: u64 flags · u64 mode · u64 resolve; then the path, a directory's and one in it; then a link's
+ * target.
+ */
 const HOW_BYTES = 24
 const MAX_PATH_BYTES = 2 * 4096
 const TARGET_AT = HOW_BYTES + MAX_PATH_BYTES + 1
@@ -49,9 +52,9 @@ export function hasNoLink(path: string): boolean {
 }
 
 /**
- * The path without links of what is at the end of `path`. Undefined when nothing is there, when a link on the way is one
- * of /proc that leads to a file and not to a name (another process has others), and when it cannot be told. Both have a
- * character for each byte (latin1).
+ * The path without links of what is at the end of `path`. Undefined when nothing is there, when a link on the way is
+ * one of /proc that leads to a file and not to a name (another process has others), and when it cannot be told. Both
+ * have a character for each byte (latin1).
  */
 export function realPath(path: string): string | undefined {
   if (path.length > MAX_PATH_BYTES) return undefined

@@ -3,8 +3,8 @@
  * layouts. The kernel checks everything itself; what is checked before is what its interface cannot carry.
  *
  * Failures are the kernel's errno with what was attempted. `openLiveupdate` says more, because what an operator can do
- * about it depends on the errno: ENOENT and ENODEV (no live update), EACCES and EPERM (not root), EBUSY (somebody has the
- * device, and who), EIO (what the kernel before handed over cannot be used).
+ * about it depends on the errno: ENOENT and ENODEV (no live update), EACCES and EPERM (not root), EBUSY (somebody has
+ * the device, and who), EIO (what the kernel before handed over cannot be used).
  */
 import { openSync } from 'node:fs'
 import {

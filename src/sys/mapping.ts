@@ -68,8 +68,8 @@ export class Mapping implements Disposable {
   }
 
   /**
-   * Addresses, and so ArrayBuffers, for a file that comes later (`attach`). Until then all that is read is zero. A large
-   * ArrayBuffer makes V8 collect garbage, which is better done while nobody waits.
+   * Addresses, and so ArrayBuffers, for a file that comes later (`attach`). Until then all that is read is zero. A
+   * large ArrayBuffer makes V8 collect garbage, which is better done while nobody waits.
    */
   static reserve(options: { length: number; reserve?: number }): Mapping {
     const { length } = options

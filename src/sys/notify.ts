@@ -1,6 +1,6 @@
 /**
- * The notification protocol of systemd, sd_notify(3): datagrams to a Unix socket, which Node cannot send. A manager that
- * is gone or does not read is an error with the errno's name; nothing blocks.
+ * The notification protocol of systemd, sd_notify(3): datagrams to a Unix socket, which Node cannot send. A manager
+ * that is gone or does not read is an error with the errno's name; nothing blocks.
  *
  * A message may bring files along: to be kept by the manager (`FDSTORE=1`), which gives them to the next process of the
  * service; or one end of a pair, which the manager closes when it has done all that was asked before (`BARRIER=1`).

@@ -119,8 +119,9 @@ export class Poller {
   }
 
   /**
-   * Waits, and lets nothing else run meanwhile, until `fd` is readable: true. False as soon as something that is watched
-   * here is ready, a signal comes, or the time is over. `fd` may be registered here with no interest, but not otherwise.
+   * Waits, and lets nothing else run meanwhile, until `fd` is readable: true. False as soon as something that is
+   * watched here is ready, a signal comes, or the time is over. `fd` may be registered here with no interest, but not
+   * otherwise.
    */
   waitFirst(fd: Fd, limitMs: number): boolean {
     pollView.setInt32(0, fd.number, true)
@@ -186,7 +187,9 @@ const POLLOUT = 4
 const pollFd = new Uint8Array(16)
 const pollView = new DataView(pollFd.buffer)
 
-/** Waits, and lets nothing else run meanwhile, until the file is readable or has hung up; false when that takes longer. */
+/**
+ * Waits, and lets nothing else run meanwhile, until the file is readable or has hung up; false when that takes longer.
+ */
 export function waitReadable(fd: Fd, limitMs: number): boolean {
   return waitFor(fd, POLLIN, limitMs)
 }

@@ -1,5 +1,6 @@
 /**
- * Files by their path over a reboot: what tells that a file is the one that it was, and opening it without a side effect.
+ * Files by their path over a reboot: what tells that a file is the one that it was, and opening it without a side
+ * effect.
  *
  * A path is looked up to an O_PATH descriptor first, through no link of any kind. That opens nothing: no FIFO waits, no
  * device starts. What it leads to is looked at, and only then is the very same file opened, by way of that descriptor;

@@ -94,8 +94,8 @@ export class HeldCalls {
 
   /**
    * A copy of `fd` in the target; answers its number there. ESRCH when the target is gone, EMFILE when it may open no
-   * more. The kernel can answer the call in the same step (SECCOMP_ADDFD_FLAG_SEND), but a signal to this process in the
-   * middle of that makes it answer 0 with nothing added: descriptor 0, for an open.
+   * more. The kernel can answer the call in the same step (SECCOMP_ADDFD_FLAG_SEND), but a signal to this process in
+   * the middle of that makes it answer 0 with nothing added: descriptor 0, for an open.
    */
   addFd(id: bigint, fd: Fd, options: { cloexec: boolean }): number {
     const view = this.#view
@@ -127,7 +127,7 @@ export class HeldCalls {
   }
 }
 
-// --- the filter -------------------------------------------------------------------------------------------------------
+// --- the filter ------------------------------------------------------------------------------------------------------
 
 const LOAD = 0x20
 const JUMP_EQUAL = 0x15

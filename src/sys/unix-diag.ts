@@ -1,6 +1,7 @@
 /**
- * What the kernel tells of a Unix socket to nobody but sock_diag(7): its backlog, and which file of a file system is its
- * name. Undefined when the kernel does not know the socket: it is of another network namespace, or has no unix_diag.
+ * What the kernel tells of a Unix socket to nobody but sock_diag(7): its backlog, and which file of a file system is
+ * its name. Undefined when the kernel does not know the socket: it is of another network namespace, or has no
+ * unix_diag.
  */
 import { Fd } from './fd.js'
 import { checked, errno, failure, libc } from './ffi.js'

@@ -1,7 +1,7 @@
 /**
  * The calling side of the wire: one connection, requests answered in order, streams of replies. What luod answers as an
- * error is thrown as the LuoError that it was there; a connection that ends fails everything under way with LUO_GONE, and
- * one whose answers are not as the interface says is ended with LUO_PROTOCOL.
+ * error is thrown as the LuoError that it was there; a connection that ends fails everything under way with LUO_GONE,
+ * and one whose answers are not as the interface says is ended with LUO_PROTOCOL.
  */
 import { isLuoError, isShortage, LuoError } from '../errors.js'
 import { checkAnswer } from '../protocol/answers.js'
@@ -44,8 +44,8 @@ export class VarlinkClient {
   })
 
   /**
-   * ENOENT and ECONNREFUSED when nobody listens at `path`, EPERM when another user does, EAGAIN when whoever listens takes
-   * nobody for `queueMs`.
+   * ENOENT and ECONNREFUSED when nobody listens at `path`, EPERM when another user does, EAGAIN when whoever listens
+   * takes nobody for `queueMs`.
    */
   static async connect(path: string, queueMs = QUEUE_MS): Promise<VarlinkClient> {
     const end = performance.now() + queueMs

@@ -22,8 +22,8 @@ const RETRY_MS = 20
 
 export interface ConnectionOptions {
   /**
-   * The files belong to whoever gets the message, which had so many bytes. Must not throw, but for LuoError, which ends the
-   * connection.
+   * The files belong to whoever gets the message, which had so many bytes. Must not throw, but for LuoError, which ends
+   * the connection.
    */
   onMessage(message: Record<string, unknown>, fds: Fd[], bytes: number): void
   /** Once. `error` is undefined when the peer closed it in order. */
@@ -104,8 +104,8 @@ export class Connection {
   }
 
   /**
-   * Sends a message; `fds` stay the caller's. Throws when it is closed or the queue is full, which closes it. So does what
-   * the kernel has no memory for: the peer would wait for it, and comes back when the connection has ended.
+   * Sends a message; `fds` stay the caller's. Throws when it is closed or the queue is full, which closes it. So does
+   * what the kernel has no memory for: the peer would wait for it, and comes back when the connection has ended.
    */
   send(message: object, fds: readonly Fd[] = []): void {
     if (this.#closed) throw new LuoError('LUO_GONE', 'send on a connection that is closed')

@@ -1,7 +1,7 @@
 /**
  * The calling side of the wire for whoever outlives luod: a connection that is lost is made again, and what was under
- * way is asked again, in the same order, with the same id and the same files. luod answers a request that it knows as it
- * did before, so nothing happens twice. A stream begins anew: its first replies may say what was said before.
+ * way is asked again, in the same order, with the same id and the same files. luod answers a request that it knows as
+ * it did before, so nothing happens twice. A stream begins anew: its first replies may say what was said before.
  *
  * Whoever listens after a loss is checked as at first, and nobody there means: not yet. After `reconnectMs` without
  * luod, everything under way and everything after it fails with LUO_GONE. A connection that ends for another reason,
@@ -17,7 +17,9 @@ export const DEFAULT_RECONNECT_MS = 10_000
 /** The first attempts are quick: usually luod is there already. */
 const FIRST_DELAYS_MS = [1, 2, 5, 10, 20, 50]
 const DELAY_MS = 100
-/** A connection that ends sooner, without any answer, does not begin the time anew: luod may fall at what it is asked. */
+/**
+ * A connection that ends sooner, without any answer, does not begin the time anew: luod may fall at what it is asked.
+ */
 const STABLE_MS = 1_000
 
 export interface ReconnectOptions {

@@ -1,10 +1,10 @@
 /**
  * The answering side of the wire: accepts connections, knows from the kernel who connected, validates each request
  * against the interface, and calls a handler. Requests of one connection are answered one after the other, in order; a
- * few more may wait here, then the connection is not read any more until they are done. Files that have come and wait, and
- * files in answers that nobody reads, are descriptors of ours, and what they come with is memory of ours: what one user
- * may have of both is limited. Beyond it that user's connections wait, and if that does not pass those that have most of
- * it end with LUO_LIMIT.
+ * few more may wait here, then the connection is not read any more until they are done. Files that have come and wait,
+ * and files in answers that nobody reads, are descriptors of ours, and what they come with is memory of ours: what one
+ * user may have of both is limited. Beyond it that user's connections wait, and if that does not pass those that have
+ * most of it end with LUO_LIMIT.
  *
  * Handlers throw LuoError for what they refuse. Anything else that they throw is a defect: it is reported to
  * `onDefect`, answered with EIO, and ends nothing else.

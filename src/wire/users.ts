@@ -1,7 +1,7 @@
 /**
- * What one user has under way at a server, of all of its connections: files and bytes of requests that wait, and of answers
- * that nobody reads, each with a limit; and its share of each turn of the loop. Beyond either its connections wait. If that
- * does not pass, those that have most end with LUO_LIMIT.
+ * What one user has under way at a server, of all of its connections: files and bytes of requests that wait, and of
+ * answers that nobody reads, each with a limit; and its share of each turn of the loop. Beyond either its connections
+ * wait. If that does not pass, those that have most end with LUO_LIMIT.
  */
 import { LuoError } from '../errors.js'
 import type { Amount, Connection } from './connection.js'

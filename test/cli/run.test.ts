@@ -15,11 +15,11 @@ import { join } from 'liveupdate'
 const live = await join()
 const memory = await live.memory('count', { size: 4096 })
 const count = new Uint32Array(memory.buffer)
+process.on('SIGTERM', async () => { await live.leave(); process.exit(7) })
+process.on('SIGUSR1', () => console.log('heard SIGUSR1'))
 await live.ready()
 count[0] += 1
 console.log('VERSION is number', count[0], 'pid', process.pid)
-process.on('SIGTERM', async () => { await live.leave(); process.exit(7) })
-process.on('SIGUSR1', () => console.log('heard SIGUSR1'))
 setInterval(() => {}, 1000)
 `
 

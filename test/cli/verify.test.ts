@@ -1,4 +1,7 @@
-/** `luoctl inspect --verify` of a luod that runs, at rest and under load; and what it says that a recovery keeps is kept. */
+/**
+ * `luoctl inspect --verify` of a luod that runs, at rest and under load; and what it says that a recovery keeps is
+ * kept.
+ */
 import { execFile } from 'node:child_process'
 import { readdirSync, readlinkSync } from 'node:fs'
 import { open } from 'node:fs/promises'

@@ -1,4 +1,6 @@
-/** What the clients in C and Python do for a kexec: they learn the purpose, and wait for luod longer than in an update. */
+/**
+ * What the clients in C and Python do for a kexec: they learn the purpose, and wait for luod longer than in an update.
+ */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'

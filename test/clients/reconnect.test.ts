@@ -1,6 +1,6 @@
 /**
- * The examples in C and Python, updated again and again while all connections to luod, theirs and those of `luoctl run`,
- * are cut every few milliseconds. No visitor notices, and no number is lost or told twice.
+ * The examples in C and Python, updated again and again while all connections to luod, theirs and those of `luoctl
+ * run`, are cut every few milliseconds. No visitor notices, and no number is lost or told twice.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { connect } from 'node:net'

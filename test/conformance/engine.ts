@@ -1,8 +1,8 @@
 /**
  * Runs the scripts of the conformance suite on a backend: its device and its sessions, called as objects. The engine, a
- * `Generation`, is one, and the kernel's device is the other (test/vm). What a kernel does around them, descriptors that
- * are copied, inherited and passed on, and closed with their process, is counted here. Backends have no structs, pointers
- * and paths, so some steps are not for them (`NOT_FOR_IT`).
+ * `Generation`, is one, and the kernel's device is the other (test/vm). What a kernel does around them, descriptors
+ * that are copied, inherited and passed on, and closed with their process, is counted here. Backends have no structs,
+ * pointers and paths, so some steps are not for them (`NOT_FOR_IT`).
  */
 import { constants, fstatSync, openSync, rmSync, unlinkSync } from 'node:fs'
 import { decodeName } from '../../src/abi/bytes.js'
@@ -317,7 +317,7 @@ export function compared(
   return { expected, answered }
 }
 
-// --- descriptors ------------------------------------------------------------------------------------------------------
+// --- descriptors -----------------------------------------------------------------------------------------------------
 
 function descriptorOf(copy: Copy | undefined): Copy {
   if (copy) return copy
@@ -356,7 +356,7 @@ function fileToPreserve(copy: Copy | undefined): Fd | undefined {
   return isPathOnly(fd) ? undefined : fd
 }
 
-// --- values -----------------------------------------------------------------------------------------------------------
+// --- values ----------------------------------------------------------------------------------------------------------
 
 const tokenOf = (text = '0') => String(BigInt(text))
 
@@ -385,7 +385,7 @@ function quote(bytes: Uint8Array): string {
   return `"${text.join('')}"`
 }
 
-// --- files ------------------------------------------------------------------------------------------------------------
+// --- files -----------------------------------------------------------------------------------------------------------
 
 function openShared(flags: string): Fd {
   return Fd.adopt(openSync('/dev/shm', flags.includes('path') ? O_PATH : constants.O_RDONLY))

@@ -1,4 +1,6 @@
-/** The words of a line: apart by spaces, with text in quotes ("a\x00b", "n"*63), which is bytes. As the driver has it. */
+/**
+ * The words of a line: apart by spaces, with text in quotes ("a\x00b", "n"*63), which is bytes. As the driver has it.
+ */
 
 export interface Word {
   /** For what is no text in quotes. */

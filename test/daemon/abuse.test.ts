@@ -1,4 +1,6 @@
-/** Clients that break the rules, from outside: after each, luod answers others and has no descriptor more than before. */
+/**
+ * Clients that break the rules, from outside: after each, luod answers others and has no descriptor more than before.
+ */
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'

@@ -1,4 +1,7 @@
-/** luod and luoctl as they are built, in one file each, with the code that V8 has made of it: what does not fit is not used. */
+/**
+ * luod and luoctl as they are built, in one file each, with the code that V8 has made of it: what does not fit is not
+ * used.
+ */
 import { spawnSync } from 'node:child_process'
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,7 +1,7 @@
 /**
  * A service manager for tests, as far as notifications go: it takes what sd_notify(3) sends, keeps files, answers
- * barriers, and starts a process with what it keeps. As the real one does, it drops files over its limit without a word,
- * and one of an open file that it has already.
+ * barriers, and starts a process with what it keeps. As the real one does, it drops files over its limit without a
+ * word, and one of an open file that it has already.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeAll, type Fd } from '../../src/sys/fd.js'

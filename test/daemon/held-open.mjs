@@ -1,5 +1,5 @@
-// Loaded into luod before its own code: told to by SIGUSR2, it has another process hold copies of all of its sockets. What
-// luod had open stays open then, whatever becomes of luod.
+// Loaded into luod before its own code: told to by SIGUSR2, it has another process hold copies of all of its sockets.
+// What luod had open stays open then, whatever becomes of luod.
 import { spawn } from 'node:child_process'
 import { readdirSync, readlinkSync } from 'node:fs'
 

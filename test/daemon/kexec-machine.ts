@@ -1,7 +1,7 @@
 /**
- * A machine whose kexecs are emulated, with a luod in this process: what the next kernel finds is what this one was handed.
- * With a service manager, luod serves as it does in its own process, and the manager's store crosses as that of systemd 261
- * does: sessions of the kernel under their names, and memory files; nothing else.
+ * A machine whose kexecs are emulated, with a luod in this process: what the next kernel finds is what this one was
+ * handed. With a service manager, luod serves as it does in its own process, and the manager's store crosses as that of
+ * systemd 261 does: sessions of the kernel under their names, and memory files; nothing else.
  */
 import { expect } from 'vitest'
 import type { LiveDevice, LiveSession } from '../../src/backends/contract.js'

@@ -1,6 +1,6 @@
 /**
- * A kexec that the service manager does: it has luod's sessions in its store when luod ends, or luod does not end; and a
- * luod in the next kernel that cannot go on with them loses none.
+ * A kexec that the service manager does: it has luod's sessions in its store when luod ends, or luod does not end; and
+ * a luod in the next kernel that cannot go on with them loses none.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,6 +1,6 @@
 /**
- * A luod in the test's own process, that can be replaced at any moment as if it had died just then: what its vault holds
- * is copied, everything of its own is closed, and another one is built from the copies.
+ * A luod in the test's own process, that can be replaced at any moment as if it had died just then: what its vault
+ * holds is copied, everything of its own is closed, and another one is built from the copies.
  */
 import type { Finding } from '../../src/abi/records-check.js'
 import type { HandlerRegistry } from '../../src/core/handler.js'

@@ -1,6 +1,6 @@
 /**
- * What a luod after this one has of what takes its time or is shared: sessions that wait, an update with a deadline, groups,
- * and huge pages. After an upgrade as after a crash, what is left of a time is left, and nothing begins anew.
+ * What a luod after this one has of what takes its time or is shared: sessions that wait, an update with a deadline,
+ * groups, and huge pages. After an upgrade as after a crash, what is left of a time is left, and nothing begins anew.
  */
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { Records } from '../../src/abi/records.js'

@@ -1,74 +1,9 @@
 /** Sessions beside those of workloads: who holds them, what ends them, and what an update does with them. */
 import { describe, expect, test } from 'vitest'
-import type { Session } from '../../src/protocol/types.js'
-import { eventually, failure, NOBODY, type Puppet, Stage } from './stage.js'
+import { add, adopt, all, becomes, id, leavesNothing, type MakeOptions, make, named, pass } from './session-steps.js'
+import { eventually, failure, NOBODY, Stage } from './stage.js'
 
 const isRoot = process.getuid?.() === 0
-let requests = 0
-const id = () => `request ${++requests}`
-
-interface MakeOptions {
-  files?: number
-  keep_ms?: number
-  member?: string
-}
-
-/** A session of the puppet, with as many files as asked for; the puppet calls its descriptor as the session. */
-async function make(puppet: Puppet, name: string, { files = 1, ...more }: MakeOptions = {}): Promise<string> {
-  const { session } = await puppet.call('CreateSession', { id: id(), name, ...more }, { keep: [name] })
-  for (let token = 0; token < files; token++) await add(puppet, session.session, String(token))
-  return session.session
-}
-
-async function add(puppet: Puppet, session: string, token: string): Promise<void> {
-  const name = `file ${session} ${token}`
-  await puppet.do('memfd', { name, size: 4096 })
-  const files = [{ token, fd: 0 }]
-  await puppet.call('Preserve', { id: id(), session, files, fds: 1 }, { send: [name] })
-}
-
-async function pass(from: Puppet, name: string, to: Puppet, as: string): Promise<void> {
-  const path = await to.do('listen')
-  await from.do('pass', { name, path })
-  await to.do('take', { name: as })
-}
-
-/** Takes over the session of this name. */
-function adopt(puppet: Puppet, name: string, more: { member?: string } = {}) {
-  return puppet.call('AdoptSession', { id: id(), name, ...more }, { keep: [name] })
-}
-
-async function all(stage: Stage): Promise<Session[]> {
-  return (await stage.call('Sessions', {})).sessions
-}
-
-async function named(stage: Stage, name: string): Promise<Session | undefined> {
-  return (await all(stage)).find((session) => session.name === name)
-}
-
-/** The custody of a session, once it is what is expected; `gone` for none. */
-function becomes(stage: Stage, name: string, custody: Session['custody'] | 'gone') {
-  return eventually(
-    async () => (await named(stage, name))?.custody ?? 'gone',
-    (seen) => seen === custody,
-    `${name} is not ${custody}`,
-  )
-}
-
-/** Runs `work` with a luod that has nothing after it but what it had before. */
-async function leavesNothing(work: (stage: Stage) => Promise<unknown>, args: string[] = []): Promise<void> {
-  await using stage = await Stage.start({ args })
-  const before = await stage.atRest()
-  await work(stage)
-  for (const puppet of stage.puppets) if (puppet.alive) puppet.kill()
-  await eventually(
-    () => stage.call('Status', {}),
-    ({ open_fds, usage }) =>
-      open_fds === before.open_fds &&
-      usage.every(({ sessions, files, bytes, workloads }) => sessions + files + bytes + workloads === 0),
-    `luod had ${before.open_fds} descriptors, and none of the rest`,
-  )
-}
 
 describe('the life of a session', () => {
   test('is that of its descriptor, and a closed one is gone for the next request', () =>
@@ -412,75 +347,6 @@ test('a file that is no descriptor of a session, and one that came for another r
     const files = [{ token: '1', fd: 0 }]
     const itself = puppet.call('Preserve', { id: id(), session, files, fds: 1 }, { send: ['cache'] })
     expect(await failure(itself)).toBe('ENOENT')
-  }))
-
-const MANY = 3_000
-
-test(`${MANY} files come in pages, in order, by offset and by token`, () =>
-  leavesNothing(async (stage) => {
-    const puppet = await stage.puppet()
-    const session = await make(puppet, 'large', { files: 0 })
-    await puppet.do('preserveMany', { session, count: MANY })
-    const page = (offset?: number, limit?: number) => stage.call('Files', { session, offset, limit })
-    expect((await page()).files).toHaveLength(1_000)
-    const tokens: string[] = []
-    while (tokens.length < MANY) tokens.push(...(await page(tokens.length, 999)).files.map(({ token }) => token))
-    expect(tokens).toEqual(Array.from({ length: MANY }, (_, index) => String(index)))
-    expect(await page(MANY)).toEqual({ files: [], total: MANY })
-    expect(await page(Number.MAX_SAFE_INTEGER)).toEqual({ files: [], total: MANY })
-    for (const [offset, limit] of [[-1], [0, 0], [0, 1_001], [0, -5]]) {
-      expect(await failure(page(offset, limit))).toBe('LUO_INVALID_PARAMETER')
-    }
-    const retrieved = await puppet.call('Retrieve', { session, offset: MANY - 10 })
-    expect(retrieved.files.map(({ token }) => Number(token))).toEqual(
-      Array.from({ length: 10 }, (_, index) => MANY - 10 + index),
-    )
-    expect(retrieved).toMatchObject({ total: MANY, fds: 10 })
-    expect((await puppet.call('Retrieve', { session, offset: 0 })).fds).toBe(253)
-    expect((await puppet.call('Retrieve', { session, offset: MANY })).fds).toBe(0)
-    expect((await puppet.call('Retrieve', { session, tokens: ['9', '2000'] })).files).toHaveLength(2)
-    const wrong = (more: object) => failure(puppet.call('Retrieve', { session, ...more }))
-    expect(await wrong({})).toBe('LUO_INVALID_PARAMETER')
-    expect(await wrong({ tokens: ['1'], offset: 0 })).toBe('LUO_INVALID_PARAMETER')
-    expect(await wrong({ tokens: Array(254).fill('1') })).toBe('LUO_INVALID_PARAMETER')
-    expect(await wrong({ offset: -1 })).toBe('LUO_INVALID_PARAMETER')
-    // A page follows what has changed.
-    await puppet.call('Unpreserve', { id: id(), session, tokens: ['0'] })
-    expect((await page(0, 1)).files[0]?.token).toBe('1')
-    await add(puppet, session, '0')
-    expect((await page(MANY - 1)).files).toMatchObject([{ token: '0' }])
-  }))
-
-test('sessions come in pages, up to the limit and not over it, and a closed one makes room at once', () =>
-  leavesNothing(
-    async (stage) => {
-      const puppet = await stage.puppet()
-      for (let count = 0; count < 300; count++) await make(puppet, `s${count}`, { files: 0 })
-      expect(await failure(make(puppet, 'more', { files: 0 }))).toBe('LUO_LIMIT')
-      await puppet.do('close', { name: 's7' })
-      await make(puppet, 's300', { files: 0 })
-      const first = await stage.call('Sessions', {})
-      expect([first.sessions.length, first.total]).toEqual([256, 300])
-      const rest = await stage.call('Sessions', { offset: 256 })
-      const names = [...first.sessions, ...rest.sessions].map(({ name }) => name)
-      expect(names).toEqual(Array.from({ length: 301 }, (_, index) => `s${index}`).filter((name) => name !== 's7'))
-      expect(await failure(stage.call('Sessions', { limit: 257 }))).toBe('LUO_INVALID_PARAMETER')
-      expect(await failure(stage.call('Sessions', { offset: -1 }))).toBe('LUO_INVALID_PARAMETER')
-    },
-    ['--limit', 'sessions=300'],
-  ))
-
-test('a workload has as many further sessions as an update can tell of', () =>
-  leavesNothing(async (stage) => {
-    const puppet = await stage.puppet()
-    const { member } = await puppet.join('web')
-    const { limits } = await stage.call('Status', {})
-    for (let count = 0; count < (limits.workload_sessions ?? 0); count++) {
-      await make(puppet, `s${count}`, { files: 0, member })
-    }
-    expect(await failure(make(puppet, 'more', { files: 0, member }))).toBe('LUO_LIMIT')
-    await make(puppet, 'without a workload', { files: 0 })
-    expect((await stage.call('Show', { workload: 'web' })).sessions).toHaveLength(256)
   }))
 
 test('a private luod stays for a session that waits', async () => {

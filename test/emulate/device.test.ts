@@ -1,4 +1,7 @@
-/** The backend of the kernel's device, on an emulated one: it answers as on a real kernel, for which test/vm has a machine. */
+/**
+ * The backend of the kernel's device, on an emulated one: it answers as on a real kernel, for which test/vm has a
+ * machine.
+ */
 import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -8,7 +8,9 @@ import { expect, test } from 'vitest'
 
 const LUOCTL = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 const LIMIT_MS = 60_000
-/** A child sends its grandparent, the notifier, a signal that it ignores, for as long as the parent opens and closes. */
+/**
+ * A child sends its grandparent, the notifier, a signal that it ignores, for as long as the parent opens and closes.
+ */
 const PROGRAM = `
 #include <fcntl.h>
 #include <signal.h>

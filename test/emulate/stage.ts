@@ -1,4 +1,6 @@
-/** A luod of its own, and the conformance suite's driver under `luoctl emulate`: it makes the calls that a test says. */
+/**
+ * A luod of its own, and the conformance suite's driver under `luoctl emulate`: it makes the calls that a test says.
+ */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'

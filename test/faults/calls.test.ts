@@ -1,7 +1,7 @@
 /**
  * What the kernel may answer to luod: each call of libc that luod makes for a session's life fails once, for want of
- * descriptors, memory or space, or does half of what it was asked for. The request is answered, whoever asked can go on, and
- * nothing is left of it: no descriptor, no file, no damage in the records.
+ * descriptors, memory or space, or does half of what it was asked for. The request is answered, whoever asked can go
+ * on, and nothing is left of it: no descriptor, no file, no damage in the records.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { verifyRecords } from '../../src/abi/records-verify.js'

@@ -1,7 +1,7 @@
 /**
- * What the kernel may answer to a luod that changes hands: each call of libc of whoever takes over fails once. In an upgrade
- * it refuses, and the one before goes on with everything; after a crash it has everything, or ends and has changed nothing
- * for the next one. Never does it go on with less than there is.
+ * What the kernel may answer to a luod that changes hands: each call of libc of whoever takes over fails once. In an
+ * upgrade it refuses, and the one before goes on with everything; after a crash it has everything, or ends and has
+ * changed nothing for the next one. Never does it go on with less than there is.
  */
 import { expect, test } from 'vitest'
 import { isLuoError } from '../../src/errors.js'

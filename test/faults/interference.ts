@@ -1,6 +1,6 @@
 /**
- * Calls of libc that fail once, for want of descriptors, memory or space, or do half of what they were asked for: which can
- * fail how, and one after the other of all that some work makes.
+ * Calls of libc that fail once, for want of descriptors, memory or space, or do half of what they were asked for: which
+ * can fail how, and one after the other of all that some work makes.
  */
 import { type Call, type Interference, interfere } from '../../src/sys/ffi.js'
 

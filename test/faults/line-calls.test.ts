@@ -1,7 +1,8 @@
 /**
- * What the kernel may answer to a luod that is protected, and to whoever stands by: each call of libc of either side fails
- * once, while one begins to stand by and gets what changes, takes over in an upgrade, and goes on after a crash. luod goes
- * on whatever fails, and loses the one that stands by at most; that one goes on with everything, or not at all.
+ * What the kernel may answer to a luod that is protected, and to whoever stands by: each call of libc of either side
+ * fails once, while one begins to stand by and gets what changes, takes over in an upgrade, and goes on after a crash.
+ * luod goes on whatever fails, and loses the one that stands by at most; that one goes on with everything, or not at
+ * all.
  */
 import type { ChildProcess } from 'node:child_process'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'

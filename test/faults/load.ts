@@ -1,6 +1,7 @@
 /**
  * Requests at random, for tests in which luod is killed: sessions whose files come and go, and what of it was
- * acknowledged. A request that is repeated, and executed twice, fails here: its token is there already, or not any more.
+ * acknowledged. A request that is repeated, and executed twice, fails here: its token is there already, or not any
+ * more.
  */
 import { openSession } from '../../src/client/index.js'
 import type { LiveSession } from '../../src/client/types.js'

@@ -1,6 +1,6 @@
 /**
- * What the kernel may answer to a luod with an emulated machine: each call of libc of a session's life on its device fails
- * once. A program gets an errno, or a notifier no answer any more; the machine goes on, and no file is left.
+ * What the kernel may answer to a luod with an emulated machine: each call of libc of a session's life on its device
+ * fails once. A program gets an errno, or a notifier no answer any more; the machine goes on, and no file is left.
  */
 import { afterAll, expect, test } from 'vitest'
 import {

@@ -1,7 +1,7 @@
 /**
- * A process that stands by, or is luod's successor, in this process: what luod starts for that is this, at the other end of
- * its line, and does what `src/daemon/main.ts` does. So each call of libc of both sides can fail, in milliseconds. It
- * cannot be killed: it sees the end of its line, as one that is not killed in time.
+ * A process that stands by, or is luod's successor, in this process: what luod starts for that is this, at the other
+ * end of its line, and does what `src/daemon/main.ts` does. So each call of libc of both sides can fail, in
+ * milliseconds. It cannot be killed: it sees the end of its line, as one that is not killed in time.
  *
  * It takes a process of its own for luod, of which it waits for the end: one that sleeps.
  */

@@ -1,5 +1,6 @@
-// An emulated machine's notifier for tests, with what a program would have: a device, and a session with a file. It always
-// has a call under way. For each line that it reads it says what the session is called; it ends with its machine.
+// An emulated machine's notifier for tests, with what a program would have: a device, and a session with a file. It
+// always has a call under way. For each line that it reads it says what the session is called; it ends with its
+// machine.
 import { createInterface } from 'node:readline'
 import { MachineChannel } from '../../dist/emulate/channel.js'
 import { createMemfd } from '../../dist/sys/memfd.js'

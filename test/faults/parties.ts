@@ -1,7 +1,7 @@
 /**
- * The parties of an update, all of them one puppet with a connection for each, so that an update takes some milliseconds. What
- * luod kills, and whose end it sees, is a process of its own for each version: one that sleeps, of which luod believes that it
- * is the puppet's.
+ * The parties of an update, all of them one puppet with a connection for each, so that an update takes some
+ * milliseconds. What luod kills, and whose end it sees, is a process of its own for each version: one that sleeps, of
+ * which luod believes that it is the puppet's.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { isLuoError } from '../../src/errors.js'

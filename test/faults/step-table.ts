@@ -1,6 +1,6 @@
 /**
- * Who is killed at which step of changing hands, and who must serve afterwards. `steps.test.ts` goes through all of them,
- * with requests running; docs/upgrade.md refers to their numbers, which go on from those of `table.ts`.
+ * Who is killed at which step of changing hands, and who must serve afterwards. `steps.test.ts` goes through all of
+ * them, with requests running; docs/upgrade.md refers to their numbers, which go on from those of `table.ts`.
  *
  * luod: who serves when it begins. next: the process that stands by, or is its successor in an upgrade. Everything that
  * was acknowledged is there afterwards, once, but where `nobody` serves: there luod dies while nobody else has all of
@@ -10,8 +10,8 @@ import type { Step } from '../../src/daemon/steps.js'
 import { FAULTS, MESSAGE_FAULTS } from './table.js'
 
 /**
- * What makes the step happen: requests; an upgrade, to a build that is luod's own or to one that ends as soon as it shall go
- * on, or the end of luod when it has two heirs in one; the end of luod, and what its standby does then.
+ * What makes the step happen: requests; an upgrade, to a build that is luod's own or to one that ends as soon as it
+ * shall go on, or the end of luod when it has two heirs in one; the end of luod, and what its standby does then.
  */
 export type During =
   | 'requests'

@@ -1,6 +1,7 @@
 /**
- * Every step at which luod changes hands, with somebody killed exactly there while requests run: who must serve does, what
- * was acknowledged is there and was done once, and no process and no descriptor is left. And no step is without a fault.
+ * Every step at which luod changes hands, with somebody killed exactly there while requests run: who must serve does,
+ * what was acknowledged is there and was done once, and no process and no descriptor is left. And no step is without a
+ * fault.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { afterAll, describe, expect, test } from 'vitest'

@@ -1,6 +1,6 @@
 /**
- * What the kernel may answer to a luod that keeps its descriptors with the service manager: each call of libc of the store's
- * life fails once. The store has everything by the end of a flush, or says that it does not work any more.
+ * What the kernel may answer to a luod that keeps its descriptors with the service manager: each call of libc of the
+ * store's life fails once. The store has everything by the end of a flush, or says that it does not work any more.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,7 +1,8 @@
 /**
- * What the kernel may answer to luod in the middle of an update: each call of libc, from the request to the end, fails once.
- * The update is done or undone, as whoever asked for it is told; one version runs with all of the state, and goes on if it
- * had let go; the next update commits, and no descriptor is left. The same for a claim, and for a supervisor that comes back.
+ * What the kernel may answer to luod in the middle of an update: each call of libc, from the request to the end, fails
+ * once. The update is done or undone, as whoever asked for it is told; one version runs with all of the state, and goes
+ * on if it had let go; the next update commits, and no descriptor is left. The same for a claim, and for a supervisor
+ * that comes back.
  */
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { verifyRecords } from '../../src/abi/records-verify.js'

@@ -1,23 +1,7 @@
 /** Proofs of what crosses a kexec by value. */
-import {
-  appendFileSync,
-  chmodSync,
-  chownSync,
-  constants,
-  lstatSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-  utimesSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs'
+import { chmodSync, chownSync, lstatSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { expect } from 'vitest'
 import type { Fd } from '../../src/sys/fd.js'
-import { checked } from '../../src/sys/ffi.js'
 import { fileInfo } from '../../src/sys/file-info.js'
 import { joinGroup, memberships } from '../../src/sys/multicast.js'
 import {
@@ -37,15 +21,10 @@ import {
 } from '../../src/sys/socket.js'
 import { decodeAddress, encodeAddress } from '../../src/sys/socket-address.js'
 import { unixSocketDetails } from '../../src/sys/unix-diag.js'
-import { failsWith, type Kit, O_NONBLOCK, position, read, waits, write } from './kit.js'
-import { directory, someNames } from './proofs-files.js'
+import { DIRECTORY, FILE } from './by-value-files.js'
+import { type Again, type ByValueProof, failsWith, type Kit, O_NONBLOCK, read, waits, write } from './kit.js'
 import { add, count, eventfd } from './proofs-kernel.js'
 
-/** Describes and closes, does `meanwhile`, and answers what was made of the description. */
-export type Again = (fd: Fd, meanwhile?: () => void) => Fd
-type Proof = (kit: Kit, again: Again) => void
-
-const O_ACCMODE = 3
 const IPPROTO = { tcp: 6, mptcp: 262, udp: 17 } as const
 const SOL_SOCKET = 1
 const IPPROTO_IPV6 = 41
@@ -70,158 +49,6 @@ const SO_BROADCAST = 6
 const SO_TIMESTAMPNS = 35
 const IP_PKTINFO = 8
 const BACKLOG = 7
-
-// --- files ------------------------------------------------------------------------------------------------------------
-
-function file(kit: Kit, flags: number = constants.O_RDWR): Fd {
-  writeFileSync(kit.path('file'), 'a file with some text')
-  return kit.adopt(openSync(kit.path('file'), flags))
-}
-
-/** `run` fails with LUO_CHANGED, and names the path and what differs. */
-function refuses(kit: Kit, run: () => unknown, path: string, differs: RegExp): void {
-  let error: unknown
-  try {
-    run()
-  } catch (thrown) {
-    error = thrown
-  }
-  expect(error).toMatchObject({ code: 'LUO_CHANGED', params: { path: kit.path(path) } })
-  expect(String((error as { params: { differs: unknown } }).params.differs)).toMatch(differs)
-  expect((error as Error).message).toContain(kit.path(path))
-}
-
-const lockedAgain =
-  (open: (kit: Kit) => Fd): Proof =>
-  (kit, again) => {
-    const other = open(kit)
-    for (const [mode, refused] of [
-      [1, 2],
-      [2, 1],
-    ] as const) {
-      const fd = open(kit)
-      checked('lock', 'flock', fd.number, mode)
-      const back = again(fd, () => checked('lock', 'flock', other.number, 8))
-      expect(failsWith(() => checked('lock', 'flock', other.number, refused | 4))).toBe('EAGAIN')
-      back.close()
-    }
-    const fd = open(kit)
-    checked('lock', 'flock', fd.number, 2)
-    expect(failsWith(() => again(fd, () => checked('lock', 'flock', other.number, 2)))).toBe('EAGAIN')
-  }
-
-const FILE = {
-  position: ((kit, again) => {
-    const fd = file(kit)
-    read(fd, 7)
-    const back = again(fd)
-    expect(position(back)).toBe(7)
-    expect(read(back)).toBe('with some text')
-  }) satisfies Proof,
-  access: ((kit, again) => {
-    for (const access of [constants.O_RDONLY, constants.O_WRONLY, constants.O_RDWR]) {
-      const back = again(file(kit, access))
-      expect(statusFlags(back) & O_ACCMODE).toBe(access)
-      expect(failsWith(() => writeSync(back.number, 'x'))).toBe(access === constants.O_RDONLY ? 'EBADF' : undefined)
-    }
-  }) satisfies Proof,
-  flags: ((kit, again) => {
-    const { O_APPEND, O_NONBLOCK, O_DIRECT, O_NOATIME, O_SYNC, O_DSYNC, O_RDWR } = constants
-    const all = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | O_SYNC
-    for (const flags of [0, O_APPEND, O_NONBLOCK, O_DIRECT, O_NOATIME, O_DSYNC, O_SYNC, O_APPEND | O_DSYNC]) {
-      expect(statusFlags(again(file(kit, O_RDWR | flags))) & all, `flags ${flags}`).toBe(flags)
-    }
-    // Neither made nor cut, whatever it was opened with before.
-    const fd = file(kit, O_RDWR | constants.O_CREAT | constants.O_TRUNC)
-    writeSync(fd.number, 'written later')
-    again(fd)
-    expect(readFileSync(kit.path('file'), 'utf8')).toBe('written later')
-  }) satisfies Proof,
-  flock: lockedAgain(file),
-  'the same': ((kit, again) => {
-    again(file(kit))
-    const path = kit.path('file')
-    const [other, third] = [kit.path('other'), kit.path('third')]
-    const changes: [RegExp, () => void][] = [
-      [/^missing$/, () => rmSync(path)],
-      [/size.*mtime.*ctime/, () => appendFileSync(path, 'more')],
-      [/^ctime$/, () => chmodSync(path, 0o600)],
-      [
-        /mtime/,
-        () => {
-          writeFileSync(path, 'a FILE with some text')
-          utimesSync(path, 1, 1)
-        },
-      ],
-      [
-        /inode/,
-        () => {
-          writeFileSync(other, 'a file with some text')
-          renameSync(other, path)
-        },
-      ],
-      [
-        /a link on the way/,
-        () => {
-          renameSync(path, third)
-          symlinkSync(third, path)
-        },
-      ],
-      [
-        /^kind$/,
-        () => {
-          rmSync(path)
-          mkdirSync(path)
-        },
-      ],
-      [
-        /^kind$/,
-        () => {
-          using socket = openSocket(AF.unix, SOCK.stream)
-          rmSync(path)
-          bindSocket(socket, Buffer.from(`\x01\0${path}\0`), path)
-        },
-      ],
-    ]
-    for (const [differs, change] of changes) {
-      refuses(kit, () => again(file(kit), change), 'file', differs)
-      rmSync(path, { recursive: true, force: true })
-    }
-  }) satisfies Proof,
-}
-
-const DIRECTORY = {
-  position: ((kit, again) => {
-    const names = Array.from({ length: 20 }, (_, index) => `entry-${index}`)
-    for (const name of names) writeFileSync(kit.path(name), '')
-    const fd = directory(kit)
-    const found = someNames(fd)
-    const back = again(fd)
-    for (let more = someNames(back); more.length > 0; more = someNames(back)) found.push(...more)
-    expect(found.toSorted()).toEqual(['.', '..', ...names].toSorted())
-    const half = directory(kit)
-    someNames(half)
-    refuses(kit, () => again(half, () => writeFileSync(kit.path('new'), '')), '', /entries/)
-  }) satisfies Proof,
-  flock: lockedAgain(directory),
-  'the same': ((kit, again) => {
-    const make = () => {
-      mkdirSync(kit.path('inside'))
-      return kit.adopt(openSync(kit.path('inside'), 'r'))
-    }
-    const back = again(make())
-    writeFileSync(`/proc/self/fd/${back.number}/new`, '')
-    rmSync(kit.path('inside'), { recursive: true })
-    refuses(kit, () => again(make(), () => rmSync(kit.path('inside'), { recursive: true })), 'inside', /missing/)
-    const replace = () => {
-      mkdirSync(kit.path('other'))
-      renameSync(kit.path('other'), kit.path('inside'))
-    }
-    refuses(kit, () => again(make(), replace), 'inside', /inode/)
-  }) satisfies Proof,
-}
-
-// --- sockets ----------------------------------------------------------------------------------------------------------
 
 const ANY_PORT = 0
 type Protocol = keyof typeof IPPROTO
@@ -272,7 +99,7 @@ const STREAM_OPTIONS = [
 ] as const
 
 const listening =
-  (protocol: 'tcp' | 'mptcp'): Proof =>
+  (protocol: 'tcp' | 'mptcp'): ByValueProof =>
   (kit, again) => {
     for (const family of ['ipv4', 'ipv6'] as const) {
       const fd = bound(socket(kit, protocol, family), family)
@@ -302,7 +129,7 @@ const listening =
   }
 
 const nonblocking =
-  (make: (kit: Kit) => Fd): Proof =>
+  (make: (kit: Kit) => Fd): ByValueProof =>
   (kit, again) => {
     for (const wanted of [true, false]) {
       const fd = make(kit)
@@ -341,7 +168,7 @@ const TCP = {
         listenSocket(bound(six, 'ipv6', '::'), BACKLOG, 'it'),
       )
     }
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
   flags: nonblocking((kit) => listener(kit, 'tcp')),
 }
 
@@ -350,7 +177,7 @@ const MPTCP = {
   options: ((kit, again) => {
     const fd = socket(kit, 'mptcp')
     optionsProof(again, fd, STREAM_OPTIONS, () => listenSocket(bound(fd), BACKLOG, 'it'))
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
   flags: nonblocking((kit) => listener(kit, 'mptcp')),
 }
 
@@ -365,7 +192,7 @@ const UDP = {
       write(client, 'hello')
       expect(read(back)).toBe('hello')
     }
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
   connected: ((kit, again) => {
     const peer = bound(socket(kit, 'udp'))
     const fd = bound(socket(kit, 'udp'))
@@ -374,7 +201,7 @@ const UDP = {
     expect(peerName(back)).toEqual(socketName(peer))
     write(back, 'to the peer')
     expect(read(peer)).toBe('to the peer')
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
   multicast: ((kit, again) => {
     const fd = bound(socket(kit, 'udp'), 'ipv4', '0.0.0.0')
     const group = { family: 'ipv4', group: '239.1.2.3', interface: 'lo' } as const
@@ -384,7 +211,7 @@ const UDP = {
     const groups = [{ family: 'ipv6', group: 'ff02::1234', interface: 'lo' } as const, group]
     for (const each of groups) joinGroup(six, each)
     expect(memberships(again(six), 'ipv6')).toEqual(groups)
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
   options: ((kit, again) => {
     const fd = socket(kit, 'udp')
     const options = [
@@ -396,7 +223,7 @@ const UDP = {
     optionsProof(again, fd, options, () => bound(fd))
     const six = socket(kit, 'udp', 'ipv6')
     optionsProof(again, six, [[IPPROTO_IPV6, IPV6_MULTICAST_IF, 1]], () => bound(six, 'ipv6'))
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
   flags: nonblocking((kit) => bound(socket(kit, 'udp'))),
 }
 
@@ -447,8 +274,8 @@ const UNIX = {
       ),
     ).toBe('EEXIST')
     expect(readFileSync(kit.path('other'), 'utf8')).toBe('a file of somebody')
-  }) satisfies Proof,
-  packets: ((kit, again) => unixListening(kit, again, kit.path('socket'), 'packets')) satisfies Proof,
+  }) satisfies ByValueProof,
+  packets: ((kit, again) => unixListening(kit, again, kit.path('socket'), 'packets')) satisfies ByValueProof,
   datagrams: ((kit, again) => {
     for (const name of [kit.path('socket'), `\0luo-by-value-${process.pid}`]) {
       const back = again(unix(kit, name, 'datagram'))
@@ -457,8 +284,9 @@ const UNIX = {
       write(client, 'hello')
       expect(read(back)).toBe('hello')
     }
-  }) satisfies Proof,
-  abstract: ((kit, again) => unixListening(kit, again, `\0luo-by-value-${process.pid}`, 'stream')) satisfies Proof,
+  }) satisfies ByValueProof,
+  abstract: ((kit, again) =>
+    unixListening(kit, again, `\0luo-by-value-${process.pid}`, 'stream')) satisfies ByValueProof,
   file: ((kit, again) => {
     chmodSync(kit.directory, 0o777)
     for (const directoryMode of [0o755, 0o777]) {
@@ -479,7 +307,7 @@ const UNIX = {
         }
       }
     }
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
   options: ((kit, again) => {
     const fd = kit.own(openSocket(AF.unix, SOCK.stream))
     const options = [
@@ -490,11 +318,11 @@ const UNIX = {
       bindSocket(fd, unixAddress(kit.path('socket')), 'a path')
       listenSocket(fd, BACKLOG, 'a path')
     })
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
   flags: ((kit, again) => {
     let number = 0
     nonblocking((each) => unix(each, kit.path(`socket-${number++}`)))(kit, again)
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
 }
 
 const EFD_SEMAPHORE = 1
@@ -507,16 +335,16 @@ const EVENTFD = {
       const back = again(fd)
       expect(value === 0n ? failsWith(() => count(back)) : count(back)).toBe(value === 0n ? 'EAGAIN' : value)
     }
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
   semaphore: ((kit, again) => {
     const back = again(eventfd(kit, 2, EFD_SEMAPHORE | O_NONBLOCK))
     expect([count(back), count(back), failsWith(() => count(back))]).toEqual([1n, 1n, 'EAGAIN'])
     expect(count(again(eventfd(kit, 2)))).toBe(2n)
-  }) satisfies Proof,
+  }) satisfies ByValueProof,
   flags: nonblocking((kit) => eventfd(kit)),
 }
 
-export const BY_VALUE_PROOFS: Record<string, Record<string, Proof>> = {
+export const BY_VALUE_PROOFS: Record<string, Record<string, ByValueProof>> = {
   file: FILE,
   directory: DIRECTORY,
   tcp: TCP,

@@ -8,8 +8,8 @@ import { describe as describeFile, recreate } from '../../src/handlers/by-value.
 import { KEPT_KINDS, type KeptFileKind, type KeptKind } from '../../src/handlers/kinds.js'
 import { countOpenFds, type Fd } from '../../src/sys/fd.js'
 import { fileInfo } from '../../src/sys/file-info.js'
-import { type Again, BY_VALUE_PROOFS } from './by-value-proofs.js'
-import { Kit, O_CLOEXEC } from './kit.js'
+import { BY_VALUE_PROOFS } from './by-value-proofs.js'
+import { type Again, Kit, O_CLOEXEC } from './kit.js'
 
 const PROPERTIES = (Object.keys(KEPT_KINDS) as KeptFileKind[]).flatMap((kind) => {
   const { byValue = {} }: KeptKind = KEPT_KINDS[kind]

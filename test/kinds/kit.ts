@@ -92,7 +92,7 @@ export class Kit implements Disposable {
   }
 }
 
-// --- any file ---------------------------------------------------------------------------------------------------------
+// --- any file --------------------------------------------------------------------------------------------------------
 
 export function write(fd: Fd, text: string): void {
   writeSync(fd.number, text)
@@ -133,7 +133,7 @@ export function position(fd: Fd): number {
   return call('lseek', fd.number, 0, SEEK_CUR)
 }
 
-// --- sockets ----------------------------------------------------------------------------------------------------------
+// --- sockets ---------------------------------------------------------------------------------------------------------
 
 export function socket(kit: Kit, domain: number, type: number, protocol = 0): Fd {
   const fd = kit.adopt(checked('open a socket', 'socket', domain, type | O_CLOEXEC, protocol))
@@ -210,10 +210,15 @@ export function queued(fd: Fd, which: 'in' | 'out'): number {
   return memory.view.getInt32(0, true)
 }
 
-// --- pipes and descriptors of the kernel's own ------------------------------------------------------------------------
+// --- pipes and descriptors of the kernel's own -----------------------------------------------------------------------
 
 /** The reading end, and the writing end. */
 export function pipe(kit: Kit, more = 0): [Fd, Fd] {
   call('pipe2', memory.address, O_CLOEXEC | more)
   return [kit.adopt(memory.view.getInt32(0, true)), kit.adopt(memory.view.getInt32(4, true))]
 }
+
+/** Describes a file and closes it, does `meanwhile`, and answers what was made of the description. */
+export type Again = (fd: Fd, meanwhile?: () => void) => Fd
+/** That what makes a file of this kind what it is crosses by value. */
+export type ByValueProof = (kit: Kit, again: Again) => void

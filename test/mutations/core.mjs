@@ -7,6 +7,7 @@ const FLB = 'src/core/flb.ts'
 const HELD_FILES = 'src/core/held-files.ts'
 const IDENTITY = 'src/core/identity.ts'
 const ORCHESTRATOR = 'src/core/orchestrator.ts'
+const SESSION_TABLE = 'src/core/session-table.ts'
 const TRANSITION = 'src/core/transition.ts'
 
 export const MUTATIONS = [
@@ -139,13 +140,13 @@ export const MUTATIONS = [
   },
   {
     breaks: 'the name of a released session stays taken',
-    file: ORCHESTRATOR,
-    find: 'this.#outgoing.delete(key)',
+    file: SESSION_TABLE,
+    find: 'sessions.delete(keyOf(session.scope, session.name))',
     replace: '',
   },
   {
     breaks: 'outgoing sessions compete with incoming ones for names',
-    file: ORCHESTRATOR,
+    file: SESSION_TABLE,
     find: 'if (this.#outgoing.has(key)) throw',
     replace: 'if (this.#outgoing.has(key) || this.#incoming.has(key)) throw',
   },
@@ -166,8 +167,8 @@ export const MUTATIONS = [
   },
   {
     breaks: 'a session that was released takes files',
-    file: ORCHESTRATOR,
-    find: 'if (this.#sessions.get(session.id) === session) return',
+    file: SESSION_TABLE,
+    find: 'if (this.has(session)) return',
     replace: 'return',
   },
   {

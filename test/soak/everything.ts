@@ -1,9 +1,9 @@
 /**
- * Everything that can happen, at once and at random: workloads are updated with every fault of the table, their versions
- * and supervisors die, luod and its standby are killed and upgraded at any time and while a version stands at a point of
- * an update, a service under load is updated, and programs come, preserve, take back, let go of files, and leave. After
- * each step what was acknowledged is compared with a model: contents of sessions, writes to the service, its memory. At
- * the end everything is let go of, and nothing may be left. The last line is JSON.
+ * Everything that can happen, at once and at random: workloads are updated with every fault of the table, their
+ * versions and supervisors die, luod and its standby are killed and upgraded at any time and while a version stands at
+ * a point of an update, a service under load is updated, and programs come, preserve, take back, let go of files, and
+ * leave. After each step what was acknowledged is compared with a model: contents of sessions, writes to the service,
+ * its memory. At the end everything is let go of, and nothing may be left. The last line is JSON.
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

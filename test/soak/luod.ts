@@ -1,6 +1,6 @@
 /**
- * The luod of a soak test, which is killed and upgraded, and so is its standby. One at a time: each begins when luod has a
- * standby, since without one a crash loses everything, as the documentation says.
+ * The luod of a soak test, which is killed and upgraded, and so is its standby. One at a time: each begins when luod
+ * has a standby, since without one a crash loses everything, as the documentation says.
  */
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'

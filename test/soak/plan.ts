@@ -1,7 +1,7 @@
 /**
- * What is to happen next: an update that is committed, refused, aborted, only a check, or with one of the numbered faults,
- * and what has to come of it; or an update in which luod is replaced while a version stands at a point of the table; or the
- * death of a version outside of any update. It follows from the seed alone.
+ * What is to happen next: an update that is committed, refused, aborted, only a check, or with one of the numbered
+ * faults, and what has to come of it; or an update in which luod is replaced while a version stands at a point of the
+ * table; or the death of a version outside of any update. It follows from the seed alone.
  */
 import type { FaultPoint } from '../../src/testing/index.js'
 import { FAULTS, type FaultRow } from '../faults/table.js'

@@ -308,7 +308,9 @@ export class SoakWorkload {
     }
   }
 
-  /** Answers who has the state now, when the others have ended. `resumed`: how often `old` was, if it must be once more. */
+  /**
+   * Answers who has the state now, when the others have ended. `resumed`: how often `old` was, if it must be once more.
+   */
   async #goOn(plan: Plan, old: Version, { outcome, timeline }: UpdateResult, resumed?: number): Promise<Version> {
     const successor = this.#successor
     let version: Version | undefined

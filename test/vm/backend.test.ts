@@ -1,6 +1,7 @@
 /**
- * The conformance suite on the kernel's device as a backend of luod (`src/backends/kernel.ts`), in a virtual machine, over
- * real kexecs: what it answers is what Linux answers to the driver's calls, and to scripts at random what the engine does.
+ * The conformance suite on the kernel's device as a backend of luod (`src/backends/kernel.ts`), in a virtual machine,
+ * over real kexecs: what it answers is what Linux answers to the driver's calls, and to scripts at random what the
+ * engine does.
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,4 +1,6 @@
-/** Writes the archive that Linux unpacks as its first file system (cpio, "newc"): files, and the folders they are in. */
+/**
+ * Writes the archive that Linux unpacks as its first file system (cpio, "newc"): files, and the folders they are in.
+ */
 import { dirname } from 'node:path'
 
 const REGULAR_FILE = 0o100000

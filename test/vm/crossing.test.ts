@@ -1,6 +1,6 @@
 /**
- * luod over a real kexec: every kind that it takes over one, what is no longer what it was, and who takes it up; and before it
- * what keeps a kexec from happening. One machine, two boots.
+ * luod over a real kexec: every kind that it takes over one, what is no longer what it was, and who takes it up; and
+ * before it what keeps a kexec from happening. One machine, two boots.
  */
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'

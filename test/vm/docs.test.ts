@@ -1,7 +1,7 @@
 /**
- * docs/kernel-update.md does what it says: an operator runs all of its commands in a virtual machine, over the kexec that
- * they do (inside/operator.ts), and what it says can refuse a kexec does. A command that was not run, and a row of a table
- * that nothing here is about, is a failure.
+ * docs/kernel-update.md does what it says: an operator runs all of its commands in a virtual machine, over the kexec
+ * that they do (inside/operator.ts), and what it says can refuse a kexec does. A command that was not run, and a row of
+ * a table that nothing here is about, is a failure.
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,11 +1,12 @@
 /*
- * The first process of a virtual machine: runs the commands of this boot, and does a kexec into the next one. Which boot
- * it is says the last "luo.boot=N" of the command line, or /this-boot, from an archive behind the initrd; its commands are
- * in /boot-N: arguments that end with a NUL, an empty one ends the command. /machine is a share of the host, with the kernel and the initrd for the kexec.
+ * The first process of a virtual machine: runs the commands of this boot, and does a kexec into the next one. Which
+ * boot it is says the last "luo.boot=N" of the command line, or /this-boot, from an archive behind the initrd; its
+ * commands are in /boot-N: arguments that end with a NUL, an empty one ends the command. /machine is a share of the
+ * host, with the kernel and the initrd for the kexec.
  *
  * With a file /project in the initrd, commands see the host's files, read-only, with fresh /run, /tmp and the like;
- * the file holds the absolute path of a folder that is not to be hidden by those. A disk, if there is one, is at /run/disk.
- * Without that file they see the initrd, read-only but for /run.
+ * the file holds the absolute path of a folder that is not to be hidden by those. A disk, if there is one, is at
+ * /run/disk. Without that file they see the initrd, read-only but for /run.
  *
  * Commands find in INIT_MS when init began, in milliseconds of the monotonic clock, which begins with the kernel.
  * A command may do the kexec itself. What init says begins with "===". Whatever fails is said, and ends the machine: it

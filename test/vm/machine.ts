@@ -35,9 +35,9 @@ const DISK = 'disk'
 const DISK_SIZE = '16M'
 const INIT_C = fileURLToPath(new URL('./init.c', import.meta.url))
 /**
- * nokaslr: KHO takes its scratch memory in three large pieces, the larger the larger the initrd is. With a kernel at random in the
- * middle 2 of 15 boots with an initrd of 100 MB had no room left in one piece ("KHO: Failed to reserve nid 0 scratch buffer"),
- * and so no device; with the kernel in its place none of 20.
+ * nokaslr: KHO takes its scratch memory in three large pieces, the larger the larger the initrd is. With a kernel at
+ * random in the middle 2 of 15 boots with an initrd of 100 MB had no room left in one piece ("KHO: Failed to reserve
+ * nid 0 scratch buffer"), and so no device; with the kernel in its place none of 20.
  */
 const CMDLINE = 'console=ttyS0 liveupdate=on kho=on nokaslr panic=-1 quiet'
 /** Three boots take half a minute on an idle machine, and ten times that beside much other work. */
@@ -48,8 +48,8 @@ export const MACHINE_LIMIT_MS = 360_000
 const MAX_CONSOLE_BYTES = 16 * 2 ** 20
 
 /**
- * Where commands find `MachineOptions.files`, and the machine's own `kernel` and `initrd`. For a kexec with a command line
- * that does not say which boot it is, `as-boot-N` behind the initrd does.
+ * Where commands find `MachineOptions.files`, and the machine's own `kernel` and `initrd`. For a kexec with a command
+ * line that does not say which boot it is, `as-boot-N` behind the initrd does.
  */
 export const MACHINE_FOLDER = '/run/machine'
 

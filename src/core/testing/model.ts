@@ -71,7 +71,7 @@ export class Model {
   faults: { operation: string; left: number; code: string }[] = []
   refusals = 0
 
-  // --- operations of the fakes ----------------------------------------------------------------------------------------
+  // --- operations of the fakes ---------------------------------------------------------------------------------------
 
   call(operation: string, ...about: unknown[]): void {
     this.calls.push([operation, ...about].join(' '))
@@ -99,7 +99,7 @@ export class Model {
     this.faults.push({ operation, left: nth, code })
   }
 
-  // --- sessions -------------------------------------------------------------------------------------------------------
+  // --- sessions ------------------------------------------------------------------------------------------------------
 
   all(side: Side): ModelSession[] {
     return this.sessions.filter((session) => session.side === side && !session.gone)
@@ -140,7 +140,7 @@ export class Model {
     return session
   }
 
-  // --- outgoing files -------------------------------------------------------------------------------------------------
+  // --- outgoing files ------------------------------------------------------------------------------------------------
 
   mustBeHeld(session: ModelSession): void {
     this.mustBeOpen()
@@ -252,7 +252,7 @@ export class Model {
     this.memory = this.memory.filter((one) => one.data !== data % FROZEN)
   }
 
-  // --- incoming files -------------------------------------------------------------------------------------------------
+  // --- incoming files ------------------------------------------------------------------------------------------------
 
   mustBeRetrieved(session: ModelSession): void {
     this.mustBeOpen()
@@ -321,7 +321,7 @@ export class Model {
     session.gone = true
   }
 
-  // --- custody and the transition -------------------------------------------------------------------------------------
+  // --- custody and the transition ------------------------------------------------------------------------------------
 
   moves(sessions: ModelSession[], change: string): string[] {
     return sessions.map((session) => {
@@ -443,7 +443,7 @@ export class Model {
     this.phase = 'ended'
   }
 
-  // --- FLBs -----------------------------------------------------------------------------------------------------------
+  // --- FLBs ----------------------------------------------------------------------------------------------------------
 
   flb(side: Side, name: string): ModelFlb | undefined {
     return this.flbs.find((one) => one.side === side && one.name === name)
@@ -509,7 +509,7 @@ export class Model {
     if (known.count === 0n) this.call(`${name}.finish`, known.data, `object ${known.data}`)
   }
 
-  // --- what can be seen -----------------------------------------------------------------------------------------------
+  // --- what can be seen ----------------------------------------------------------------------------------------------
 
   /** Files that the orchestrator has a reference to. */
   references(): number {

@@ -1,6 +1,6 @@
 /**
- * One generation on fakes, and the way to the next: handler `a` has every optional operation, the inode as identity, and
- * the FLBs x and y; handler `b` has none, and the FLB y. What is handed over besides the records is in `memory`.
+ * One generation on fakes, and the way to the next: handler `a` has every optional operation, the inode as identity,
+ * and the FLBs x and y; handler `b` has none, and the FLB y. What is handed over besides the records is in `memory`.
  */
 import type { LuoState } from '../../abi/luo.js'
 import { HandlerRegistry } from '../handler.js'

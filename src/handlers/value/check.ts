@@ -1,6 +1,6 @@
 /**
- * Reading a description, which came from memory: everything is looked at before it is used, and what is not as it has to
- * be is LUO_RECORDS, with the name of the field. Fields that are not known are left alone.
+ * Reading a description, which came from memory: everything is looked at before it is used, and what is not as it has
+ * to be is LUO_RECORDS, with the name of the field. Fields that are not known are left alone.
  */
 import { LuoError } from '../../errors.js'
 

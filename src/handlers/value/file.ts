@@ -3,16 +3,16 @@
  * what tells that it is the same file. What is there after the reboot is opened only when all of that fits; else it is
  * LUO_CHANGED, with the path and what differs.
  *
- * The same file: inode, birth time, and the name that a file server would give out for it, which holds the generation of
- * the inode, so that an inode that was used again is told apart. And the file system: on the same kernel its device
+ * The same file: inode, birth time, and the name that a file server would give out for it, which holds the generation
+ * of the inode, so that an inode that was used again is told apart. And the file system: on the same kernel its device
  * number. A reboot numbers devices in the order in which they are found, and file systems without one of their own
- * (btrfs, overlay, NFS, 9p) in the order in which they are mounted; so after it the number need not be the same when the
- * kind of file system is, and either the identity that it gives itself (statfs) or the file server's name. An overlay
- * that numbers its inodes anew at each mount has its directories refused by this, and never confused.
+ * (btrfs, overlay, NFS, 9p) in the order in which they are mounted; so after it the number need not be the same when
+ * the kind of file system is, and either the identity that it gives itself (statfs) or the file server's name. An
+ * overlay that numbers its inodes anew at each mount has its directories refused by this, and never confused.
  *
- * And unchanged: size and both times in ns, and a hash of the first and the last page. Times say it of a file system that
- * works; the hash also of one that lost its last writes, or that counts in seconds. Of a directory only what it is, since
- * others make files there; but a position in it means nothing once its entries have changed.
+ * And unchanged: size and both times in ns, and a hash of the first and the last page. Times say it of a file system
+ * that works; the hash also of one that lost its last writes, or that counts in seconds. Of a directory only what it
+ * is, since others make files there; but a position in it means nothing once its entries have changed.
  */
 import { readFileSync } from 'node:fs'
 import { isLuoError, LuoError } from '../../errors.js'

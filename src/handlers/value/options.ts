@@ -139,7 +139,9 @@ export interface OptionValue {
 
 export interface SocketOptions {
   options: OptionValue[]
-  /** Those that somebody has set; the kernel chooses the others. In bytes as the kernel counts, twice what was asked. */
+  /**
+   * Those that somebody has set; the kernel chooses the others. In bytes as the kernel counts, twice what was asked.
+   */
   buffers: { buffer: BufferName; bytes: number }[]
 }
 

@@ -165,7 +165,9 @@ function bindToFile(fd: Fd, file: UnixPath, address: Uint8Array, type: Type): vo
   if (now.uid !== uid || now.gid !== gid) changeOwner(located, uid, gid)
 }
 
-/** Nobody else can put anything there, or in place of it. Else, and for a luod that is not root, the file's owner acts. */
+/**
+ * Nobody else can put anything there, or in place of it. Else, and for a luod that is not root, the file's owner acts.
+ */
 function onlyRootsDirectory(path: string): boolean {
   using located = locate(path)
   const { uid, mode }: Stats = fstatSync(located.number)

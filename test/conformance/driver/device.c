@@ -197,7 +197,7 @@ static void raw_ioctl(struct step *step)
 	munmap(area, room + PAGE);
 }
 
-/* --- many threads -------------------------------------------------------------------------------------------------- */
+/* --- many threads ------------------------------------------------------------------------------------------------- */
 
 static struct race {
 	pthread_barrier_t start;

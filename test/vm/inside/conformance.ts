@@ -1,6 +1,6 @@
 /**
- * One boot of the conformance suite on the kernel's device as a backend: `cases` has the scripts, and this is the part of
- * each that is run. Prints { script, answers }. What a script holds at its kexec is held until that of the machine.
+ * One boot of the conformance suite on the kernel's device as a backend: `cases` has the scripts, and this is the part
+ * of each that is run. Prints { script, answers }. What a script holds at its kexec is held until that of the machine.
  */
 import { readFileSync } from 'node:fs'
 import { KernelDevice } from '../../../src/backends/kernel.js'

@@ -1,7 +1,7 @@
 /**
- * What luod takes over one kexec, and what does not come to one. In the first boot a luod with a standby is killed, and the
- * standby does everything else: a kexec that is aborted, one that is refused, one that is aborted when all is preserved, and
- * one that is done. In the second boot a luod of another version comes first.
+ * What luod takes over one kexec, and what does not come to one. In the first boot a luod with a standby is killed, and
+ * the standby does everything else: a kexec that is aborted, one that is refused, one that is aborted when all is
+ * preserved, and one that is done. In the second boot a luod of another version comes first.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'

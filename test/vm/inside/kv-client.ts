@@ -1,7 +1,7 @@
 /**
- * A client of the key-value service. Writes key after key, each until it is acknowledged. Its journal, which is on a disk, says
- * which it has begun and which were acknowledged. Started again, it looks first for every acknowledged one. Whatever happens
- * to its connections, it connects again.
+ * A client of the key-value service. Writes key after key, each until it is acknowledged. Its journal, which is on a
+ * disk, says which it has begun and which were acknowledged. Started again, it looks first for every acknowledged one.
+ * Whatever happens to its connections, it connects again.
  */
 import { appendFileSync, existsSync, readFileSync } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'

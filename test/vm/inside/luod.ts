@@ -1,7 +1,7 @@
 /**
  * luod with the kernel's device, over two kexecs that it does itself: one session of its own, one that a program has of
- * the kernel's, and over the first of them, which luoctl asks for, the service of the main job. Prints what luod and the
- * service answered.
+ * the kernel's, and over the first of them, which luoctl asks for, the service of the main job. Prints what luod and
+ * the service answered.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { setTimeout } from 'node:timers/promises'

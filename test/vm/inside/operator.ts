@@ -1,7 +1,7 @@
 /**
- * An operator who updates a host's kernel by docs/kernel-update.md: its commands, in their order, over the kexec that one of
- * them does, and around them what refuses a kexec. The host has luod, a workload that keeps its state, a session of a
- * program, and one of the kernel. Prints { ran, status, out, err } for each command.
+ * An operator who updates a host's kernel by docs/kernel-update.md: its commands, in their order, over the kexec that
+ * one of them does, and around them what refuses a kexec. The host has luod, a workload that keeps its state, a session
+ * of a program, and one of the kernel. Prints { ran, status, out, err } for each command.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
