@@ -7,7 +7,7 @@ import { adoptSession, join, type Live, openSession } from './index.js'
 import { checkNumbers } from './numbers.js'
 
 const MOST_MS = 2 ** 31 - 1
-const WAITS = ['reconnectMs', 'kexecWaitMs', 'drainMs', 'settleMs', 'timeoutMs']
+const WAITS = ['reconnectMs', 'kexecWaitMs', 'drainMs', 'settleMs', 'longMs', 'timeoutMs']
 const COUNTS = ['keepMs', 'size', 'max', 'offset', 'length', 'port', 'backlog', 'fd', 'deadlineMs']
 
 test('a wait is what it is, and at most what a timer takes', () => {
@@ -50,6 +50,7 @@ function badCalls(live: Live): [string, () => unknown][] {
     ['keepMs', () => live.session('cache', { keepMs: bad })],
     ['port', () => live.serve(createServer(), { port: bad })],
     ['settleMs', () => live.serve(createServer(), { port: 0, settleMs: bad })],
+    ['longMs', () => live.serve(createServer(), { port: 0, longMs: bad })],
     ['fd', () => live.file('log', bad)],
     ['fd', () => live.file('log', { fd: 1.5 })],
   ]

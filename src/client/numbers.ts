@@ -56,6 +56,7 @@ const RULES: Readonly<Record<Option | keyof typeof OTHERS, Rule>> = {
   kexecWaitMs: WAIT,
   drainMs: WAIT,
   settleMs: WAIT,
+  longMs: WAIT,
   keepMs: KEPT,
   size: BYTES,
   max: BYTES,

@@ -65,6 +65,12 @@ export interface ServeOptions {
   backlog?: number
   /** How long requests under way may take at an update before it is refused, in milliseconds. Default 5,000. */
   settleMs?: number
+  /**
+   * A GET, HEAD, OPTIONS or TRACE that has been under way for this many milliseconds is not waited for at an update: the
+   * old version answers it while it drains. Nor is a request of which no more than a part comes in that time. For HTTP.
+   * Default 1,000.
+   */
+  longMs?: number
   /** For servers that are not HTTP: whether this connection may move now. Without it they drain. */
   movable?: (socket: Socket) => boolean
 }
