@@ -15,6 +15,8 @@ const LIMIT_MS = 90_000
 const LOAD_CONNECTIONS = 16
 const LOAD_MS = 1_500
 
+/** One page of docs/, such as `library.md`, instead of everything. */
+const [only] = process.argv.slice(2)
 const root = mkdtempSync(join(tmpdir(), 'luo-docs-'))
 const folder = join(root, 'project')
 let failures = 0
@@ -138,11 +140,13 @@ function requireWorks() {
 
 try {
   install()
-  requireWorks()
-  await runDocument('README', join(PROJECT, 'README.md'))
-  await updateUnderLoad()
-  await runDocument('clients', join(PROJECT, 'clients/README.md'))
-  const pages = readdirSync(join(PROJECT, 'docs')).filter((name) => name.endsWith('.md'))
+  if (only === undefined) {
+    requireWorks()
+    await runDocument('README', join(PROJECT, 'README.md'))
+    await updateUnderLoad()
+    await runDocument('clients', join(PROJECT, 'clients/README.md'))
+  }
+  const pages = readdirSync(join(PROJECT, 'docs')).filter((name) => name.endsWith('.md') && name === (only ?? name))
   for (const name of pages) await runDocument(name, join(PROJECT, 'docs', name))
 } finally {
   rmSync(root, { recursive: true, force: true })
