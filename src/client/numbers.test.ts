@@ -40,6 +40,15 @@ test('what is counted is whole, and not endless', () => {
   expect(codeOf(() => checkNumbers({ port: 65_536 }))).toBe('LUO_INVALID_PARAMETER')
 })
 
+test('a hook that is none, or for what never comes, is refused', async () => {
+  const live = await join()
+  const on = live.on.bind(live) as (name: string, hook: unknown) => Live
+  expect(codeOf(() => on('prepared', () => {}))).toBe('LUO_INVALID_PARAMETER')
+  expect(codeOf(() => on('constructor', () => {}))).toBe('LUO_INVALID_PARAMETER')
+  expect(codeOf(() => on('prepare', undefined))).toBe('LUO_INVALID_PARAMETER')
+  expect(() => on('prepared', () => {})).toThrow('for one of prepare, freeze, resume, released')
+})
+
 /** Every call with a number that is none, by what the error has to name. */
 function badCalls(live: Live): [string, () => unknown][] {
   const bad = Number.NaN
