@@ -40,6 +40,17 @@ test('what is counted is whole, and not endless', () => {
   expect(codeOf(() => checkNumbers({ port: 65_536 }))).toBe('LUO_INVALID_PARAMETER')
 })
 
+test('an option that is undefined is one that was not given, in the types too', async () => {
+  const none = undefined
+  const live = await join({ workload: none, socket: none, accepts: none, after: none, keepMs: none, drainMs: none })
+  const memory = await live.memory('store', { size: 10, max: none, format: none })
+  expect([memory.size, memory.format]).toEqual([10, undefined])
+  const server = createServer()
+  await live.serve(server, { port: none, host: none, path: none, settleMs: none, longMs: none, movable: none })
+  expect(server.listening).toBe(true)
+  server.close()
+})
+
 test('a hook that is none, or for what never comes, is refused', async () => {
   const live = await join()
   const on = live.on.bind(live) as (name: string, hook: unknown) => Live
