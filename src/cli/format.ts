@@ -8,6 +8,8 @@ import type { File, Methods, Phase, Session, Workload } from '../protocol/types.
 import { formatDuration } from './durations.js'
 
 const SHORT_WORD = 100
+/** Of what has no columns of its own. */
+const LINE_COLUMNS = 100
 const LONG_WORD = new RegExp(`\\S{${2 * SHORT_WORD},}`, 'g')
 
 export function formatBytes(bytes: number): string {
@@ -125,7 +127,25 @@ export function usageLines({ limits, usage }: Pick<Methods['Status']['output'], 
   ])
   const counted = new Set(usage.flatMap((counts) => Object.keys(counts)))
   const others = Object.entries(limits).filter(([name]) => !counted.has(name))
-  return [...users, ...others.map(([name, limit]) => `  limit ${clean(name)}: ${limit}`)]
+  return [
+    ...users,
+    ...wrapped(
+      '  other limits ',
+      others.map(([name, limit]) => `${clean(name)} ${limit}`),
+    ),
+  ]
+}
+
+/** `parts`, with commas, in lines that begin below the first one's text; none without parts. */
+function wrapped(title: string, parts: readonly string[]): string[] {
+  const lines: string[] = []
+  for (const [index, part] of parts.entries()) {
+    const text = index === parts.length - 1 ? part : `${part},`
+    const line = lines.at(-1)
+    if (line !== undefined && line.length + 1 + text.length <= LINE_COLUMNS) lines[lines.length - 1] = `${line} ${text}`
+    else lines.push(`${line === undefined ? title : ' '.repeat(title.length)}${text}`)
+  }
+  return lines
 }
 
 /** How much is in a session: `3 files, 256 MiB`. */

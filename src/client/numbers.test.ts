@@ -65,6 +65,7 @@ function badCalls(live: Live): [string, () => unknown][] {
   const bad = Number.NaN
   return [
     ['size', () => live.memory('new', { size: bad })],
+    ['size', () => live.memory('forgotten', {} as { size: number })],
     ['max', () => live.memory('store', { size: 1, max: bad })],
     ['size', () => live.replace('store', { size: Number.POSITIVE_INFINITY })],
     ['keepMs', () => live.session('cache', { keepMs: bad })],

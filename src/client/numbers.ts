@@ -81,6 +81,14 @@ export function checkNumbers<T extends object>(options: T): T {
   return checked
 }
 
+/** Of memory that has to be made. Without types it may be missing, and would be none. */
+export function sizeOf(name: string, { size }: { readonly size?: number | undefined }): number {
+  if (size !== undefined) return size
+  throw new LuoError('LUO_INVALID_PARAMETER', `size is undefined: to make memory ${name} its bytes are needed`, {
+    params: { parameter: 'size' },
+  })
+}
+
 /** The number of a file that an application owns, as it gives it. */
 export function numberOf(file: number | { readonly fd: number }): number {
   const fd = typeof file === 'number' ? file : file.fd
