@@ -2,7 +2,17 @@ import { describe, expect, test } from 'vitest'
 import { decodeName } from '../abi/bytes.js'
 import { LuoError } from '../errors.js'
 import type { Phase } from '../protocol/types.js'
-import { clean, errorLines, formatBytes, phaseLine, table, timelineRows, usageLines, workloadRows } from './format.js'
+import {
+  clean,
+  errorLines,
+  formatBytes,
+  phaseLine,
+  table,
+  timelineRows,
+  usageLines,
+  workloadDetails,
+  workloadRows,
+} from './format.js'
 
 const TIMELINE: Phase[] = [
   { phase: 'starting', at_ms: 0 },
@@ -94,4 +104,22 @@ test('limits that nothing is counted for share lines', () => {
 
 test('no workloads: it says how to start one', () => {
   expect(workloadRows([])[0]).toContain('luoctl run')
+})
+
+test('what is said of a workload stands in one column', () => {
+  const workload = {
+    ...{
+      name: 'web',
+      uid: 0,
+      state: 'running' as const,
+      supervised: true,
+      generation: 1,
+      keep_ms: 0,
+      formats: ['a/1'],
+    },
+    ...{ sessions: 0, files: 0, bytes: '0', after: ['db'], update: 'u', pid: 7 },
+  }
+  const [, ...facts] = workloadDetails(workload, [])
+  expect(facts).toHaveLength(6)
+  for (const fact of facts) expect(fact).toMatch(/^ {2}(?=.{13} {2}\S)\S.{12} {2}\S/)
 })

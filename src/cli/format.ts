@@ -69,13 +69,13 @@ export interface SessionContent {
 export function workloadDetails(workload: Workload, contents: readonly SessionContent[]): string[] {
   const lines = [
     `${clean(workload.name)}: ${workload.state}, generation ${workload.generation}`,
-    `  process      ${workload.pid ?? 'none'}${workload.supervised ? ', supervised by luoctl run' : ', not supervised'}`,
-    `  user         ${workload.uid}`,
+    `  process        ${workload.pid ?? 'none'}${workload.supervised ? ', supervised by luoctl run' : ', not supervised'}`,
+    `  user           ${workload.uid}`,
     `  after a crash  ${workload.keep_ms > 0 ? `kept for ${formatDuration(workload.keep_ms)}` : 'released at once'}`,
     `  state formats  ${workload.formats.map(clean).join(', ') || 'none recorded'}`,
   ]
-  if (workload.after?.length) lines.push(`  needs        ${workload.after.map(clean).join(', ')}`)
-  if (workload.update) lines.push(`  update       ${clean(workload.update)} is under way`)
+  if (workload.after?.length) lines.push(`  needs          ${workload.after.map(clean).join(', ')}`)
+  if (workload.update) lines.push(`  update         ${clean(workload.update)} is under way`)
   for (const { session, files } of contents) {
     const expires = session.expires_ms === undefined ? '' : `, expires in ${formatDuration(session.expires_ms)}`
     lines.push('', `  session ${clean(session.name)}: ${session.custody}, ${contentOf(session)}${expires}`)
