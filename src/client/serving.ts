@@ -19,7 +19,7 @@ import { adoptSocket, dupHandle, hasHandle, listenOn, startReading, stopListenin
 import { Refusal, type ServeOptions } from './types.js'
 
 export const DEFAULT_SETTLE_MS = 5_000
-export const DEFAULT_LONG_MS = 1_000
+const DEFAULT_LONG_MS = 1_000
 /** How often it looks again, besides whenever a response ends: for data that still goes out, and closed sockets. */
 const LOOK_MS = 5
 /** Named in a refusal. */
