@@ -16,6 +16,8 @@ const LIMIT_MS = 90_000
 const LOAD_CONNECTIONS = 16
 const LOAD_MS = 1_500
 
+/** One page of docs/, such as `library.md`, instead of everything. */
+const [only] = process.argv.slice(2)
 const root = mkdtempSync(join(tmpdir(), 'luo-docs-'))
 const folder = join(root, 'project')
 let failures = 0
@@ -137,13 +139,58 @@ function requireWorks() {
   report("require('liveupdate')", status === 0 ? undefined : stderr)
 }
 
+/** As strict as there is, for each way in which TypeScript looks for modules. */
+function typesWork() {
+  writeFileSync(
+    join(folder, 'adopter.mts'),
+    `import { createServer } from 'node:net'
+import { isLuoError, join, type Live, type LuoCode, LuoError, type Memory, Refusal } from 'liveupdate'
+import type { Register } from 'liveupdate/plugin'
+import { fakeLive, startInTest, updateInTest } from 'liveupdate/testing'
+
+const live: Live = await join({ workload: process.env.NAME, accepts: undefined, keepMs: undefined })
+const memory: Memory = await live.memory('hits', { size: 8, max: undefined, format: undefined })
+await live.serve(createServer(), { host: process.env.HOST, movable: (socket) => socket.readableLength === 0 })
+live.on('prepare', ({ purpose }) => {
+  if (purpose === 'kexec') throw new Refusal('not now')
+})
+const code: LuoCode = 'LUO_GONE'
+const error: unknown = new LuoError(code, memory.name)
+export const register: Register = () => {}
+export const all = [fakeLive, startInTest, updateInTest, isLuoError(error, code) && error.params]
+`,
+  )
+  for (const [module, moduleResolution] of [
+    ['node16', 'node16'],
+    ['nodenext', 'nodenext'],
+    ['esnext', 'bundler'],
+  ]) {
+    const how = { module, moduleResolution, target: 'es2022', lib: 'es2023', types: 'node' }
+    const given = Object.entries({ ...how, typeRoots: join(PROJECT, 'node_modules/@types') }).flat()
+    const flags = ['strict', 'exactOptionalPropertyTypes', 'noUncheckedIndexedAccess', 'noEmit']
+    const args = [
+      ...given.map((text, index) => (index % 2 === 0 ? `--${text}` : text)),
+      ...flags.map((flag) => `--${flag}`),
+    ]
+    const tsc = join(PROJECT, 'node_modules/typescript/bin/tsc')
+    const { status, stdout } = spawnSync(process.execPath, [tsc, ...args, 'adopter.mts'], {
+      cwd: folder,
+      encoding: 'utf8',
+    })
+    report(`types, ${moduleResolution}`, status === 0 ? undefined : stdout)
+  }
+}
+
 try {
   install()
-  requireWorks()
-  await runDocument('README', join(PROJECT, 'README.md'))
-  await updateUnderLoad()
-  await runDocument('clients', join(PROJECT, 'clients/README.md'))
-  const pages = readdirSync(join(PROJECT, 'docs')).filter((name) => name.endsWith('.md'))
+  if (only === undefined) {
+    requireWorks()
+    typesWork()
+    await runDocument('README', join(PROJECT, 'README.md'))
+    await updateUnderLoad()
+    await runDocument('clients', join(PROJECT, 'clients/README.md'))
+  }
+  const pages = readdirSync(join(PROJECT, 'docs')).filter((name) => name.endsWith('.md') && name === (only ?? name))
   for (const name of pages) await runDocument(name, join(PROJECT, 'docs', name))
 } finally {
   rmSync(root, { recursive: true, force: true })

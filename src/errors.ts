@@ -14,7 +14,7 @@ export const LUO_CODES = {
   LUO_LIMIT: 'A limit on what one user may have was reached. `luoctl status` shows the limits.',
   LUO_NOT_FOUND: 'None that this user may see: `luoctl list`, `sessions` and `machines` show what there is.',
   LUO_NO_DAEMON:
-    'luod cannot be reached, or does not answer. Start it, or use `luoctl run`; `luoctl doctor` says more.',
+    'luod cannot be reached, or does not answer. Start it, use `luoctl run`, or say where it is: --socket, LUO_SOCKET.',
   LUO_NO_SUPERVISOR: 'Nobody is there to start the new version. Start the workload with `luoctl run`.',
   LUO_PLUGIN: 'A plug-in cannot be loaded. luod does not start; the message says what to change.',
   LUO_PROTOCOL: 'The peer broke the framing of the protocol. The connection was closed.',

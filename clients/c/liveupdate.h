@@ -119,7 +119,10 @@ typedef struct luo_item {
   bool until_update;  /* for updates only: a kexec leaves it behind; connections that luo_ready() hands over are so */
 } luo_item;
 
-/* The old version has let go, and luod holds these files too, LUO_MAX_FDS at most. */
+/*
+ * The old version has let go, and luod holds these files too, LUO_MAX_FDS at most, at tokens that are free: what the
+ * version before has handed over at one stays there until luo_unpreserve().
+ */
 int luo_ready(luo_workload *workload, const luo_item *items, size_t count, luo_error *error);
 int luo_refuse(luo_workload *workload, const char *reason, luo_error *error);
 int luo_released(luo_workload *workload, luo_error *error);

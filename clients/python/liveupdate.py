@@ -787,7 +787,8 @@ class Workload:
         return (time.monotonic() - self._prepared_at) * 1000
 
     def ready(self, items=()):
-        """The old version has let go, and luod holds these files (`Item`) too, MAX_FDS at most."""
+        """The old version has let go, and luod holds these files (`Item`) too, MAX_FDS at most, at tokens that are free:
+        what the version before has handed over at one stays there until unpreserve()."""
         request = self._about_update('ready')
         self._crossing = self._purpose == KEXEC
         described, fds = _describe([Item(*item) for item in items])

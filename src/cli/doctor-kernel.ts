@@ -2,7 +2,7 @@
  * The part of `luoctl doctor` that is about kernel updates: what the kernel was built and booted with, who has the
  * device, and whether a kexec is permitted. Nothing here is a failure: updates of workloads need none of it.
  */
-import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
+import { accessSync, constants, existsSync, readFileSync, statSync } from 'node:fs'
 import { release } from 'node:os'
 import { gunzipSync } from 'node:zlib'
 import { switchOf } from '../abi/command-line.js'
@@ -114,7 +114,8 @@ export async function kernelFacts(): Promise<KernelFacts> {
 
 async function deviceFacts(): Promise<KernelFacts['device']> {
   const { deviceHolders, LIVEUPDATE_DEVICE } = await import('../sys/liveupdate.js')
-  if (!existsSync(LIVEUPDATE_DEVICE)) return { exists: false }
+  // A regular file is none: somebody wrote to where the device would be.
+  if (!existsSync(LIVEUPDATE_DEVICE) || statSync(LIVEUPDATE_DEVICE).isFile()) return { exists: false }
   return { exists: true, usable: mayUse(LIVEUPDATE_DEVICE), holders: deviceHolders() }
 }
 

@@ -69,7 +69,7 @@ export function checks(facts: Facts): Check[] {
           name: 'memory files',
           status: 'fail',
           message: `memfd_create does not work: ${facts.memfd}`,
-          advice: 'Run npm rebuild koffi if the native part is missing; else a sandbox forbids memfd_create: allow it.',
+          advice: 'If koffi is missing: npm install --include=optional. Else a sandbox forbids memfd_create: allow it.',
         },
     checkNofile(facts.nofile),
     ...checkSocket(facts.socket),

@@ -2,7 +2,17 @@ import { describe, expect, test } from 'vitest'
 import { decodeName } from '../abi/bytes.js'
 import { LuoError } from '../errors.js'
 import type { Phase } from '../protocol/types.js'
-import { clean, errorLines, formatBytes, phaseLine, table, timelineRows, workloadRows } from './format.js'
+import {
+  clean,
+  errorLines,
+  formatBytes,
+  phaseLine,
+  table,
+  timelineRows,
+  usageLines,
+  workloadDetails,
+  workloadRows,
+} from './format.js'
 
 const TIMELINE: Phase[] = [
   { phase: 'starting', at_ms: 0 },
@@ -75,6 +85,41 @@ describe('errors', () => {
   })
 })
 
+test('limits that nothing is counted for share lines', () => {
+  const names = Array.from({ length: 12 }, (_, index) => `limit_${index}`)
+  const limits = { files: 10, ...Object.fromEntries(names.map((name) => [name, 1_000_000])) }
+  const usage = [{ uid: 7, connections: 1, workloads: 0, sessions: 0, files: 3, bytes: 2 ** 20, watchers: 0 }]
+  const lines = usageLines({ limits, usage })
+  expect(lines).toContain('    files 3 of 10')
+  const others = lines.slice(lines.findIndex((line) => line.startsWith('  other limits limit_0 1000000,')))
+  expect(others.length).toBeLessThan(5)
+  expect(others.every((line) => line.length <= 100)).toBe(true)
+  const items = others
+    .map((line) => line.replace(/^ +(other limits )?/, ''))
+    .join(' ')
+    .split(', ')
+  expect(items).toEqual(names.map((name) => `${name} 1000000`))
+  expect(usageLines({ limits: { files: 10 }, usage })).toHaveLength(7)
+})
+
 test('no workloads: it says how to start one', () => {
   expect(workloadRows([])[0]).toContain('luoctl run')
+})
+
+test('what is said of a workload stands in one column', () => {
+  const workload = {
+    ...{
+      name: 'web',
+      uid: 0,
+      state: 'running' as const,
+      supervised: true,
+      generation: 1,
+      keep_ms: 0,
+      formats: ['a/1'],
+    },
+    ...{ sessions: 0, files: 0, bytes: '0', after: ['db'], update: 'u', pid: 7 },
+  }
+  const [, ...facts] = workloadDetails(workload, [])
+  expect(facts).toHaveLength(6)
+  for (const fact of facts) expect(fact).toMatch(/^ {2}(?=.{13} {2}\S)\S.{12} {2}\S/)
 })

@@ -8,6 +8,8 @@ import type { File, Methods, Phase, Session, Workload } from '../protocol/types.
 import { formatDuration } from './durations.js'
 
 const SHORT_WORD = 100
+/** Of what has no columns of its own. */
+const LINE_COLUMNS = 100
 const LONG_WORD = new RegExp(`\\S{${2 * SHORT_WORD},}`, 'g')
 
 export function formatBytes(bytes: number): string {
@@ -72,13 +74,13 @@ export interface SessionContent {
 export function workloadDetails(workload: Workload, contents: readonly SessionContent[]): string[] {
   const lines = [
     `${clean(workload.name)}: ${workload.state}, generation ${workload.generation}`,
-    `  process      ${workload.pid ?? 'none'}${workload.supervised ? ', supervised by luoctl run' : ', not supervised'}`,
-    `  user         ${workload.uid}`,
+    `  process        ${workload.pid ?? 'none'}${workload.supervised ? ', supervised by luoctl run' : ', not supervised'}`,
+    `  user           ${workload.uid}`,
     `  after a crash  ${workload.keep_ms > 0 ? `kept for ${formatDuration(workload.keep_ms)}` : 'released at once'}`,
     `  state formats  ${workload.formats.map(clean).join(', ') || 'none recorded'}`,
   ]
-  if (workload.after?.length) lines.push(`  needs        ${workload.after.map(clean).join(', ')}`)
-  if (workload.update) lines.push(`  update       ${clean(workload.update)} is under way`)
+  if (workload.after?.length) lines.push(`  needs          ${workload.after.map(clean).join(', ')}`)
+  if (workload.update) lines.push(`  update         ${clean(workload.update)} is under way`)
   for (const { session, files } of contents) {
     const expires = session.expires_ms === undefined ? '' : `, expires in ${formatDuration(session.expires_ms)}`
     lines.push('', `  session ${clean(session.name)}: ${session.custody}, ${contentOf(session)}${expires}`)
@@ -130,7 +132,25 @@ export function usageLines({ limits, usage }: Pick<Methods['Status']['output'], 
   ])
   const counted = new Set(usage.flatMap((counts) => Object.keys(counts)))
   const others = Object.entries(limits).filter(([name]) => !counted.has(name))
-  return [...users, ...others.map(([name, limit]) => `  limit ${clean(name)}: ${limit}`)]
+  return [
+    ...users,
+    ...wrapped(
+      '  other limits ',
+      others.map(([name, limit]) => `${clean(name)} ${limit}`),
+    ),
+  ]
+}
+
+/** `parts`, with commas, in lines that begin below the first one's text; none without parts. */
+function wrapped(title: string, parts: readonly string[]): string[] {
+  const lines: string[] = []
+  for (const [index, part] of parts.entries()) {
+    const text = index === parts.length - 1 ? part : `${part},`
+    const line = lines.at(-1)
+    if (line !== undefined && line.length + 1 + text.length <= LINE_COLUMNS) lines[lines.length - 1] = `${line} ${text}`
+    else lines.push(`${line === undefined ? title : ' '.repeat(title.length)}${text}`)
+  }
+  return lines
 }
 
 /** How much is in a session: `3 files, 256 MiB`. */

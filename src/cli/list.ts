@@ -44,7 +44,9 @@ export async function statusCommand(context: Context): Promise<number> {
   context.out(`  workloads ${status.workloads}, sessions ${status.sessions}, files ${status.files}`)
   context.out(`  connections ${status.connections}, open files ${status.open_fds} of ${status.nofile}`)
   const kernel = 'the device of the kernel: what is preserved crosses a kexec too'
-  context.out(`  backend ${status.backend === 'kernel' ? kernel : 'none: what is preserved ends with this kernel'}`)
+  context.out(
+    `  backend ${status.backend === 'kernel' ? kernel : 'userspace: what is preserved ends with this kernel'}`,
+  )
   for (const line of protectionLines(status)) context.out(line)
   for (const line of usageLines(status)) context.out(line)
   return EXIT.OK

@@ -268,7 +268,9 @@ function toStderr(line: string): void {
 function usageErrorOf({ exitCode, code, message }: CommanderError): LuoError | undefined {
   if (exitCode === 0) return undefined
   if (code === 'commander.help') return usageError('no command is given: luoctl --help lists them')
-  return usageError(message.replace(/^error: /, '').replaceAll('\n', ' '))
+  const what = message.replace(/^error: /, '').replaceAll('\n', ' ')
+  const dashes = /^too many arguments for '(run|emulate)'/.test(what) ? ' The command follows behind --' : ''
+  return usageError(`${what}${dashes}`)
 }
 
 /** Runs luoctl and answers its exit code. */

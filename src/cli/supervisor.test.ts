@@ -92,6 +92,17 @@ describe('an update', () => {
     expect(port.started.map(({ signals }) => signals)).toEqual([[], ['SIGKILL']])
   })
 
+  test.each([
+    [3, null, ['the new version, pid 101, exited with code 3']],
+    [null, 'SIGSEGV' as const, ['the new version, pid 101, was killed by SIGSEGV']],
+    [null, 'SIGKILL' as const, []],
+  ])('whose successor ends by itself (%s, %s) says how', (code, signal, said) => {
+    const supervisor = make(false)
+    supervisor.beginUpdate('u1', ['v2'], port.start)
+    port.exit(1, code, signal)
+    expect(port.said).toEqual(said)
+  })
+
   test('in which both die restarts the old command', () => {
     const supervisor = make(true)
     supervisor.beginUpdate('u1', ['v2'], port.start)

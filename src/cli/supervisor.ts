@@ -150,6 +150,10 @@ export class Supervisor {
   #exited(version: Version, exit: Exit): void {
     version.exit = exit
     this.#alive.delete(version)
+    // How it ended only its parent knows. Whom luod has killed did not end by itself.
+    if (version === this.#pending?.successor && exit.signal !== 'SIGKILL') {
+      this.#port.say(`the new version, pid ${version.process.pid}, ${describeExit(exit)}`)
+    }
     this.#judge()
     if (this.#result && this.#alive.size === 0) this.#port.finished(this.#result)
   }

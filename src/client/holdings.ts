@@ -217,9 +217,11 @@ export class Holdings {
   // --- an update ----------------------------------------------------------------------------------------------------
 
   /** No server reads any more. `settle`: of the milliseconds that requests under way may take, how many there are. */
-  async quiesce(settle: (limitMs: number) => number, signal: AbortSignal): Promise<void> {
+  async quiesce({ purpose }: UpdateInfo, settle: (limitMs: number) => number, signal: AbortSignal): Promise<void> {
     const servings = [...this.#servings.values()]
-    await allOf(servings.map((serving) => serving.quiesce(settle(serving.settleMs), signal)))
+    // Nothing drains over a kexec.
+    const longMs = purpose === 'kexec' ? Number.POSITIVE_INFINITY : undefined
+    await allOf(servings.map((serving) => serving.quiesce(settle(serving.settleMs), signal, longMs)))
   }
 
   makePrivate(): void {

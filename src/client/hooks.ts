@@ -1,10 +1,16 @@
 /** The application's hooks. */
+import { LuoError } from '../errors.js'
 import type { HookName, Hooks } from './types.js'
 
 export class HookList {
   readonly #hooks: { [N in HookName]: Hooks[N][] } = { prepare: [], freeze: [], resume: [], released: [] }
 
   add<N extends HookName>(name: N, hook: Hooks[N]): void {
+    if (!Object.hasOwn(this.#hooks, name) || typeof hook !== 'function') {
+      const names = Object.keys(this.#hooks).join(', ')
+      const what = `on ${String(name)}: a hook is a function, for one of ${names}`
+      throw new LuoError('LUO_INVALID_PARAMETER', what, { params: { parameter: 'event' } })
+    }
     this.#hooks[name].push(hook)
   }
 

@@ -245,7 +245,7 @@ export class ManagedLive implements Live {
       heldSince = performance.now()
       const settle = (limit: number) =>
         Math.max(0, Math.min(limit, info.deadlineMs * SETTLE_SHARE - (performance.now() - startedAt)))
-      await this.#holdings.quiesce(settle, signal)
+      await this.#holdings.quiesce(info, settle, signal)
       await unlessAborted(this.#hooks.run('freeze', info), signal)
       this.#holdings.makePrivate()
       this.#state = 'frozen'

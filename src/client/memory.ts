@@ -3,7 +3,7 @@ import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
 import { MAX_BUFFER_BYTES, Mapping } from '../sys/mapping.js'
 import { createMemfd, fileSize } from '../sys/memfd.js'
-import { checkNumbers } from './numbers.js'
+import { checkNumbers, sizeOf } from './numbers.js'
 import type { Memory, MemoryOptions } from './types.js'
 
 /** Below this an ArrayBuffer makes no difference to V8's garbage collector. */
@@ -23,7 +23,8 @@ export class PreservedMemory implements Memory {
   readonly #mayGrow: () => string | undefined
 
   static create(name: string, options: MemoryOptions, mayGrow: () => string | undefined): PreservedMemory {
-    const { size, max = size, format } = options
+    const size = sizeOf(name, options)
+    const { max = size, format } = options
     const fd = createMemfd(`luo-${name}`.slice(0, 64), { size, overKexec: true })
     try {
       return new PreservedMemory(

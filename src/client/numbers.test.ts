@@ -7,7 +7,7 @@ import { adoptSession, join, type Live, openSession } from './index.js'
 import { checkNumbers } from './numbers.js'
 
 const MOST_MS = 2 ** 31 - 1
-const WAITS = ['reconnectMs', 'kexecWaitMs', 'drainMs', 'settleMs', 'timeoutMs']
+const WAITS = ['reconnectMs', 'kexecWaitMs', 'drainMs', 'settleMs', 'longMs', 'timeoutMs']
 const COUNTS = ['keepMs', 'size', 'max', 'offset', 'length', 'port', 'backlog', 'fd', 'deadlineMs']
 
 test('a wait is what it is, and at most what a timer takes', () => {
@@ -40,16 +40,38 @@ test('what is counted is whole, and not endless', () => {
   expect(codeOf(() => checkNumbers({ port: 65_536 }))).toBe('LUO_INVALID_PARAMETER')
 })
 
+test('an option that is undefined is one that was not given, in the types too', async () => {
+  const none = undefined
+  const live = await join({ workload: none, socket: none, accepts: none, after: none, keepMs: none, drainMs: none })
+  const memory = await live.memory('store', { size: 10, max: none, format: none })
+  expect([memory.size, memory.format]).toEqual([10, undefined])
+  const server = createServer()
+  await live.serve(server, { port: none, host: none, path: none, settleMs: none, longMs: none, movable: none })
+  expect(server.listening).toBe(true)
+  server.close()
+})
+
+test('a hook that is none, or for what never comes, is refused', async () => {
+  const live = await join()
+  const on = live.on.bind(live) as (name: string, hook: unknown) => Live
+  expect(codeOf(() => on('prepared', () => {}))).toBe('LUO_INVALID_PARAMETER')
+  expect(codeOf(() => on('constructor', () => {}))).toBe('LUO_INVALID_PARAMETER')
+  expect(codeOf(() => on('prepare', undefined))).toBe('LUO_INVALID_PARAMETER')
+  expect(() => on('prepared', () => {})).toThrow('for one of prepare, freeze, resume, released')
+})
+
 /** Every call with a number that is none, by what the error has to name. */
 function badCalls(live: Live): [string, () => unknown][] {
   const bad = Number.NaN
   return [
     ['size', () => live.memory('new', { size: bad })],
+    ['size', () => live.memory('forgotten', {} as { size: number })],
     ['max', () => live.memory('store', { size: 1, max: bad })],
     ['size', () => live.replace('store', { size: Number.POSITIVE_INFINITY })],
     ['keepMs', () => live.session('cache', { keepMs: bad })],
     ['port', () => live.serve(createServer(), { port: bad })],
     ['settleMs', () => live.serve(createServer(), { port: 0, settleMs: bad })],
+    ['longMs', () => live.serve(createServer(), { port: 0, longMs: bad })],
     ['fd', () => live.file('log', bad)],
     ['fd', () => live.file('log', { fd: 1.5 })],
   ]

@@ -56,6 +56,7 @@ const RULES: Readonly<Record<Option | keyof typeof OTHERS, Rule>> = {
   kexecWaitMs: WAIT,
   drainMs: WAIT,
   settleMs: WAIT,
+  longMs: WAIT,
   keepMs: KEPT,
   size: BYTES,
   max: BYTES,
@@ -78,6 +79,14 @@ export function checkNumbers<T extends object>(options: T): T {
     if (rule.most !== undefined) Object.assign(checked, { [name]: Math.min(value, rule.most) })
   }
   return checked
+}
+
+/** Of memory that has to be made. Without types it may be missing, and would be none. */
+export function sizeOf(name: string, { size }: { readonly size?: number | undefined }): number {
+  if (size !== undefined) return size
+  throw new LuoError('LUO_INVALID_PARAMETER', `size is undefined: to make memory ${name} its bytes are needed`, {
+    params: { parameter: 'size' },
+  })
 }
 
 /** The number of a file that an application owns, as it gives it. */

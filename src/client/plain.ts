@@ -6,7 +6,7 @@ import type { Server } from 'node:net'
 import { LuoError } from '../errors.js'
 import { HookList } from './hooks.js'
 import { listen } from './listen.js'
-import { checkNumbers, numberOf } from './numbers.js'
+import { checkNumbers, numberOf, sizeOf } from './numbers.js'
 import { tokenText } from './token.js'
 import type {
   HookName,
@@ -26,10 +26,11 @@ class PlainMemory implements Memory {
   readonly #max: number
   #buffer: ArrayBuffer
 
-  constructor(name: string, { size, max = size, format }: MemoryOptions) {
+  constructor(name: string, options: MemoryOptions) {
+    const size = sizeOf(name, options)
     this.name = name
-    this.format = format
-    this.#max = max
+    this.format = options.format
+    this.#max = options.max ?? size
     this.#buffer = new ArrayBuffer(size)
   }
 

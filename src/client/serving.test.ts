@@ -326,11 +326,52 @@ test('a long answer to a safe request stays, and ends where it began', async () 
   await released
 })
 
+test.each([
+  ['a long answer to a safe request', GET('/events')],
+  ['a safe request that is not answered for long', GET('/silent')],
+  ['a part of a request', 'POST /late HTTP/1.1\r\nHost: te'],
+])('%s keeps nobody waiting', async (_, sent) => {
+  const server = createServer((request, response) => {
+    if (request.url === '/events') response.write('begun ')
+  })
+  const part = firstBytes(server)
+  const { serving, port } = await listening(server, { longMs: 1 })
+  const client = new Client(port)
+  client.send(sent)
+  await part
+  // Longer than a test may take.
+  await serving.quiesce(3_600_000, never())
+  expect(serving.still()).toHaveLength(0)
+})
+
+test.each([
+  ['a request that may change state', 'PUT /1 HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n', undefined],
+  ['in a kexec, where nothing drains, every request', GET('/1'), Number.POSITIVE_INFINITY],
+])('%s is waited for, however long it is', async (_, sent, longMs) => {
+  let answer: (() => void) | undefined
+  const { serving, port } = await listening(
+    createServer((request, response) => {
+      request.resume()
+      answer = () => response.end('answered')
+    }),
+    { longMs: 1 },
+  )
+  const client = new Client(port)
+  client.send(sent)
+  await until(() => answer !== undefined, 'the request')
+  const quiet = serving.quiesce(3_600_000, never(), longMs)
+  await sleep(30)
+  answer?.()
+  await quiet
+  await client.sees('answered')
+  expect(serving.still()).toHaveLength(1)
+})
+
 test('an answer that the client reads slowly is sent whole before its connection moves', async () => {
   const body = 'x'.repeat(8 * 2 ** 20)
   const server = createServer((_, response) => response.end(body))
   const asked = once(server, 'request')
-  const { serving, port } = await listening(server)
+  const { serving, port } = await listening(server, { longMs: 3_600_000 })
   const client = new Client(port)
   client.socket.pause()
   client.send(GET('/large'))

@@ -5,7 +5,8 @@
  * What moves: the listener always; HTTP/1 connections between two requests; other connections when the application
  * says so (`movable`). What drains in the old version: TLS, HTTP/2 and upgraded connections, and responses that have
  * begun and go on for long. What refuses the update: a request that may change state and has not been answered when
- * the settle limit is over, because its change would be lost.
+ * the settle limit is over, because its change would be lost. A request that changes nothing, and one of which only a part
+ * is here, is not waited for as long (`longMs`): everybody else stands still meanwhile.
  *
  * A request that arrives in part before the freeze and whole after it is held, and then forwarded to the new version,
  * or served here if the update is rolled back.
@@ -18,6 +19,7 @@ import { adoptSocket, dupHandle, hasHandle, listenOn, startReading, stopListenin
 import { Refusal, type ServeOptions } from './types.js'
 
 export const DEFAULT_SETTLE_MS = 5_000
+const DEFAULT_LONG_MS = 1_000
 /** How often it looks again, besides whenever a response ends: for data that still goes out, and closed sockets. */
 const LOOK_MS = 5
 /** Named in a refusal. */
@@ -40,6 +42,7 @@ export class Serving {
   readonly name: string
   readonly server: Server
   readonly settleMs: number
+  readonly #longMs: number
   readonly #movable: ((socket: Socket) => boolean) | undefined
   readonly #http: HttpServer | undefined
   readonly #emit: Emit
@@ -47,8 +50,8 @@ export class Serving {
   #listener: Fd | undefined
   readonly #path: string | undefined
   #address: AddressInfo | undefined
-  /** Open connections, and the responses under way on each. */
-  readonly #connections = new Map<Socket, Set<ServerResponse>>()
+  /** Open connections, and the responses under way on each, with when their requests came. */
+  readonly #connections = new Map<Socket, Map<ServerResponse, number>>()
   /** Not HTTP any more, or never was. */
   readonly #upgraded = new WeakSet<Socket>()
   /** Not read: idle, and to be handed over. */
@@ -65,6 +68,7 @@ export class Serving {
     this.name = name
     this.server = server
     this.settleMs = options.settleMs ?? DEFAULT_SETTLE_MS
+    this.#longMs = options.longMs ?? DEFAULT_LONG_MS
     this.#movable = options.movable
     this.#path = options.path
     this.#http = server instanceof HttpServer ? server : undefined
@@ -126,15 +130,16 @@ export class Serving {
   // --- letting go ---------------------------------------------------------------------------------------------------
 
   /**
-   * Resolves when nothing is served any more. Throws a Refusal when requests that may change state do not end in
-   * `limitMs`. Stops waiting when `signal` is aborted.
+   * Resolves when nothing is served any more, but for what drains. Throws a Refusal when requests that may change state
+   * do not end in `limitMs`. Stops waiting when `signal` is aborted.
    */
-  async quiesce(limitMs: number, signal: AbortSignal): Promise<void> {
+  async quiesce(limitMs: number, signal: AbortSignal, longMs = this.#longMs): Promise<void> {
     if (hasHandle(this.server)) stopListening(this.server)
     this.#quiet = true
-    const end = performance.now() + limitMs
+    const begunAt = performance.now()
+    const isWaitedFor = (socket: Socket) => performance.now() < this.#waitsUntil(socket, begunAt, limitMs, longMs)
     this.#holdStill()
-    while (this.#waiting().length > 0 && performance.now() < end && !signal.aborted) {
+    while (!signal.aborted && this.#waiting().some(isWaitedFor)) {
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, LOOK_MS)
         this.#wake = () => {
@@ -209,7 +214,7 @@ export class Serving {
   }
 
   #track(socket: Socket): void {
-    this.#connections.set(socket, new Set())
+    this.#connections.set(socket, new Map())
     socket.once('close', () => {
       this.#connections.delete(socket)
       this.#still.delete(socket)
@@ -219,7 +224,7 @@ export class Serving {
 
   #started(socket: Socket, response: ServerResponse): void {
     const responses = this.#connections.get(socket)
-    responses?.add(response)
+    responses?.set(response, performance.now())
     this.#underWay += 1
     const ended = () => {
       if (!responses?.delete(response)) return
@@ -237,6 +242,17 @@ export class Serving {
   /** Connections that have to become idle before all is quiet. */
   #waiting(): Socket[] {
     return [...this.#connections.keys()].filter((socket) => !this.#still.has(socket) && !this.#drains(socket))
+  }
+
+  /** Until when this connection may keep all others waiting. */
+  #waitsUntil(socket: Socket, begunAt: number, limitMs: number, longMs: number): number {
+    const latest = begunAt + limitMs
+    // Whether the program is in the middle of something, only the program knows.
+    if (!this.#http) return latest
+    const responses = [...(this.#connections.get(socket) ?? [])]
+    if (responses.some(([{ req }]) => !SAFE_METHODS.has(req.method))) return latest
+    // Without a response it has a part of a request, or still sends an answer.
+    return Math.min(latest, longMs + Math.max(...(responses.length > 0 ? responses.map(([, at]) => at) : [begunAt])))
   }
 
   /** Will not move, whatever we wait for. */
@@ -269,7 +285,7 @@ export class Serving {
     const unfinished: string[] = []
     for (const [socket, responses] of this.#connections) {
       if (this.#still.has(socket) || this.#drains(socket)) continue
-      for (const { req, headersSent } of responses) {
+      for (const { req, headersSent } of responses.keys()) {
         if (!headersSent && !SAFE_METHODS.has(req.method)) unfinished.push(`${req.method} ${req.url}`)
       }
     }

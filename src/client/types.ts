@@ -4,40 +4,40 @@ import { LuoError } from '../errors.js'
 
 export interface JoinOptions {
   /** Name of the workload; else $LUO_WORKLOAD, else this process is no workload. */
-  workload?: string
+  workload?: string | undefined
   /** Socket of luod; else $LUO_SOCKET, else the place that fits the user. */
-  socket?: string
+  socket?: string | undefined
   /** Formats of the state that this version can read (`store/1`). Without it, every one. */
-  accepts?: readonly string[]
+  accepts?: readonly string[] | undefined
   /** Workloads that this one needs, by name: the order of an update of several at once. */
-  after?: readonly string[]
+  after?: readonly string[] | undefined
   /** Milliseconds for which luod keeps the state of a crashed process for its restart; else as `luoctl run` said. */
-  keepMs?: number
+  keepMs?: number | undefined
   /** What drains after an update may take this many milliseconds. Default 30,000. */
-  drainMs?: number
+  drainMs?: number | undefined
   /** Ends this process after an update, when it has drained. Default true. */
-  exitWhenReleased?: boolean
+  exitWhenReleased?: boolean | undefined
   /**
    * How long luod may be away, in milliseconds, such as when it is upgraded or restarted: this version serves on, calls
    * wait, and it is found again. After that they fail with LUO_GONE. A version that an update holds still waits for
    * half of it, then goes on. 0: not at all. Default 10,000.
    */
-  reconnectMs?: number
+  reconnectMs?: number | undefined
   /**
    * The same of a version that has let go for a kexec, in milliseconds: luod may have ended for it, and what would be
    * written after that is lost. It goes on when a luod says so, or does not know of the kexec.
    * Infinity: as long as a timer can wait, 24 days. Default 600,000.
    */
-  kexecWaitMs?: number
+  kexecWaitMs?: number | undefined
 }
 
 export interface MemoryOptions {
   /** Bytes, if it has to be made. Handed-over memory has the size that it has. */
   size: number
   /** How far `grow` may go, in bytes. Default `size`. */
-  max?: number
+  max?: number | undefined
   /** The version of what will be in it, such as `store/1`. */
-  format?: string
+  format?: string | undefined
 }
 
 export interface Memory {
@@ -58,15 +58,21 @@ export interface Memory {
 }
 
 export interface ServeOptions {
-  port?: number
-  host?: string
+  port?: number | undefined
+  host?: string | undefined
   /** A Unix socket. */
-  path?: string
-  backlog?: number
+  path?: string | undefined
+  backlog?: number | undefined
   /** How long requests under way may take at an update before it is refused, in milliseconds. Default 5,000. */
-  settleMs?: number
+  settleMs?: number | undefined
+  /**
+   * A GET, HEAD, OPTIONS or TRACE that has been under way for this many milliseconds is not waited for at an update: the
+   * old version answers it while it drains. Nor is a request of which no more than a part comes in that time. For HTTP.
+   * Default 1,000.
+   */
+  longMs?: number | undefined
   /** For servers that are not HTTP: whether this connection may move now. Without it they drain. */
-  movable?: (socket: Socket) => boolean
+  movable?: ((socket: Socket) => boolean) | undefined
 }
 
 /** A u64 of the application's choice. */
@@ -77,14 +83,14 @@ export interface SessionOptions {
    * Milliseconds for which it waits, with its files, when nobody has its descriptor any more. Default 0: it ends then.
    * In a workload it ends with the workload's own state at the latest, and waits for a restart as that does.
    */
-  keepMs?: number
+  keepMs?: number | undefined
 }
 
 export interface AdoptSessionOptions {
   /** Socket of luod; else $LUO_SOCKET, else the place that fits the user. */
-  socket?: string
+  socket?: string | undefined
   /** How long luod may be away, in milliseconds; calls wait meanwhile. Default 10,000. */
-  reconnectMs?: number
+  reconnectMs?: number | undefined
 }
 
 export interface OpenSessionOptions extends SessionOptions, AdoptSessionOptions {}
@@ -113,7 +119,7 @@ export interface FileOptions {
    * `update`: it is for updates only, and a kexec leaves it behind. A luod that has the kernel's device refuses a file
    * that cannot cross a kexec (ENOENT), unless it is.
    */
-  until?: 'update'
+  until?: 'update' | undefined
 }
 
 export interface UpdateInfo {

@@ -96,7 +96,7 @@ function parse() {
       },
     }).values
   } catch (error) {
-    console.error(`luod: ${(error as Error).message}\n\n${HELP}`)
+    console.error(`luod: ${(error as Error).message}\n  luod --help shows the options.`)
     return process.exit(EXIT.USAGE)
   }
 }

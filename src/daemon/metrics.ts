@@ -22,7 +22,12 @@ const BLACKOUT_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 /** From starting a program to the longest deadlines. */
 const DURATION_BUCKETS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300]
 
-export async function createMetrics(source: MetricsSource, version: string): Promise<Content> {
+/** `isProtected`: whether luod may crash, and nothing is lost. */
+export async function createMetrics(
+  source: MetricsSource,
+  version: string,
+  isProtected: () => boolean,
+): Promise<Content> {
   const { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } = await import('prom-client')
   const registry = new Registry()
   const registers = [registry]
@@ -44,6 +49,7 @@ export async function createMetrics(source: MetricsSource, version: string): Pro
   gauge('luod_connections', 'Connections to luod.', () => source.counts().connections)
   gauge('luod_watchers', 'Streams of events.', () => source.counts().watchers)
   gauge('luod_orphans', 'Workloads whose state waits for a restart.', () => source.counts().orphans)
+  gauge('luod_protected', 'Whether a crash of luod would lose nothing.', () => (isProtected() ? 1 : 0))
   gauge('luod_open_fds', 'Open descriptors of luod.', countOpenFds)
   const info = { name: 'luod_build_info', help: 'Always 1; the label says which version runs.', registers }
   new Gauge({ ...info, labelNames: ['version'] }).set({ version }, 1)

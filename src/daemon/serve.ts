@@ -207,7 +207,7 @@ export class Serving implements Replacement {
     const { version, log } = this.#options
     if (!this.#daemon) return
     const onError = (error: unknown) => log('error', `metrics: ${String(error)}`)
-    await serveMetrics(address, await createMetrics(this.#daemon, version), onError)
+    await serveMetrics(address, await createMetrics(this.#daemon, version, () => this.protection.ready), onError)
   }
 
   /** The luod before may still have the place. Without metrics luod is luod all the same. */

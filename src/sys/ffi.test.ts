@@ -46,6 +46,18 @@ describe('the native part', () => {
     expect(() => fresh.libc('close', -1)).toThrow('live updates need Linux, and this is darwin')
   })
 
+  test('that is not installed is named, with what installs it', async () => {
+    vi.resetModules()
+    const fresh = await import('./ffi.js')
+    const loader = createRequire(import.meta.url)('node:module') as { _load: () => unknown }
+    const load = vi.spyOn(loader, '_load').mockImplementation(() => {
+      throw new Error("Cannot find module 'koffi'\nRequire stack:\n- ffi.js")
+    })
+    const says = "koffi: Cannot find module 'koffi'; npm install --include=optional installs it"
+    expect(() => fresh.libc('close', -1)).toThrow(says)
+    load.mockRestore()
+  })
+
   test('has no function that is not declared', () => {
     expect(codeOf(() => libc('system' as 'close', 0))).toBe('LUO_UNSUPPORTED')
   })

@@ -80,9 +80,13 @@ function load() {
   try {
     loaded = createRequire(import.meta.url)('koffi') as Koffi
   } catch (error) {
-    throw new LuoError('LUO_UNSUPPORTED', 'the native part (the package koffi) cannot be loaded: install it again', {
-      cause: error,
-    })
+    // The first line: what follows is who asked for it.
+    const [why = ''] = (error as Error).message.split('\n')
+    throw new LuoError(
+      'LUO_UNSUPPORTED',
+      `load the native part, the package koffi: ${why}; npm install --include=optional installs it`,
+      { cause: error },
+    )
   }
   const libc = loaded.load(null)
   const calls = new Map<Call, (...args: Argument[]) => number | bigint>()

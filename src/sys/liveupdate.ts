@@ -6,7 +6,7 @@
  * about it depends on the errno: ENOENT and ENODEV (no live update), EACCES and EPERM (not root), EBUSY (somebody has
  * the device, and who), EIO (what the kernel before handed over cannot be used).
  */
-import { openSync } from 'node:fs'
+import { fstatSync, openSync } from 'node:fs'
 import {
   decodeIoctl,
   encodeIoctl,
@@ -46,7 +46,10 @@ export interface Holder {
 /** The device, for one opener at a time. Closing it leaves sessions as they are. */
 export function openLiveupdate(path: string = LIVEUPDATE_DEVICE): Fd {
   try {
-    return Fd.adopt(openSync(path, 'r+'))
+    const device = Fd.adopt(openSync(path, 'r+'))
+    // Made by whoever wrote to it where there is no device. Emulated, the device is a socket.
+    if (!fstatSync(device.number).isFile()) return device
+    device.close()
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code as ErrnoName | undefined
     if (code === undefined) throw asLuoError(error, 'EIO', `open ${path}`)
@@ -55,6 +58,7 @@ export function openLiveupdate(path: string = LIVEUPDATE_DEVICE): Fd {
     const why = who === '' ? (ADVICE[code] ?? code) : `${who} has it open; end it, or use what it offers`
     throw new LuoError(code, `open ${path}: ${why}`, { cause: error, params: { holders } })
   }
+  throw new LuoError('ENODEV', `open ${path}: it is a regular file and no device; remove it`)
 }
 
 /** Who has the device open, as far as this process may look. */

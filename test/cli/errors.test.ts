@@ -33,6 +33,8 @@ const CASES: [args: string[], exit: number, code: string, says: RegExp][] = [
   [['list', 'extra'], 2, 'LUO_INVALID_PARAMETER', /too many arguments for 'list'/],
   [['list', '--bogus'], 2, 'LUO_INVALID_PARAMETER', /unknown option '--bogus'/],
   [['run'], 2, 'LUO_INVALID_PARAMETER', /missing required argument 'name'/],
+  [['run', 'web', 'node', 'x.js'], 2, 'LUO_INVALID_PARAMETER', /too many .* The command follows behind --/],
+  [['emulate', './program'], 2, 'LUO_INVALID_PARAMETER', /too many .* The command follows behind --/],
   [['run', 'web', '--'], 2, 'LUO_INVALID_PARAMETER', /what shall be run\?/],
   [['show', ''], 2, 'LUO_INVALID_PARAMETER', /the name of a workload has 1 to 63 bytes, and this one 0: ""/],
   [['emulate', '--machine', '', '--', 'true'], 2, 'LUO_INVALID_PARAMETER', /the name of a machine has 1 to 63 bytes/],

@@ -74,9 +74,9 @@ function parse(text: string): Map<string, Family> {
 }
 
 /** A Stage whose luod serves metrics, and how to get them. */
-async function serving() {
+async function serving(...args: string[]) {
   const path = join(folder(), 'metrics.sock')
-  const stage = await Stage.start({ args: ['--metrics', `unix:${path}`] })
+  const stage = await Stage.start({ args: ['--metrics', `unix:${path}`, ...args] })
   await eventually(() => existsSync(path), Boolean, 'no metrics')
   const scrape = async () => parse((await get({ socketPath: path })).text)
   return { stage, path, scrape }
@@ -99,6 +99,21 @@ test('what is served can be parsed, and is what the documentation lists', async 
     () => existsSync(path),
     (there) => !there,
     'the socket stays',
+  )
+})
+
+test('whether a crash would lose nothing is a number', async () => {
+  const isProtected = async ({ scrape }: Awaited<ReturnType<typeof serving>>) =>
+    (await scrape()).get('luod_protected')?.samples.get('')
+  const alone = await serving()
+  await using _alone = alone.stage
+  expect(await isProtected(alone)).toBe(0)
+  const standing = await serving('--standby')
+  await using _standing = standing.stage
+  await eventually(
+    () => isProtected(standing),
+    (value) => value === 1,
+    'the standby is never ready',
   )
 })
 
