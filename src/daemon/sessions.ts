@@ -15,7 +15,7 @@ import type { LifetimeRecord, SessionRecord } from '../abi/record-shapes.js'
 import type { Change } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { monotonicMs } from './clock.js'
+import { monotonicMs, wallClockOf } from './clock.js'
 import type { EventFacts } from './events.js'
 import {
   frozenOf,
@@ -359,7 +359,7 @@ export class Sessions {
     const value: SessionRecord = { uid, name, custody, keep_ms: keepMs, created_at: createdAt }
     if (workload) value.workload = workload.id
     if (expiry) {
-      value.expires_at = Math.round(Date.now() + expiry.atMs - monotonicMs())
+      value.expires_at = wallClockOf(expiry.atMs)
       value.expires_at_ms = expiry.atMs
     }
     if (madeBy) value.made_by = madeBy.key
