@@ -5,8 +5,9 @@
  * do not move.
  */
 import type { Server } from 'node:net'
+import { checkNumbers } from '../client/numbers.js'
 import { LuoError } from '../errors.js'
-import { type FakeSession, type FakeSessionOptions, FakeSessions } from './fake-session.js'
+import { checkFile, type FakeSession, type FakeSessionOptions, FakeSessions } from './fake-session.js'
 
 type HookName = 'prepare' | 'freeze' | 'resume' | 'released'
 type Hook = (...args: unknown[]) => unknown
@@ -54,6 +55,7 @@ class Memory implements FakeMemory {
   }
 
   window(offset: number, length: number): ArrayBuffer {
+    checkNumbers({ offset, length })
     if (offset === 0 && length === this.size) return this.buffer
     throw new LuoError(
       'LUO_UNSUPPORTED',
@@ -62,6 +64,7 @@ class Memory implements FakeMemory {
   }
 
   grow(size: number): ArrayBuffer {
+    checkNumbers({ size })
     if (size < this.size || size > this.max) {
       throw new LuoError('EINVAL', `grow ${this.name} from ${this.size} to ${size}: the limit is ${this.max}`)
     }
@@ -158,6 +161,7 @@ class Fake implements FakeLive {
   }
 
   async memory(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory> {
+    checkNumbers(options)
     this.#mustNotBe('frozen', 'released')
     const known = this.#memory.get(name)
     if (known) return known
@@ -167,6 +171,7 @@ class Fake implements FakeLive {
   }
 
   async replace(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory> {
+    checkNumbers(options)
     this.#mustNotBe('frozen', 'released')
     if (!this.#memory.has(name)) throw new LuoError('LUO_NOT_FOUND', `replace ${name}: there is no such memory`)
     const made = new Memory(name, options.size, options.max ?? options.size, options.format)
@@ -176,6 +181,7 @@ class Fake implements FakeLive {
   }
 
   async serve(server: Server, options: { port?: number; host?: string; path?: string }): Promise<void> {
+    checkNumbers(options)
     this.#servers.push(server)
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
@@ -187,11 +193,13 @@ class Fake implements FakeLive {
   }
 
   async file(name: string, file?: unknown, { until }: { until?: 'update' } = {}): Promise<unknown> {
+    checkFile(file)
     if (!this.#files.has(name) && file !== undefined) this.#files.set(name, { file, until })
     return this.#files.get(name)?.file
   }
 
   async session(name: string, options: FakeSessionOptions = {}): Promise<FakeSession> {
+    checkNumbers(options)
     this.#mustNotBe('frozen', 'released')
     return this.#sessions.open(name, options)
   }
