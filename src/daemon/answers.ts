@@ -62,14 +62,14 @@ export interface AnswerOptions<T> {
   underWay?: (answer: T) => boolean
 }
 
-const NO_JOURNAL: Pick<Journal, 'commit' | 'add' | 'touch'> = { commit: () => {}, add: () => {}, touch: () => {} }
+const NO_JOURNAL: Pick<Journal, 'commit' | 'touch'> = { commit: () => {}, touch: () => {} }
 
 export class Answers {
-  readonly #journal: Pick<Journal, 'commit' | 'add' | 'touch'>
+  readonly #journal: Pick<Journal, 'commit' | 'touch'>
   readonly #users = new Map<number, User>()
   #nextKey = 1n
 
-  constructor(journal: Pick<Journal, 'commit' | 'add' | 'touch'> = NO_JOURNAL) {
+  constructor(journal: Pick<Journal, 'commit' | 'touch'> = NO_JOURNAL) {
     this.#journal = journal
   }
 
@@ -181,7 +181,8 @@ export class Answers {
         continue
       }
       user.bytes -= known.bytes
-      if (known.key !== undefined) this.#journal.add([{ type: 'answer', key: known.key, value: undefined }])
+      const last: Change[] = known.key === undefined ? [] : [{ type: 'answer', key: known.key, value: undefined }]
+      this.#journal.touch({ changes: () => last })
       known.onForgotten?.()
     }
   }

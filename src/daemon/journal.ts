@@ -72,7 +72,7 @@ export class Journal {
   /** Its last changes, instead of what it would say. */
   forget(recorded: Recorded, changes: readonly Change[]): void {
     this.#touched.delete(recorded)
-    this.add(changes)
+    this.touch({ changes: () => changes })
   }
 
   keep(key: VaultKey, fd: Fd): void {

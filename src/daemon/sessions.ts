@@ -204,7 +204,8 @@ export class Sessions {
     this.index.remove(holding)
     workload?.sessions.delete(holding)
     if (workload?.session === session) workload.session = undefined
-    this.#options.journal.add([...changes, { type: 'session', key: session.id, value: undefined }])
+    const last: Change[] = [...changes, { type: 'session', key: session.id, value: undefined }]
+    this.#options.journal.touch({ changes: () => last })
     this.#options.onReleased()
     return count
   }
@@ -350,8 +351,11 @@ export class Sessions {
 
   // --- records ------------------------------------------------------------------------------------------------------
 
+  /** As they are when the transaction is committed. */
   record(holdings: Iterable<Holding>): void {
-    this.#options.journal.add([...holdings].map((holding) => this.change(holding)))
+    const all = [...holdings]
+    const there = () => all.filter(({ session }) => this.index.find(session.id))
+    this.#options.journal.touch({ changes: () => there().map((holding) => this.change(holding)) })
   }
 
   change({ session, uid, workload, keepMs, createdAt, expiry, madeBy, heir, keeper }: Holding): Change {
