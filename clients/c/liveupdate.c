@@ -43,6 +43,9 @@
 #define KEXEC_WAIT_MS 600000
 /* A connection that lasted this long without an answer was luod's all the same: it may be away for the whole time again. */
 #define STABLE_MS 1000
+/* A full queue of whoever listens is waited for that long at least, and looked at again after the other. */
+#define LEAST_QUEUE_MS 100
+#define QUEUE_RETRY_MS 20
 
 /* --- errors ---------------------------------------------------------------------------------------------------- */
 
@@ -535,10 +538,10 @@ static int check_trust(int fd, const char *path, luo_error *error) {
               (unsigned long)peer.uid, (unsigned long)getuid());
 }
 
-/* `flags`: SOCK_NONBLOCK fails when the listener's queue is full; without it that is waited for. */
-static int connection_make(luo_connection *connection, int flags, luo_error *error) {
+/* EAGAIN when the queue of whoever listens is full. */
+static int connection_make(luo_connection *connection, luo_error *error) {
   int result;
-  connection->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+  connection->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (connection->fd < 0) return fail_errno(error, "make a socket");
   do result = connect(connection->fd, (struct sockaddr *)&connection->address, sizeof connection->address);
   while (result != 0 && errno == EINTR);
@@ -554,7 +557,27 @@ static int connection_make(luo_connection *connection, int flags, luo_error *err
   return -1;
 }
 
-luo_connection *luo_connect(const char *socket_path, int64_t timeout_ms, luo_error *error) {
+/* For the first time: the queue of whoever listens may be full for a moment. */
+static int connection_make_first(luo_connection *connection, luo_error *error) {
+  int64_t patience = connection->reconnect_ms > LEAST_QUEUE_MS ? connection->reconnect_ms : LEAST_QUEUE_MS;
+  int64_t end = now_ms() + patience;
+  luo_error why;
+  while (connection_make(connection, &why) != 0) {
+    struct timespec pause = {0, QUEUE_RETRY_MS * 1000000L};
+    if (strcmp(why.code, "EAGAIN") != 0) return fail(error, why.code, "%s", why.message);
+    if (now_ms() >= end) {
+      return fail(error, "LUO_NO_DAEMON",
+                  "connect to %s: whoever listens there takes no connection for %g s, and its queue is full: "
+                  "it is stopped or hangs",
+                  connection->address.sun_path, (double)patience / 1000);
+    }
+    nanosleep(&pause, NULL);
+  }
+  return 0;
+}
+
+static luo_connection *connection_to(const char *socket_path, int64_t timeout_ms, int64_t reconnect_ms,
+                                     luo_error *error) {
   luo_connection *connection = calloc(1, sizeof *connection);
   if (!connection) {
     no_memory(error);
@@ -563,12 +586,16 @@ luo_connection *luo_connect(const char *socket_path, int64_t timeout_ms, luo_err
   connection->fd = NO_FILE;
   connection->usable = true;
   connection->timeout_ms = timeout_ms;
-  connection->reconnect_ms = RECONNECT_MS;
-  if (socket_address(socket_path, &connection->address, error) == 0 && connection_make(connection, 0, error) == 0) {
+  connection->reconnect_ms = reconnect_ms;
+  if (socket_address(socket_path, &connection->address, error) == 0 && connection_make_first(connection, error) == 0) {
     return connection;
   }
   luo_connection_free(connection);
   return NULL;
+}
+
+luo_connection *luo_connect(const char *socket_path, int64_t timeout_ms, luo_error *error) {
+  return connection_to(socket_path, timeout_ms, RECONNECT_MS, error);
 }
 
 void luo_connection_reconnect(luo_connection *connection, int64_t ms) { connection->reconnect_ms = ms; }
@@ -801,7 +828,7 @@ static int refused(const luo_reply *reply, luo_error *error) {
 /* 0 with *answer; else the connection has ended, and *error says why. */
 static int exchange_once(luo_connection *connection, const text *request, const int *fds, size_t fd_count,
                          int64_t deadline, luo_reply **answer, luo_error *error) {
-  if (connection->fd < 0 && connection_make(connection, 0, error) != 0) return -1;
+  if (connection->fd < 0 && connection_make(connection, error) != 0) return -1;
   /* With its NUL, which ends the message. */
   if (send_all(connection, request->bytes, request->length + 1, fds, fd_count, deadline, error) != 0) return -1;
   return receive_reply(connection, deadline, answer, error);
@@ -1340,11 +1367,9 @@ int luo_join(luo_workload **workload, const luo_options *options, luo_error *err
   if (!made) return no_memory(error);
   made->poll_fd = made->timer_fd = NO_FILE;
   made->kexec_wait_ms = given->kexec_wait_ms > 0 ? given->kexec_wait_ms : KEXEC_WAIT_MS;
-  made->control = luo_connect(given->socket, given->timeout_ms, error);
-  if (made->control) luo_connection_reconnect(made->control, reconnect_ms);
+  made->control = connection_to(given->socket, given->timeout_ms, reconnect_ms, error);
   if (made->control && join(made, name, given, error) == 0 &&
-      (made->events = luo_connect(given->socket, given->timeout_ms, error))) {
-    luo_connection_reconnect(made->events, reconnect_ms);
+      (made->events = connection_to(given->socket, given->timeout_ms, reconnect_ms, error))) {
     if (subscribe(made, error) == 0 && begin_polling(made, error) == 0) {
       *workload = made;
       return 0;
@@ -1441,7 +1466,7 @@ static bool try_again(luo_workload *workload) {
   add(&message, "{\"method\":\"" INTERFACE "Subscribe\",\"more\":true,\"parameters\":");
   add_member(&message, "{\"member\":", workload->member);
   add(&message, "}}");
-  sent = !message.code && connection_make(events, SOCK_NONBLOCK, NULL) == 0 &&
+  sent = !message.code && connection_make(events, NULL) == 0 &&
          send_all(events, message.bytes, message.length + 1, NULL, 0, 0, NULL) == 0 && watch(workload, events->fd) == 0;
   free(message.bytes);
   if (sent) return true;

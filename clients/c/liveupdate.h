@@ -191,7 +191,10 @@ int luo_session_files(luo_session *session, luo_files **files, luo_error *error)
 
 /* --- requests -------------------------------------------------------------------------------------------------- */
 
-/* `socket` as in luo_options. LUO_NO_DAEMON when nobody listens; EPERM when it is neither root nor this user. */
+/*
+ * `socket` as in luo_options. LUO_NO_DAEMON when nobody listens, or takes no connection for 10 seconds and its queue is full;
+ * EPERM when it is neither root nor this user.
+ */
 luo_connection *luo_connect(const char *socket, int64_t timeout_ms, luo_error *error);
 void luo_connection_free(luo_connection *connection);
 /* How long luod may be away, in milliseconds; 0: not at all. Without this 10 seconds. */

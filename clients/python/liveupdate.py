@@ -55,6 +55,8 @@ RECONNECT = 10
 KEXEC_WAIT = 600
 #: A connection that lasted this long without an answer was luod's all the same: it may be away for all of that again.
 _STABLE = 1
+#: A full queue of whoever listens is waited for that long at least, in seconds, and looked at again after the other.
+_LEAST_QUEUE, _QUEUE_RETRY = 0.1, 0.02
 #: Between attempts to reach it, in seconds: quick ones first, then the last one again and again.
 _DELAYS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _READ_BYTES = 65536
@@ -137,7 +139,8 @@ class Connection:
 
     def __init__(self, path=None, timeout=None, reconnect=RECONNECT):
         """`timeout`: seconds for each answer; None: as long as it takes. `reconnect`: seconds for which luod may be away;
-        0: not at all. LUO_NO_DAEMON when nobody listens at `path`; EPERM when it is neither root nor this user."""
+        0: not at all. LUO_NO_DAEMON when nobody listens at `path`, or takes no connection for `reconnect` and its queue is
+        full; EPERM when it is neither root nor this user."""
         self._path = socket_path(path)
         self._timeout = timeout
         self.reconnect = reconnect
@@ -145,15 +148,28 @@ class Connection:
         self._received = bytearray()
         self._searched = 0
         self._fds = []
-        self._connect()
+        self._connect_first(max(_LEAST_QUEUE, reconnect))
 
-    def _connect(self, blocking=True):
+    def _connect_first(self, patience):
+        end = time.monotonic() + patience
+        while True:
+            try:
+                return self._connect()
+            except LuoError as error:
+                if error.code != 'EAGAIN':
+                    raise
+                if time.monotonic() >= end:
+                    why = f'takes no connection for {patience:g} s, and its queue is full: it is stopped or hangs'
+                    raise LuoError('LUO_NO_DAEMON', f'connect to {self._path}: whoever listens there {why}') from error
+            time.sleep(_QUEUE_RETRY)
+
+    def _connect(self):
+        """EAGAIN when the queue of whoever listens is full."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.setblocking(blocking)
+            self._socket.setblocking(False)
             self._socket.connect(self._path)
             _check_trust(self._socket, self._path)
-            self._socket.setblocking(False)
         except OSError as error:
             self._drop()
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
@@ -708,7 +724,7 @@ class Workload:
         if not _has_expired(self._timer):
             return False
         try:
-            self._events._connect(blocking=False)
+            self._events._connect()
             request = {'method': _full('Subscribe'), 'more': True, 'parameters': {'member': self.member}}
             self._events._send(json.dumps(request).encode() + b'\0', (), None)
         except (LuoError, OSError):

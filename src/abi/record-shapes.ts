@@ -62,8 +62,10 @@ export type LifetimeRecord = {
   inode: string
   /** Id of the request that it answered. */
   request?: string
-  /** Of the wall clock, in ms. */
+  /** Of the wall clock, in ms: for people, and for a build that does not know the next one. */
   given_at: number
+  /** Of the monotonic clock, in ms. */
+  given_at_ms?: number
 }
 
 /** The key is its id. */

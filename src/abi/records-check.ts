@@ -59,7 +59,10 @@ const FIELDS: Readonly<Record<RecordType, Readonly<Record<string, Check>>>> = {
     ...{ id: text, workload: u64, uid: count, pid: count, accepts: texts, after: texts, ready: flag },
     ...{ origin: oneOf('new', 'update', 'crash'), lifetime: optional(u64) },
   },
-  lifetime: { session: u64, pid: count, member: optional(u64), inode: text, given_at: number, request: optional(text) },
+  lifetime: {
+    ...{ session: u64, pid: count, member: optional(u64), inode: text, request: optional(text) },
+    ...{ given_at: number, given_at_ms: optional(number) },
+  },
   answer: { uid: count, id: text, digest: text, method: text, updates: optional(texts) },
   flb: { compatible: text, state: object },
 }

@@ -200,3 +200,27 @@ test.each(['ENOMEM', 'ENFILE'] as const)(
     expect(taken?.lost.map(({ key, error }) => [key, error.code])).toEqual([['1', code]])
   },
 )
+
+test('what says what came over may have to wait for a descriptor; that the kernel has lost it is final', () => {
+  const first = begin()
+  own(handOver(first.device, content()))
+  const { device } = begin(first.generation)
+  const manifest = device.retrieveSession(MANIFEST_SESSION)
+  const retrieve = manifest.retrieve.bind(manifest)
+  const failing = (code: 'EMFILE' | 'ENFILE' | 'ENOMEM') => () => {
+    throw new LuoError(code, 'retrieve file 0')
+  }
+  const incoming = own(new IncomingSessions(device, [Object.assign(manifest, { retrieve: failing('EMFILE') })]))
+  expect(codeOf(() => takeBack(incoming))).toBe('EMFILE')
+  for (const code of ['ENFILE', 'ENOMEM'] as const) {
+    manifest.retrieve = failing(code)
+    expect(() => takeBack(incoming)).toThrow(/for as long as it runs: retrieve file 0/)
+    expect(codeOf(() => takeBack(incoming))).toBe('LUO_RECORDS')
+    expect(incoming.taken).toContain(manifest)
+  }
+  manifest.retrieve = retrieve
+  const taken = takeBack(incoming)
+  owned.push({ close: () => closeAll(taken?.files.values() ?? []) })
+  expect(taken?.lost).toEqual([])
+  taken?.finish()
+})

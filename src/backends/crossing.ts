@@ -207,8 +207,8 @@ export class IncomingSessions {
 
 /**
  * Undefined when no luod handed anything over. LUO_RECORDS_VERSION when one of another version did, and then none of
- * that is touched; LUO_RECORDS when it is damaged. After a failure `incoming` has what it had to take out of the
- * kernel.
+ * that is touched; LUO_RECORDS when it is damaged, or the kernel has lost what says what it is. After a failure
+ * `incoming` has what it had to take out of the kernel.
  */
 export function takeBack(incoming: IncomingSessions): TakenBack | undefined {
   const manifest = ifThere(() => incoming.take(MANIFEST_SESSION))
@@ -218,7 +218,7 @@ export function takeBack(incoming: IncomingSessions): TakenBack | undefined {
     return undefined
   }
   // Without it: it was finished, and somebody still had a descriptor.
-  using file = ifThere(() => manifest.retrieve(ONLY_TOKEN))
+  using file = ifThere(() => retrieveManifest(manifest))
   if (!file) return undefined
   const sessions = version ? [manifest, version] : [manifest]
   const files = new Map<string, Fd>()
@@ -245,6 +245,20 @@ export function takeBack(incoming: IncomingSessions): TakenBack | undefined {
       incoming.close()
       return refused
     },
+  }
+}
+
+function retrieveManifest(manifest: LiveSession): Fd {
+  try {
+    return manifest.retrieve(ONLY_TOKEN)
+  } catch (error) {
+    if (!isLuoError(error) || error.code === 'ENOENT' || NO_NUMBER.has(error.code)) throw error
+    throw new LuoError(
+      'LUO_RECORDS',
+      `take back what came over: the kernel could not make the file again that says what it is, and says so for as long ` +
+        `as it runs: ${error.message}; all else is still in the kernel's sessions ${SESSION_PREFIX}ID`,
+      { cause: error, params: { ...error.params } },
+    )
   }
 }
 

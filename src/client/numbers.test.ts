@@ -1,9 +1,18 @@
-import { createServer } from 'node:http'
+import { createServer, type Server } from 'node:http'
 import { expect, test } from 'vitest'
 import { codeOf } from '../../test/code-of.js'
 import { fakeLuod, fakeMember } from '../../test/fake-luod.js'
-import { updateInTest } from '../testing/index.js'
-import { adoptSession, join, type Live, openSession } from './index.js'
+import { createMemfd } from '../sys/memfd.js'
+import { fakeLive, updateInTest } from '../testing/index.js'
+import {
+  adoptSession,
+  join,
+  type Live,
+  type MemoryOptions,
+  openSession,
+  type SessionOptions,
+  type Token,
+} from './index.js'
 import { checkNumbers } from './numbers.js'
 
 const MOST_MS = 2 ** 31 - 1
@@ -60,24 +69,60 @@ test('a hook that is none, or for what never comes, is refused', async () => {
   expect(() => on('prepared', () => {})).toThrow('for one of prepare, freeze, resume, released')
 })
 
-/** Every call with a number that is none, by what the error has to name. */
-function badCalls(live: Live): [string, () => unknown][] {
+/** What `join` answers, and what stands for it in a test. */
+interface AnyLive {
+  memory(name: string, options: MemoryOptions): Promise<AnyMemory>
+  replace(name: string, options: MemoryOptions): Promise<unknown>
+  session(name: string, options?: SessionOptions): Promise<AnySession>
+  serve(server: Server, options: { port?: number; settleMs?: number; longMs?: number; backlog?: number }): Promise<void>
+  file(name: string, file: number | { readonly fd: number }): Promise<unknown>
+  ready(): Promise<void>
+  close(): Promise<void>
+}
+
+interface AnyMemory {
+  grow(size: number): unknown
+  window(offset: number, length: number): unknown
+}
+
+interface AnySession {
+  preserve(token: Token, file: number | { readonly fd: number }): Promise<void>
+  unpreserve(...tokens: Token[]): Promise<void>
+  retrieve(token: Token): Promise<unknown>
+}
+
+/** Every call with a number that is none, by what the error has to begin with. */
+function badCalls(live: AnyLive, memory: AnyMemory, session: AnySession): [string, () => unknown][] {
   const bad = Number.NaN
   return [
-    ['size', () => live.memory('new', { size: bad })],
-    ['size', () => live.memory('forgotten', {} as { size: number })],
-    ['max', () => live.memory('store', { size: 1, max: bad })],
-    ['size', () => live.replace('store', { size: Number.POSITIVE_INFINITY })],
-    ['keepMs', () => live.session('cache', { keepMs: bad })],
-    ['port', () => live.serve(createServer(), { port: bad })],
-    ['settleMs', () => live.serve(createServer(), { port: 0, settleMs: bad })],
-    ['longMs', () => live.serve(createServer(), { port: 0, longMs: bad })],
-    ['fd', () => live.file('log', bad)],
-    ['fd', () => live.file('log', { fd: 1.5 })],
+    ['size is', () => live.memory('new', { size: bad })],
+    ['size is', () => live.memory('new', { size: 0 })],
+    ['size is', () => live.memory('new', { size: 2 ** 46 })],
+    ['size is', () => live.memory('forgotten', {} as { size: number })],
+    ['max is', () => live.memory('store', { size: 1, max: bad })],
+    ['max is', () => live.memory('store', { size: 2, max: 1 })],
+    ['size is', () => live.replace('store', { size: Number.POSITIVE_INFINITY })],
+    ['max is', () => live.replace('store', { size: 2, max: 1 })],
+    ['keepMs is', () => live.session('cache', { keepMs: bad })],
+    ['port is', () => live.serve(createServer(), { port: bad })],
+    ['settleMs is', () => live.serve(createServer(), { port: 0, settleMs: bad })],
+    ['longMs is', () => live.serve(createServer(), { port: 0, longMs: bad })],
+    ['backlog is', () => live.serve(createServer(), { port: 0, backlog: -1 })],
+    ['fd is', () => live.file('log', bad)],
+    ['fd is', () => live.file('log', { fd: 1.5 })],
+    ['size is', async () => memory.grow(bad)],
+    ['size is', async () => memory.grow(0)],
+    ['offset is', async () => memory.window(bad, 1)],
+    ['length is', async () => memory.window(0, -1)],
+    ['fd is', () => session.preserve(1, bad)],
+    ['fd is', () => session.preserve(1, { fd: -2 })],
+    ['the token 1.5 is', () => session.preserve(1.5, 0)],
+    ['the token -1 is', () => session.unpreserve(-1n)],
+    ['the token x is', () => session.retrieve('x')],
   ]
 }
 
-test.each(['a workload', 'no workload'])(
+test.each(['a workload', 'no workload', 'a fake'])(
   'every call of %s names the number that is none, and luod is asked nothing',
   async (who) => {
     const asked: string[] = []
@@ -89,21 +134,27 @@ test.each(['a workload', 'no workload'])(
         asked.push(...input.files.map(({ token }) => token))
         return { output: {} }
       },
+      CreateSession: ({ input: { name } }) => ({
+        output: {
+          session: { session: '1', name, uid: 0, custody: 'held', files: 0, bytes: '0', keep_ms: 0, age_ms: 0 },
+          ...{ fds: 1, session_fd: 0 },
+        },
+        fds: [createMemfd('lifetime')],
+      }),
     })
     const { socket } = luod
-    const live = await join({ socket, workload: who === 'a workload' ? 'web' : '', exitWhenReleased: false, keepMs: 0 })
+    const workload = who === 'a workload' ? 'web' : ''
+    const live: AnyLive =
+      who === 'a fake' ? fakeLive() : await join({ socket, workload, exitWhenReleased: false, keepMs: 0 })
     try {
       await live.ready()
       const memory = await live.memory('store', { size: 4096 })
+      const session = await live.session('other')
       const before = asked.length
-      const calls: [string, () => unknown][] = [
-        ...badCalls(live),
-        ['size', async () => memory.grow(Number.NaN)],
-        ['offset', async () => memory.window(Number.NaN, 1)],
-      ]
-      for (const [name, call] of calls) {
-        const failed = expect(call(), `${name} in ${call}`).rejects
-        await failed.toMatchObject({ code: 'LUO_INVALID_PARAMETER', message: expect.stringMatching(`^${name} is `) })
+      for (const [begin, call] of badCalls(live, memory, session)) {
+        const code = begin.startsWith('the token') ? 'EINVAL' : 'LUO_INVALID_PARAMETER'
+        const failed = expect(call(), `${begin} in ${call}`).rejects
+        await failed.toMatchObject({ code, message: expect.stringMatching(`^${begin} `) })
       }
       expect(asked).toHaveLength(before)
     } finally {

@@ -32,6 +32,8 @@ function whole(what: string, least: number, most: number): Rule {
 
 const KEPT = whole('milliseconds', 0, Number.MAX_SAFE_INTEGER)
 const BYTES = whole('bytes', 0, Number.MAX_SAFE_INTEGER)
+/** Of memory, which is never empty, and which has an address. */
+const MEMORY = whole('bytes', 1, 2 ** 45)
 /** Of calls, and of `liveupdate/testing`. */
 const OTHERS = {
   timeoutMs: WAIT,
@@ -58,8 +60,8 @@ const RULES: Readonly<Record<Option | keyof typeof OTHERS, Rule>> = {
   settleMs: WAIT,
   longMs: WAIT,
   keepMs: KEPT,
-  size: BYTES,
-  max: BYTES,
+  size: MEMORY,
+  max: MEMORY,
   port: { ...whole('port', 0, MOST_PORT), needs: `a port is needed, 0 to ${MOST_PORT}`, orText: true },
   backlog: { ...whole('connections', 0, MOST_OF_INT), orText: true },
   ...OTHERS,
@@ -71,22 +73,22 @@ export function checkNumbers<T extends object>(options: T): T {
   for (const [name, value] of Object.entries(options)) {
     const rule = (RULES as Readonly<Record<string, Rule>>)[name]
     if (!rule || value === undefined || (rule.orText && typeof value === 'string')) continue
-    if (typeof value !== 'number' || !rule.is(value)) {
-      throw new LuoError('LUO_INVALID_PARAMETER', `${name} is ${String(value)}: ${rule.needs}`, {
-        params: { parameter: name },
-      })
-    }
+    if (typeof value !== 'number' || !rule.is(value)) throw wrong(name, value, rule.needs)
     if (rule.most !== undefined) Object.assign(checked, { [name]: Math.min(value, rule.most) })
   }
+  const { size, max } = checked as Partial<MemoryOptions>
+  if (size !== undefined && max !== undefined && max < size) throw wrong('max', max, `size is ${size}, which is more`)
   return checked
 }
 
 /** Of memory that has to be made. Without types it may be missing, and would be none. */
 export function sizeOf(name: string, { size }: { readonly size?: number | undefined }): number {
   if (size !== undefined) return size
-  throw new LuoError('LUO_INVALID_PARAMETER', `size is undefined: to make memory ${name} its bytes are needed`, {
-    params: { parameter: 'size' },
-  })
+  throw wrong('size', size, `to make memory ${name} its bytes are needed`)
+}
+
+function wrong(parameter: string, value: unknown, why: string): LuoError {
+  return new LuoError('LUO_INVALID_PARAMETER', `${parameter} is ${String(value)}: ${why}`, { params: { parameter } })
 }
 
 /** The number of a file that an application owns, as it gives it. */

@@ -94,7 +94,7 @@ test('each record of an answer is taken away when it is forgotten, restored ones
       else records.delete(key)
     }
   }
-  const answers = new Answers({ add: take, commit: (changes = []) => take(changes) })
+  const answers = new Answers({ touch: ({ changes }) => take(changes()), commit: (changes = []) => take(changes) })
   const forgotten: string[] = []
   const record = { uid: 1, id: 'old', digest: 'd', method: 'Update', updates: ['1'] }
   records.add('7')
@@ -133,7 +133,7 @@ test('what was begun and cannot be recorded is undone, and the request can be tr
   const commit = () => {
     if (full) throw new LuoError('ENOSPC', 'no space')
   }
-  const answers = new Answers({ add: () => {}, commit })
+  const answers = new Answers({ touch: () => {}, commit })
   const undone: string[] = []
   const ask = (begun: string) => answers.once(1, 'Do', { id: 'a' }, () => begun, { undo: (of) => undone.push(of) })
   expect(isLuoError(await ask('first').catch((error: unknown) => error), 'ENOSPC')).toBe(true)

@@ -62,12 +62,14 @@ export interface AnswerOptions<T> {
   underWay?: (answer: T) => boolean
 }
 
+const NO_JOURNAL: Pick<Journal, 'commit' | 'touch'> = { commit: () => {}, touch: () => {} }
+
 export class Answers {
-  readonly #journal: Pick<Journal, 'commit' | 'add'>
+  readonly #journal: Pick<Journal, 'commit' | 'touch'>
   readonly #users = new Map<number, User>()
   #nextKey = 1n
 
-  constructor(journal: Pick<Journal, 'commit' | 'add'> = { commit: () => {}, add: () => {} }) {
+  constructor(journal: Pick<Journal, 'commit' | 'touch'> = NO_JOURNAL) {
     this.#journal = journal
   }
 
@@ -151,7 +153,10 @@ export class Answers {
       try {
         this.#journal.commit(change)
       } catch (error) {
-        if (!stands?.(answer)) {
+        const stays = stands?.(answer) === true
+        // Whether it is in the transaction that comes next depends on where this one has failed.
+        this.#journal.touch({ changes: () => (stays ? change : change.map((one) => ({ ...one, value: undefined }))) })
+        if (!stays) {
           undo?.(answer)
           throw error
         }
@@ -176,7 +181,8 @@ export class Answers {
         continue
       }
       user.bytes -= known.bytes
-      if (known.key !== undefined) this.#journal.add([{ type: 'answer', key: known.key, value: undefined }])
+      const last: Change[] = known.key === undefined ? [] : [{ type: 'answer', key: known.key, value: undefined }]
+      this.#journal.touch({ changes: () => last })
       known.onForgotten?.()
     }
   }

@@ -177,6 +177,36 @@ test('the sessions of the kernel stay when the store may not have what was in th
   expect(log).toEqual(['warning: finish one (EIO)'])
 })
 
+test.each([
+  ['EMFILE', /nothing is lost as long as it runs, and it tries again in 0\.001 s$/],
+  ['LUO_RECORDS', /that does not pass in this kernel: luod keeps what it has until it is given up/],
+] as const)('a luod that stays says what of, and whether that may pass: %s', async (code, words) => {
+  const [listener, other] = socketPair()
+  const begun = { daemon: {}, arrived: true, finish: () => [] } as unknown as ReturnType<Beginning['begin']>
+  let attempts = 0
+  const begin = (fd: Fd) => {
+    fd.close()
+    if (attempts++ > 0) return begun
+    throw new LuoError(code, 'take back what came over')
+  }
+  const beginning = { holds: [{ name: VERSION_SESSION }], begin } as unknown as Beginning
+  const log: string[] = []
+  const options = {
+    ...{ version: '1', nofile: 1000, limits: userLimits({}, { nofile: 1000, shared: true, memory: 2 ** 30 }) },
+    log: (_: string, message: string) => log.push(message),
+  } as unknown as Parameters<typeof beginAtLast>[0]['options']
+  const received = { entries: new Map(), others: [], outdated: [] }
+  without.descriptors = true
+  try {
+    expect(await beginAtLast({ beginning, listener, options, received, firstRetryMs: 1, env: {} })).toBe(begun)
+  } finally {
+    without.descriptors = false
+  }
+  expect(log[0]).toMatch(words)
+  listener.close()
+  other.close()
+})
+
 test('a luod that waits without descriptors to answer anybody with loses none by each attempt', async () => {
   const openBefore = countOpenFds()
   const [listener, other] = socketPair()

@@ -2,6 +2,7 @@
  * The first moments of a luod that takes back what came over a kexec. What it has taken out of the kernel is finished with
  * its last descriptor, so a luod that cannot go on with it stays: it says why to whoever asks, puts the sessions into the
  * service manager's store if there is one, and tries again. Without a store it does not end when it is asked to, either.
+ * What is damaged (LUO_RECORDS) stays so, and it says that: whoever gives it up ends luod.
  *
  * Nothing came, or it is of another version: then it fails as ever.
  */
@@ -126,9 +127,11 @@ async function sayWhy(
   { listener, options, env = process.env }: BeginOptions,
 ): Promise<void> {
   const { version, limits, nofile, log } = options
-  const why =
-    `luod has what came over the kexec, and cannot go on with it: ${message} (${code}); ` +
-    `nothing is lost as long as it runs, and it tries again in ${retryMs / 1000} s`
+  const then =
+    code === 'LUO_RECORDS'
+      ? 'that does not pass in this kernel: luod keeps what it has until it is given up, by SIGKILL or in the store'
+      : `nothing is lost as long as it runs, and it tries again in ${retryMs / 1000} s`
+  const why = `luod has what came over the kexec, and cannot go on with it: ${message} (${code}); ${then}`
   log('error', why)
   const refusal = new LuoError(code, why, { params: { ...params } })
   const refuse = () => {

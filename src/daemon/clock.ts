@@ -10,3 +10,8 @@ export function monotonicMs(): number {
 export function millisecondsSince(start: number): number {
   return Math.round((monotonicMs() - start) * 1_000) / 1_000
 }
+
+/** What the wall clock shows, or showed, at a time of the monotonic one: in whole ms, as it is set now. */
+export function wallClockOf(atMs: number): number {
+  return Math.round(Date.now() + atMs - monotonicMs())
+}

@@ -177,10 +177,15 @@ export class Daemon implements MetricsSource {
     this.#records = recordsFile
     this.#kernel = kernel
     this.#idle = new IdleWatch(() => this.#isIdle(), onIdle)
-    const onDefect = (error: unknown) => log('error', `record what has changed: ${String(error)}`)
+    const onDefect = (error: unknown) =>
+      log(
+        'error',
+        `record what has changed, of which a luod after this one would not know: ${error}; it is tried again`,
+      )
+    const onRecorded = () => log('info', 'what had changed is recorded')
     const onSinkLost = (error: unknown) => log('error', `a copy of luod's descriptors is lost: ${String(error)}`)
     this.vault = new Vault(onSinkLost, ahead?.held)
-    this.#journal = new Journal(records, this.vault, onDefect)
+    this.#journal = new Journal(records, this.vault, onDefect, onRecorded)
     const before = records.get('meta', '0') as MetaRecord | undefined
     this.#before = before
     const meta = { version, pid: process.pid, started_at: Date.now(), next_session: before?.next_session ?? 0 }

@@ -5,6 +5,7 @@
 import type { LifetimeRecord } from '../abi/record-shapes.js'
 import type { Change } from '../abi/records.js'
 import type { Fd } from '../sys/fd.js'
+import { monotonicMs, wallClockOf } from './clock.js'
 import type { Journal, Recorded } from './journal.js'
 import { type Lifetime, Lifetimes } from './lifetime.js'
 import { RECENT_HOLD_MS, RESTORE_WAIT_MS } from './limits.js'
@@ -42,7 +43,7 @@ export class Holds {
   create(options: HoldOptions): { lifetime: Lifetime; fd: Fd } {
     const key = String(this.#nextKey++)
     const { lifetime, fd } = this.lifetimes.create(this.#closing(key, options, () => lifetime))
-    this.#know(key, lifetime, options.member, Date.now())
+    this.#know(key, lifetime, options.member, monotonicMs())
     return { lifetime, fd }
   }
 
@@ -50,13 +51,14 @@ export class Holds {
    * As it was recorded. Owns `end`. If nobody has it, and it was given out just before, its answer may be lost; whoever
    * is looked at once (`drain`) and has it, has it.
    */
-  restore(
-    key: string,
-    { inode, pid, session, given_at, member, request }: LifetimeRecord,
-    end: Fd,
-    onEnded: () => void,
-  ) {
-    const mayBeLost = () => this.#restoring && Date.now() - given_at < RECENT_HOLD_MS
+  restore(key: string, record: LifetimeRecord, end: Fd, onEnded: () => void) {
+    const { inode, pid, session, member, request } = record
+    const givenAtMs = givenAt(record)
+    const mayBeLost = () => {
+      const sinceMs = monotonicMs() - givenAtMs
+      // The clock begins anew with the kernel: what was given out later than now was before that.
+      return this.#restoring && sinceMs >= 0 && sinceMs < RECENT_HOLD_MS
+    }
     const options = { session, pid, member, request, mayBeLost, waitMs: RESTORE_WAIT_MS, onEnded }
     const lifetime = this.lifetimes.adopt(
       end,
@@ -64,7 +66,7 @@ export class Holds {
       this.#closing(key, options, () => lifetime),
     )
     this.startKeysAt(BigInt(key) + 1n)
-    this.#know(key, lifetime, member, given_at)
+    this.#know(key, lifetime, member, givenAtMs)
     return lifetime
   }
 
@@ -106,11 +108,11 @@ export class Holds {
     return { ...options, onClosed }
   }
 
-  #know(key: string, lifetime: Lifetime, member: string | undefined, givenAt: number): void {
+  #know(key: string, lifetime: Lifetime, member: string | undefined, givenAtMs: number): void {
     const changes = (): Change[] => {
       const { session, pid, inode, request } = lifetime
       const value: LifetimeRecord = {
-        ...{ session, pid, inode, given_at: givenAt },
+        ...{ session, pid, inode, given_at: wallClockOf(givenAtMs), given_at_ms: givenAtMs },
         ...(member ? { member } : {}),
         ...(request === undefined ? {} : { request }),
       }
@@ -121,4 +123,9 @@ export class Holds {
     this.#journal.touch(hold)
     this.#journal.keep(`lifetime/${key}`, lifetime.end)
   }
+}
+
+/** Of the monotonic clock. What an older build recorded goes by a clock that may have been set meanwhile. */
+function givenAt({ given_at: at, given_at_ms: atMs }: LifetimeRecord): number {
+  return atMs ?? monotonicMs() - (Date.now() - at)
 }

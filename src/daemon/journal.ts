@@ -5,17 +5,25 @@
  * `add` is for what must not be done when it cannot be recorded: it throws at once. `touch` is for what has happened:
  * it is written down as it is when the transaction is committed, once, however often it was touched. `tell` is for what
  * others hear of it: they hear it after the commit. What nobody commits is committed before the loop goes on. A commit
- * that fails leaves everything to the next one.
+ * that fails leaves everything to the next one, which comes by itself, with growing pauses, if nothing else happens.
  */
 import type { Change, Records } from '../abi/records.js'
 import type { Fd } from '../sys/fd.js'
 import { step } from './steps.js'
 import type { Vault, VaultKey } from './vault.js'
 
+const FIRST_RETRY_MS = 50
+const MOST_RETRY_MS = 5_000
+
 /** Something that is recorded. */
 export interface Recorded {
   /** What there is to record of it now. */
   changes(): readonly Change[]
+}
+
+interface Told {
+  run(): void
+  unrecorded(error: unknown): void
 }
 
 export class Journal {
@@ -26,14 +34,22 @@ export class Journal {
   readonly #watched: Recorded[] = []
   readonly #puts = new Map<VaultKey, Fd>()
   readonly #removes = new Set<VaultKey>()
-  #tells: (() => void)[] = []
+  readonly #onRecorded: () => void
+  #tells: Told[] = []
   #scheduled = false
   #closed = false
+  /** Until the next attempt; undefined while everything is recorded. */
+  #retry: NodeJS.Timeout | undefined
+  #retryMs = FIRST_RETRY_MS
+  /** Nobody was there to be told but whoever reads the log. */
+  #reported = false
 
-  constructor(records: Records, vault: Vault, onDefect: (error: unknown) => void) {
+  /** `onDefect`: something cannot be recorded, or told. `onRecorded`: after that, everything is recorded again. */
+  constructor(records: Records, vault: Vault, onDefect: (error: unknown) => void, onRecorded = () => {}) {
     this.#records = records
     this.#vault = vault
     this.#onDefect = onDefect
+    this.#onRecorded = onRecorded
   }
 
   /** Looked at in every commit. */
@@ -56,7 +72,7 @@ export class Journal {
   /** Its last changes, instead of what it would say. */
   forget(recorded: Recorded, changes: readonly Change[]): void {
     this.#touched.delete(recorded)
-    this.add(changes)
+    this.touch({ changes: () => changes })
   }
 
   keep(key: VaultKey, fd: Fd): void {
@@ -73,17 +89,31 @@ export class Journal {
 
   /**
    * Called when everything up to now is recorded, in the same transaction as the answer to the request that this is
-   * part of. When that fails it is called all the same, a moment later: what has happened has happened.
+   * part of. When that fails `unrecorded` is called, a moment later. Without it `run` is all the same: what has
+   * happened has happened.
    */
-  tell(run: () => void): void {
+  tell(run: () => void, unrecorded: (error: unknown) => void = run): void {
     if (this.#closed) return
-    this.#tells.push(run)
+    this.#tells.push({ run, unrecorded })
     this.#schedule()
   }
 
   /** Everything up to now is recorded, with `more`. Throws when it is not. */
   commit(more: readonly Change[] = []): void {
     if (this.#closed) return
+    try {
+      this.#commit(more)
+    } catch (error) {
+      this.#commitLater()
+      throw error
+    }
+    this.#stopRetrying()
+    if (this.#reported) this.#onRecorded()
+    this.#reported = false
+    this.#tellAll(({ run }) => run())
+  }
+
+  #commit(more: readonly Change[]): void {
     const touched = [...this.#touched]
     for (const recorded of [...touched, ...this.#watched]) this.#records.add(recorded.changes())
     for (const recorded of touched) this.#touched.delete(recorded)
@@ -100,19 +130,33 @@ export class Journal {
       this.#vault.remove([...this.#removes])
       this.#removes.clear()
     }
-    this.#tellAll()
+  }
+
+  /** If nothing else happens that would be recorded with it. */
+  #commitLater(): void {
+    clearTimeout(this.#retry)
+    this.#retry = setTimeout(() => this.#try(), this.#retryMs)
+    this.#retry.unref()
+    this.#retryMs = Math.min(this.#retryMs * 2, MOST_RETRY_MS)
+  }
+
+  #stopRetrying(): void {
+    clearTimeout(this.#retry)
+    this.#retry = undefined
+    this.#retryMs = FIRST_RETRY_MS
   }
 
   /** Nothing is recorded any more: it ends here, or somebody else goes on with it. */
   close(): void {
     this.#closed = true
     this.#tells = []
+    this.#stopRetrying()
   }
 
-  #tellAll(): void {
-    for (const run of this.#tells.splice(0)) {
+  #tellAll(tell: (told: Told) => void): void {
+    for (const told of this.#tells.splice(0)) {
       try {
-        run()
+        tell(told)
       } catch (error) {
         this.#onDefect(error)
       }
@@ -124,12 +168,17 @@ export class Journal {
     this.#scheduled = true
     queueMicrotask(() => {
       this.#scheduled = false
-      try {
-        this.commit()
-      } catch (error) {
-        this.#onDefect(error)
-        this.#tellAll()
-      }
+      this.#try()
     })
+  }
+
+  #try(): void {
+    try {
+      this.commit()
+    } catch (error) {
+      if (!this.#reported) this.#onDefect(error)
+      this.#reported = true
+      this.#tellAll(({ unrecorded }) => unrecorded(error))
+    }
   }
 }

@@ -78,7 +78,7 @@ test('a session whose answer cannot be recorded is let go', async () => {
   const commit = () => {
     throw new LuoError('ENOSPC', 'the records are full')
   }
-  await expect(asking(new FakeDevice(), new Answers({ commit, add: () => {} }))({})).rejects.toMatchObject({
+  await expect(asking(new FakeDevice(), new Answers({ commit, touch: () => {} }))({})).rejects.toMatchObject({
     code: 'ENOSPC',
   })
   expect(countOpenFds()).toBe(before)

@@ -3,6 +3,7 @@
  * (the blackout). It may lose its connection at any time, and has a moment to come back; its word has a deadline of its
  * own, and its end is seen by its pidfd.
  */
+import { asLuoError } from '../errors.js'
 import { millisecondsSince, monotonicMs } from './clock.js'
 import { FENCE_MS, KILL_WAIT_MS, RECONNECT_MS } from './limits.js'
 import type { Member, MemberEvent } from './member.js'
@@ -73,14 +74,28 @@ export class OldVersion {
     clearTimeout(this.#backTimer)
   }
 
+  /** There is no way back from here on, so a luod after this one has to know. */
   release(): void {
-    const { old, facts, id } = this.#parts
-    if (!old) return this.#course.event('oldReleased')
+    const { old, facts, id, state } = this.#parts
+    const unrecorded = (error: unknown) => {
+      const { code, message } = asLuoError(error, 'EIO', 'record the commit')
+      this.#course.event('oldRefused', { code, reason: `the commit cannot be recorded: ${message}` })
+    }
+    if (!old) {
+      try {
+        this.#parts.record()
+        state.journal.commit()
+      } catch (error) {
+        return unrecorded(error)
+      }
+      return this.#course.event('oldReleased')
+    }
     this.#course.startTimer(FENCE_MS, () => this.#course.event('fenceLate'))
-    tellRecorded(this.#parts, () => {
+    const release = () => {
       // If it cannot be asked just now, it is asked when it subscribes again.
       if (facts.phase === 'committing' && !old.tell({ event: 'release', update: id }) && !old.alive) this.kill()
-    })
+    }
+    tellRecorded(this.#parts, release, unrecorded)
   }
 
   kill(): void {

@@ -126,14 +126,15 @@ export function memberHandlers(state: State, answers: Answers): Pick<Handlers, M
       return answers.once(peer.uid, 'Commit', input, commit, options).then((output) => ({ output }))
     },
 
-    Released: ({ input, peer }) =>
-      answers
-        .once(peer.uid, 'Released', input, () => {
-          const { member, workload } = state.member(peer.uid, input.member)
-          updateOf(workload, 'released', input.update).oldReleased(member)
-          return {}
-        })
-        .then((output) => ({ output })),
+    Released: ({ input, peer }) => {
+      const released = () => {
+        const { member, workload } = state.member(peer.uid, input.member)
+        updateOf(workload, 'released', input.update).oldReleased(member)
+        return {}
+      }
+      // The new version goes on.
+      return answers.once(peer.uid, 'Released', input, released, { stands: () => true }).then((output) => ({ output }))
+    },
   }
 }
 

@@ -15,7 +15,7 @@ import type { LifetimeRecord, SessionRecord } from '../abi/record-shapes.js'
 import type { Change } from '../abi/records.js'
 import { LuoError } from '../errors.js'
 import type { Fd } from '../sys/fd.js'
-import { monotonicMs } from './clock.js'
+import { monotonicMs, wallClockOf } from './clock.js'
 import type { EventFacts } from './events.js'
 import {
   frozenOf,
@@ -204,7 +204,8 @@ export class Sessions {
     this.index.remove(holding)
     workload?.sessions.delete(holding)
     if (workload?.session === session) workload.session = undefined
-    this.#options.journal.add([...changes, { type: 'session', key: session.id, value: undefined }])
+    const last: Change[] = [...changes, { type: 'session', key: session.id, value: undefined }]
+    this.#options.journal.touch({ changes: () => last })
     this.#options.onReleased()
     return count
   }
@@ -350,8 +351,11 @@ export class Sessions {
 
   // --- records ------------------------------------------------------------------------------------------------------
 
+  /** As they are when the transaction is committed. */
   record(holdings: Iterable<Holding>): void {
-    this.#options.journal.add([...holdings].map((holding) => this.change(holding)))
+    const all = [...holdings]
+    const there = () => all.filter(({ session }) => this.index.find(session.id))
+    this.#options.journal.touch({ changes: () => there().map((holding) => this.change(holding)) })
   }
 
   change({ session, uid, workload, keepMs, createdAt, expiry, madeBy, heir, keeper }: Holding): Change {
@@ -359,7 +363,7 @@ export class Sessions {
     const value: SessionRecord = { uid, name, custody, keep_ms: keepMs, created_at: createdAt }
     if (workload) value.workload = workload.id
     if (expiry) {
-      value.expires_at = Math.round(Date.now() + expiry.atMs - monotonicMs())
+      value.expires_at = wallClockOf(expiry.atMs)
       value.expires_at_ms = expiry.atMs
     }
     if (madeBy) value.made_by = madeBy.key

@@ -77,10 +77,10 @@ export function newParts(state: State, workload: Workload, from: Origin, calls: 
   }
 }
 
-/** Tells somebody of it, when a luod after this one knows of it too. */
-export function tellRecorded(parts: UpdateParts, tell: () => void): void {
+/** Tells somebody of it, when a luod after this one knows of it too; without `unrecorded`, also when it cannot. */
+export function tellRecorded(parts: UpdateParts, tell: () => void, unrecorded?: (error: unknown) => void): void {
   parts.record()
-  parts.state.journal.tell(tell)
+  parts.state.journal.tell(tell, unrecorded)
 }
 
 /** What the successor shows when it joins. */

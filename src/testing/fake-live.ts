@@ -5,8 +5,10 @@
  * do not move.
  */
 import type { Server } from 'node:net'
+import { checkNumbers, sizeOf } from '../client/numbers.js'
+import type { MemoryOptions } from '../client/types.js'
 import { LuoError } from '../errors.js'
-import { type FakeSession, type FakeSessionOptions, FakeSessions } from './fake-session.js'
+import { checkFile, type FakeSession, type FakeSessionOptions, FakeSessions } from './fake-session.js'
 
 type HookName = 'prepare' | 'freeze' | 'resume' | 'released'
 type Hook = (...args: unknown[]) => unknown
@@ -42,11 +44,12 @@ class Memory implements FakeMemory {
   /** What luod holds while the state is frozen. */
   frozen: Uint8Array | undefined
 
-  constructor(name: string, size: number, max: number, format: string | undefined) {
+  constructor(name: string, options: MemoryOptions) {
+    const size = sizeOf(name, options)
     this.name = name
-    this.format = format
-    this.max = max
-    this.buffer = new ResizableBuffer(size, { maxByteLength: max })
+    this.format = options.format
+    this.max = options.max ?? size
+    this.buffer = new ResizableBuffer(size, { maxByteLength: this.max })
   }
 
   get size(): number {
@@ -54,6 +57,7 @@ class Memory implements FakeMemory {
   }
 
   window(offset: number, length: number): ArrayBuffer {
+    checkNumbers({ offset, length })
     if (offset === 0 && length === this.size) return this.buffer
     throw new LuoError(
       'LUO_UNSUPPORTED',
@@ -62,6 +66,7 @@ class Memory implements FakeMemory {
   }
 
   grow(size: number): ArrayBuffer {
+    checkNumbers({ size })
     if (size < this.size || size > this.max) {
       throw new LuoError('EINVAL', `grow ${this.name} from ${this.size} to ${size}: the limit is ${this.max}`)
     }
@@ -96,8 +101,8 @@ export interface FakeLive {
   readonly successor: boolean
   readonly origin: 'new' | 'update' | 'crash'
   readonly workload: string
-  memory(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory>
-  replace(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory>
+  memory(name: string, options: MemoryOptions): Promise<FakeMemory>
+  replace(name: string, options: MemoryOptions): Promise<FakeMemory>
   serve(server: Server, options: { port?: number; host?: string; path?: string }): Promise<void>
   file(name: string, file?: unknown, options?: { until?: 'update' }): Promise<unknown>
   session(name: string, options?: FakeSessionOptions): Promise<FakeSession>
@@ -157,25 +162,28 @@ class Fake implements FakeLive {
     return this.origin !== 'new'
   }
 
-  async memory(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory> {
+  async memory(name: string, options: MemoryOptions): Promise<FakeMemory> {
+    checkNumbers(options)
     this.#mustNotBe('frozen', 'released')
     const known = this.#memory.get(name)
     if (known) return known
-    const made = new Memory(name, options.size, options.max ?? options.size, options.format)
+    const made = new Memory(name, options)
     this.#memory.set(name, made)
     return made
   }
 
-  async replace(name: string, options: { size: number; max?: number; format?: string }): Promise<FakeMemory> {
+  async replace(name: string, options: MemoryOptions): Promise<FakeMemory> {
+    checkNumbers(options)
     this.#mustNotBe('frozen', 'released')
     if (!this.#memory.has(name)) throw new LuoError('LUO_NOT_FOUND', `replace ${name}: there is no such memory`)
-    const made = new Memory(name, options.size, options.max ?? options.size, options.format)
+    const made = new Memory(name, options)
     this.#replaced.set(name, made)
     if (this.#state === 'running') this.#swap()
     return made
   }
 
   async serve(server: Server, options: { port?: number; host?: string; path?: string }): Promise<void> {
+    checkNumbers(options)
     this.#servers.push(server)
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
@@ -187,11 +195,13 @@ class Fake implements FakeLive {
   }
 
   async file(name: string, file?: unknown, { until }: { until?: 'update' } = {}): Promise<unknown> {
+    checkFile(file)
     if (!this.#files.has(name) && file !== undefined) this.#files.set(name, { file, until })
     return this.#files.get(name)?.file
   }
 
   async session(name: string, options: FakeSessionOptions = {}): Promise<FakeSession> {
+    checkNumbers(options)
     this.#mustNotBe('frozen', 'released')
     return this.#sessions.open(name, options)
   }

@@ -2,6 +2,8 @@
  * What `session` of a fake live answers. Files are any values; who is frozen, or has not yet committed what was handed
  * over, cannot change them.
  */
+import { numberOf } from '../client/numbers.js'
+import { tokenText } from '../client/token.js'
 import { LuoError } from '../errors.js'
 
 export type FakeToken = bigint | number | string
@@ -44,26 +46,31 @@ class Session implements FakeSession {
   }
 
   async preserve(token: FakeToken, file: unknown, format?: string, { until }: FakeFileOptions = {}): Promise<void> {
-    this.#sessions.check(this, true)
-    if (this.files.has(BigInt(token))) {
+    this.#sessions.mustBeOpen(this)
+    checkFile(file)
+    const known = knownAs(token)
+    this.#sessions.mayChange(this)
+    if (this.files.has(known)) {
       throw new LuoError('EEXIST', `preserve token ${token} in session ${this.name}: it is used`)
     }
-    this.files.set(BigInt(token), { file, format, until })
+    this.files.set(known, { file, format, until })
   }
 
   async unpreserve(...tokens: FakeToken[]): Promise<void> {
-    this.#sessions.check(this, true)
-    for (const token of tokens) this.#file(token)
-    for (const token of tokens) this.files.delete(BigInt(token))
+    this.#sessions.mustBeOpen(this)
+    const known = tokens.map(knownAs)
+    this.#sessions.mayChange(this)
+    for (const token of known) this.#file(token)
+    for (const token of known) this.files.delete(token)
   }
 
   async retrieve(token: FakeToken): Promise<unknown> {
-    this.#sessions.check(this, false)
-    return this.#file(token).file
+    this.#sessions.mustBeOpen(this)
+    return this.#file(knownAs(token)).file
   }
 
   async tokens(): Promise<bigint[]> {
-    this.#sessions.check(this, false)
+    this.#sessions.mustBeOpen(this)
     return [...this.files.keys()]
   }
 
@@ -71,8 +78,8 @@ class Session implements FakeSession {
     this.closed = true
   }
 
-  #file(token: FakeToken): { file: unknown } {
-    const file = this.files.get(BigInt(token))
+  #file(token: bigint): { file: unknown } {
+    const file = this.files.get(token)
     if (file) return file
     throw new LuoError('ENOENT', `token ${token}: session ${this.name} has no such file`)
   }
@@ -111,8 +118,22 @@ export class FakeSessions {
     }
   }
 
-  check(session: Session, change: boolean): void {
-    if (session.closed) throw new LuoError('EBADF', `the session ${session.name} was closed before`)
-    if (change) this.#mayChange(session.handed)
+  mustBeOpen({ closed, name }: Session): void {
+    if (closed) throw new LuoError('EBADF', `the session ${name} was closed before`)
   }
+
+  mayChange({ handed }: Session): void {
+    this.#mayChange(handed)
+  }
+}
+
+/** Any value is a file; what looks like a descriptor has to be one, as with the real thing. */
+export function checkFile(file: unknown): void {
+  if (typeof file === 'number') numberOf(file)
+  else if (typeof file === 'object' && file !== null && 'fd' in file) numberOf({ fd: file.fd as number })
+}
+
+/** EINVAL for what is no token. */
+function knownAs(token: FakeToken): bigint {
+  return BigInt(tokenText(token))
 }

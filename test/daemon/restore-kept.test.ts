@@ -46,10 +46,10 @@ async function replace(luod: Replaceable, mode: Mode): Promise<void> {
 /** As an older build records it: by the wall clock only. */
 function withoutMonotonic(fds: Map<string, Fd>): void {
   const records = Records.open(recordsStorage(fds.get('records') as Fd))
-  const sessions = [...records.entries('session')]
-  records.transaction(
-    sessions.map(([key, { expires_at_ms: _, ...value }]) => ({ type: 'session' as const, key, value })),
-  )
+  for (const type of ['session', 'lifetime'] as const) {
+    const entries = [...records.entries(type)]
+    records.transaction(entries.map(([key, { expires_at_ms: _, given_at_ms: __, ...value }]) => ({ type, key, value })))
+  }
 }
 
 interface Version {
@@ -162,6 +162,36 @@ test('what waits has the time that is left, however the clock is set', async () 
   await whole(luod, 'api', api)
   expect(luod.log).toEqual([])
 })
+
+test.each([
+  ['just before a crash', { wallMs: DAY }, true],
+  ['just before a crash', { wallMs: -DAY }, true],
+  ['long before a crash', { monotonicMs: 31 * S, wallMs: -DAY }, false],
+  ['before the machine was started anew', { monotonicMs: -S }, false],
+  ['just before a crash by an older build', { wallMs: 29 * S, change: withoutMonotonic }, true],
+  ['long before a crash by an older build', { wallMs: 31 * S, change: withoutMonotonic }, false],
+])(
+  'whether a descriptor that was given out %s may be lost goes by the clock that nobody sets: %o, %s',
+  async (_, how, lost) => {
+    const { change, ...shown } = { monotonicMs: 0, wallMs: 0, change: undefined, ...how }
+    await using luod = await Replaceable.start()
+    const now = Date.now.bind(Date)
+    vi.spyOn(Date, 'now').mockImplementation(() => now() + clocks.wallMs)
+    const request = { id: 'make', name: 'cache' }
+    const { fds } = await (await luod.stage.client()).call('CreateSession', request)
+    luod.daemon.pause()
+    closeAll(fds)
+    Object.assign(clocks, shown)
+    expect(await luod.replace({ mode: 'recover', ...(change ? { change } : {}) })).toEqual([])
+    const client = await luod.stage.client()
+    const { sessions } = (await client.call('Sessions', {})).parameters
+    expect(sessions.map(({ name }) => name)).toEqual(lost ? ['cache'] : [])
+    if (!lost) return
+    const again = await client.call('CreateSession', request)
+    expect(again.fds).toHaveLength(1)
+    closeAll(again.fds)
+  },
+)
 
 describe('a group', () => {
   /** An update of both up to a point; answers what is there by then. */

@@ -151,6 +151,8 @@ export class Parties {
       async () => {
         const index = events.findIndex(({ as }) => as === who.stream)
         const [event] = index < 0 ? [] : events.splice(index, 1)
+        // It goes on, whatever else it is waited for.
+        if (event?.event === 'resume') this.#running.asked = false
         if (event?.event === 'ended') await this.#surely(who.events, () => who.listen())
         return event?.event === name ? event.update : over() ? '' : undefined
       },

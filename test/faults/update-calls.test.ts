@@ -5,8 +5,10 @@
  * that comes back.
  */
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { Records } from '../../src/abi/records.js'
 import { verifyRecords } from '../../src/abi/records-verify.js'
 import type { Daemon } from '../../src/daemon/daemon.js'
+import { LuoError } from '../../src/errors.js'
 import { closeAll } from '../../src/sys/fd.js'
 import { fileSize, readAt } from '../../src/sys/memfd.js'
 import { luodOfOurOwn } from '../daemon/in-process.js'
@@ -79,5 +81,36 @@ test.each(WHAT.flatMap((what) => FAILURES.map(([failure, calls, instead]) => ({ 
     })
     expect(await parties.update(false)).toBe('committed')
     expect(log.filter((line) => /defect|TypeError/.test(line))).toEqual([])
+  },
+)
+
+test.each([false, true])(
+  'an update whose records cannot grow at any moment is done or undone; aborted: %s',
+  async (abort) => {
+    const add = Records.prototype.add
+    let left = Number.POSITIVE_INFINITY
+    const spy = vi.spyOn(Records.prototype, 'add').mockImplementation(function (this: Records, changes) {
+      if (changes.length > 0 && left-- === 0) throw new LuoError('ENOSPC', 'make the records longer')
+      add.call(this, changes)
+    })
+    try {
+      const before = await parties.rest('before')
+      for (let at = 0, failed = true; failed; at++) {
+        left = at
+        const outcome = await parties.update(abort)
+        failed = left < 0
+        left = Number.POSITIVE_INFINITY
+        expect(['committed', 'rolledBack', 'ENOSPC'], `at ${at}`).toContain(outcome)
+        await eventually(
+          () => parties.rest(`at ${at}`),
+          (count) => count <= before,
+          `at ${at}, ${outcome}: more than ${before} descriptors`,
+        )
+      }
+    } finally {
+      spy.mockRestore()
+    }
+    expect(await damage()).toBe(0)
+    expect(await parties.update(false)).toBe('committed')
   },
 )
