@@ -89,7 +89,7 @@ class Memory implements FakeMemory {
 
   copy(): Memory {
     const bytes = this.frozen ?? new Uint8Array(this.buffer)
-    const copy = new Memory(this.name, bytes.byteLength, this.max, this.format)
+    const copy = new Memory(this.name, { size: bytes.byteLength, max: this.max, format: this.format })
     new Uint8Array(copy.buffer).set(bytes)
     copy.frozen = bytes
     return copy
