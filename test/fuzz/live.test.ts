@@ -14,7 +14,11 @@ test.each([
   ['luod', 25],
   ['typescript', 30],
   ['luoctl', 15],
-] as const)(`%s: %d inputs do no harm (seed ${seed})`, async (name, count) => {
-  await using target = await LIVE_TARGETS[name]()
-  await tryTarget(name, target, count)
-}, LIMIT_MS)
+] as const)(
+  `%s: %d inputs do no harm (seed ${seed})`,
+  async (name, count) => {
+    await using target = await LIVE_TARGETS[name]()
+    await tryTarget(name, target, count)
+  },
+  LIMIT_MS,
+)
