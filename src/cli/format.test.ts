@@ -2,7 +2,17 @@ import { describe, expect, test } from 'vitest'
 import { decodeName } from '../abi/bytes.js'
 import { LuoError } from '../errors.js'
 import type { Phase } from '../protocol/types.js'
-import { clean, errorLines, formatBytes, phaseLine, printable, table, timelineRows, workloadRows } from './format.js'
+import {
+  clean,
+  errorLines,
+  formatBytes,
+  phaseLine,
+  printable,
+  table,
+  timelineRows,
+  workloadDetails,
+  workloadRows,
+} from './format.js'
 
 const TIMELINE: Phase[] = [
   { phase: 'starting', at_ms: 0 },
@@ -49,6 +59,23 @@ test('a table pads to the widest cell and leaves no trailing blanks', () => {
       ],
     ),
   ).toEqual(['A     B', 'long', 'x     yy'])
+})
+
+test('a session may have more files than a call has arguments', () => {
+  const counts = { files: 150_000, bytes: '0', keep_ms: 0 }
+  const workload = {
+    ...counts,
+    name: 'w',
+    uid: 0,
+    state: 'running',
+    supervised: true,
+    generation: 1,
+    sessions: 1,
+  } as const
+  const session = { ...counts, session: '1', name: 's', uid: 0, custody: 'held', age_ms: 0 } as const
+  const file = { token: '1', kind: 'k', compatible: 'c' }
+  const content = { session, files: Array.from({ length: counts.files }, () => file) }
+  expect(workloadDetails({ ...workload, formats: [] }, [content]).at(-1)).toBe('    1      k     -     -       -')
 })
 
 test('one cell without end does not make the others as wide', () => {

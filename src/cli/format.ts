@@ -103,7 +103,7 @@ export function workloadDetails(workload: Workload, contents: readonly SessionCo
       file.until ?? '-',
     ])
     const head = ['TOKEN', 'KIND', 'SIZE', 'FORMAT', 'UNTIL']
-    if (rows.length > 0) lines.push(...table(head, rows).map((line) => `    ${line}`))
+    if (rows.length > 0) for (const line of table(head, rows)) lines.push(`    ${line}`)
   }
   return lines
 }

@@ -69,10 +69,12 @@ function crossingFindings(bytes: Uint8Array): Findings {
         description === undefined ? 'by the kernel' : clean(JSON.stringify(description)),
       ]
     })
-    if (rows.length > 0) lines.push(...indented(table(['KEY', 'TOKEN', 'CROSSES'], rows)))
+    if (rows.length > 0) addTable(lines, ['KEY', 'TOKEN', 'CROSSES'], rows)
   }
-  lines.push('', ...content.lines)
-  return { json: { format: 'luod-crossing', version: CROSSING_VERSION, ...crossing, records: content.json }, lines }
+  return {
+    json: { format: 'luod-crossing', version: CROSSING_VERSION, ...crossing, records: content.json },
+    lines: [...lines, '', ...content.lines],
+  }
 }
 
 /** Any number may be there. */
@@ -94,11 +96,12 @@ function imageFindings(reader: FileReader): Findings {
   for (const session of sessions) {
     lines.push('', `  session ${clean(session.name)}: ${session.files.length} files`)
     const rows = session.files.map(({ token, compatible, data }) => [token, clean(compatible), String(data)])
-    if (rows.length > 0) lines.push(...indented(table(['TOKEN', 'COMPATIBLE', 'DATA'], rows)))
+    if (rows.length > 0) addTable(lines, ['TOKEN', 'COMPATIBLE', 'DATA'], rows)
   }
   if (flbs.length > 0) {
     const rows = flbs.map(({ compatible, count, data }) => [clean(compatible), String(count), String(data)])
-    lines.push('', '  FLBs', ...indented(table(['COMPATIBLE', 'COUNT', 'DATA'], rows)))
+    lines.push('', '  FLBs')
+    addTable(lines, ['COMPATIBLE', 'COUNT', 'DATA'], rows)
   }
   const json = {
     format: IMAGE_MAGIC,
@@ -123,14 +126,9 @@ function khoFindings(bytes: Uint8Array): Findings {
     size: String(size),
   }))
   const rows = list.map(({ name, address, size }) => [clean(name), address, size])
-  return {
-    json: { format: KHO_COMPATIBLE, memory_map: String(memoryMap), subtrees: list },
-    lines: [
-      `KHO tree, ${KHO_COMPATIBLE}, ${bytes.length} bytes`,
-      `  memory map at ${memoryMap}`,
-      ...indented(table(['SUBTREE', 'ADDRESS', 'BYTES'], rows)),
-    ],
-  }
+  const lines = [`KHO tree, ${KHO_COMPATIBLE}, ${bytes.length} bytes`, `  memory map at ${memoryMap}`]
+  addTable(lines, ['SUBTREE', 'ADDRESS', 'BYTES'], rows)
+  return { json: { format: KHO_COMPATIBLE, memory_map: String(memoryMap), subtrees: list }, lines }
 }
 
 function luoSerFindings(bytes: Uint8Array): Findings {
@@ -157,6 +155,7 @@ function fromFile(path: string): Findings {
   return FORMATS[formatOf(reader, path)](reader)
 }
 
-function indented(lines: readonly string[]): string[] {
-  return lines.map((line) => `    ${line}`)
+/** Line by line: a call takes some hundred thousand arguments, and a session may have more files. */
+function addTable(lines: string[], head: readonly string[], rows: readonly (readonly string[])[]): void {
+  for (const line of table(head, rows)) lines.push(`    ${line}`)
 }
