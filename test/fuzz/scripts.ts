@@ -277,7 +277,7 @@ function withCrowd(fields: unknown, at: number, wide: boolean): unknown {
   const [within, key] = placesIn(first).find(([object, name]) => typeof object[name] === 'string') ?? []
   const room = CROWD_BYTES / (wide ? 2 : 1)
   const count = Math.floor(room / (JSON.stringify(first).length + 1))
-  list.push(...Array.from({ length: count }, () => structuredClone(first)))
+  for (let added = 0; added < count; added++) list.push(structuredClone(first))
   if (wide && within && key !== undefined) within[key] = 'x'.repeat(room)
   if (wide) list.push(first)
   return copy
