@@ -5,6 +5,7 @@
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import fc from 'fast-check'
@@ -15,6 +16,9 @@ import { PROJECT } from '../project.js'
 import type { LiveTarget } from './target.js'
 
 const MACHINE = 'fuzz'
+const DEVICE = '/dev/liveupdate'
+/** Of the kernel. */
+const HAS_DEVICE = existsSync(DEVICE)
 /** Whoever has not answered so long hangs. */
 const ANSWER_MS = 20_000
 const END_MS = 5_000
@@ -187,6 +191,10 @@ class Generation {
     this.#program.stdin?.write(`${text}${text === '' || text.endsWith('\n') ? '' : '\n'}end\n`)
     const answer = await this.#answer()
     if (!answer.startsWith('fine')) throw new Error(answer)
+    if (!HAS_DEVICE && existsSync(DEVICE)) {
+      rmSync(DEVICE)
+      throw new Error(`the program has made ${DEVICE}`)
+    }
     // What was handed over is finished in time, and then gone: less is what there may be from then on.
     this.#files = await eventually(
       () => this.#pids.map(openFiles),
