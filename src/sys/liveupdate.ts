@@ -6,7 +6,7 @@
  * about it depends on the errno: ENOENT and ENODEV (no live update), EACCES and EPERM (not root), EBUSY (somebody has the
  * device, and who), EIO (what the kernel before handed over cannot be used).
  */
-import { openSync } from 'node:fs'
+import { fstatSync, openSync } from 'node:fs'
 import {
   decodeIoctl,
   encodeIoctl,
@@ -45,6 +45,13 @@ export interface Holder {
 
 /** The device, for one opener at a time. Closing it leaves sessions as they are. */
 export function openLiveupdate(path: string = LIVEUPDATE_DEVICE): Fd {
+  const device = openFile(path)
+  if (!fstatSync(device.number).isFile()) return device
+  device.close()
+  throw new LuoError('ENODEV', `open ${path}: it is a plain file, which somebody has made, and no device: remove it`)
+}
+
+function openFile(path: string): Fd {
   try {
     return Fd.adopt(openSync(path, 'r+'))
   } catch (error) {
