@@ -18,7 +18,7 @@ static struct {
 } processes[PROCESSES];
 /* Sessions that the next generation finds: handed-0 and so on, and one that no input names. */
 static int kept_sessions[HANDED_OVER + 1] = { [0 ... HANDED_OVER] = -1 };
-
+/* The generation before has done so. */
 static bool handed_over;
 
 static void run(const char *line);
@@ -80,7 +80,6 @@ static void take_over(int device, int index)
 	close(session);
 }
 
-/* `later`: after a generation that has done so. */
 static void hand_over(bool later)
 {
 	int device = open_device();
@@ -116,7 +115,9 @@ static bool receive_line(int from, char *line, int *fd)
 {
 	char control[CMSG_SPACE(sizeof(int))];
 	struct iovec part = { line, MAX_LINE - 1 };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control),
+	};
 	ssize_t length = recvmsg(from, &message, 0);
 	*fd = -1;
 	if (length <= 0)

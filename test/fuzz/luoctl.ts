@@ -1,7 +1,8 @@
 /**
- * Each command of luoctl, as a process, against a luod that says what a script has, and then is gone. It ends in time, with a
- * code that docs/exit-codes.md has for it, and says of a failure one line; with --json what it prints is JSON. Nothing that it is told
- * reaches a terminal as anything but text, and neither memory nor a file nor a process is left.
+ * Each command of luoctl, as a process, against a luod that says what a script has, and then is gone. It ends in time,
+ * with a code that docs/exit-codes.md has for it, and says of a failure one line; with --json what it prints is JSON.
+ * Nothing that it is told reaches a terminal as anything but text, its memory has a limit, and no file and no process is
+ * left.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'

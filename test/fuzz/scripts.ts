@@ -29,6 +29,7 @@ const MAX_REPEATS = 300
 const LONG_BYTES = 1_100_000
 /** A stream that nobody would wait for the end of. */
 const FLOOD = 20_000
+const FLOOD_BYTES = 2 ** 25
 /** As much as fits into a message. */
 const CROWD_BYTES = 900_000
 
@@ -133,7 +134,7 @@ interface Draft {
   to: number | undefined
   changes: Exclude<Change['how'], string>[]
   repeats: number
-  times: number
+  flood: boolean
   close: boolean
   forever: boolean
 }
@@ -171,17 +172,21 @@ function changed(conversation: readonly (readonly Message[])[], changes: readonl
     else if (how === 'last') answers.splice(answers.indexOf(answer) + 1)
     else if (how === 'events') draft.to = draft.to === undefined ? EVENTS : CONTROL
     else if (how === 'long') draft.message.parameters = { a: 'b'.repeat(LONG_BYTES) }
-    else if (how === 'flood') draft.times = FLOOD
+    else if (how === 'flood') draft.flood = true
     else if (how === 'forever') beForever(draft)
     else if ('repeats' in how) draft.repeats = how.repeats
     else draft.changes.push(how)
   }
-  return answers.map((drafts) => ({
-    parts: drafts.flatMap(partsOf),
-    close: drafts.some(({ close }) => close),
-    times: Math.max(1, ...drafts.map(({ times }) => times)),
-    forever: drafts.some(({ forever }) => forever),
-  }))
+  return answers.map((drafts) => {
+    const parts = drafts.flatMap(partsOf)
+    const bytes = parts.reduce((sum, [text]) => sum + text.length, 1)
+    return {
+      parts,
+      close: drafts.some(({ close }) => close),
+      times: drafts.some(({ flood }) => flood) ? Math.min(FLOOD, Math.ceil(FLOOD_BYTES / bytes)) : 1,
+      forever: drafts.some(({ forever }) => forever),
+    }
+  })
 }
 
 /** And there is always more. */
@@ -198,7 +203,7 @@ function draftOf({ files, to, ...message }: Message): Draft {
     to,
     changes: [],
     repeats: 1,
-    times: 1,
+    flood: false,
     close: false,
     forever: false,
   }
