@@ -30,14 +30,14 @@ const MAX_HEAP_MIB = 256
 /** Of Node itself, what comes in one message, and what was made of it. */
 const MAX_RSS_KIB = 400 * 1_024
 
-/** Of a process that ends by itself: what it has used at most, and which files of luod's are still open. */
+/** Of a process that ends by itself: what it has used at most, and what of luod's memory is still open. */
 const REPORT = `import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 process.on('exit', () => {
   const open = readdirSync('/proc/self/fd').map((fd) => {
     try { return readlinkSync('/proc/self/fd/' + fd) } catch { return '' }
   })
-  // A device is closed in another thread, which nobody waits for.
-  const left = open.filter((path) => path.startsWith('/memfd:hostile') || path === '/')
+  // What may wait is closed in another thread, which nobody waits for; memory never does.
+  const left = open.filter((path) => path.startsWith('/memfd:hostile'))
   const rss = Number(/VmHWM: *(\\d+)/.exec(readFileSync('/proc/self/status', 'utf8').replace(/\\t/g, ' '))[1])
   writeFileSync(process.env.LUO_FUZZ_REPORT, JSON.stringify({ rss, left }))
 })`
