@@ -18,16 +18,21 @@ export type HostileFile = 'memory' | 'socket' | 'directory' | 'device' | { text:
  * they came; without it the one that asks.
  */
 export type Part = readonly [bytes: string | Uint8Array, files?: number | readonly HostileFile[], to?: number]
-/** One part after the other. `close`: and then it closes the connection. */
+/**
+ * One part after the other. `times`: and all of them so many times. `close`: and then it closes the connection. `forever`:
+ * every later request gets it too.
+ */
 export interface Answer {
   parts: readonly Part[]
+  times?: number
   close?: boolean
+  forever?: boolean
 }
 
 /**
- * The n-th request, on whatever connection, gets the n-th answer; then nothing more is answered. `patienceMs`: when it
- * has no answer left, or was not asked for so long, it is gone with all of its connections. Requests are short: each
- * comes as a whole.
+ * The n-th request, on whatever connection, gets the n-th answer; then nothing more is answered. `patienceMs`: once
+ * somebody has come, and it has no answer left, or was not asked for so long, it is gone with all of its connections.
+ * Requests are short: each comes as a whole.
  */
 export class HostileLuod {
   readonly path: string
@@ -50,7 +55,6 @@ export class HostileLuod {
     this.#listener = listenUnix(path, MODE)
     this.#watch(this.#listener, () => this.#accept())
     Poller.shared().ref()
-    this.#wait()
   }
 
   #wait(): void {
@@ -68,6 +72,7 @@ export class HostileLuod {
   #accept(): void {
     for (let fd = acceptUnix(this.#listener); fd; fd = acceptUnix(this.#listener)) {
       const connection = fd
+      this.#wait()
       this.#connections.push(connection)
       let sent = Promise.resolve()
       this.#watch(connection, (stop) => {
@@ -93,16 +98,20 @@ export class HostileLuod {
       stop()
       return undefined
     }
-    const answer = this.#answers.shift()
+    const answer = this.#answers[0]
+    if (!answer?.forever) this.#answers.shift()
     if (!answer && this.#patienceMs !== undefined) this.close()
     else this.#wait()
     return answer
   }
 
-  async #send(fd: Fd, { parts, close }: Answer, stop: () => void): Promise<void> {
+  async #send(fd: Fd, { parts, times = 1, close }: Answer, stop: () => void): Promise<void> {
     try {
-      for (const [bytes, files = 0, to] of parts) {
-        await sendPart((to === undefined ? undefined : this.#connections[to]) ?? fd, Buffer.from(bytes), files)
+      for (let time = 0; time < times && !fd.closed; time++) {
+        for (const [bytes, files = 0, to] of parts) {
+          await sendPart((to === undefined ? undefined : this.#connections[to]) ?? fd, Buffer.from(bytes), files)
+        }
+        if (time > 0) this.#wait()
       }
       if (close) stop()
     } catch {

@@ -23,9 +23,9 @@ export interface RecordsVerdict {
 
 export function verifyRecords(bytes: Uint8Array): RecordsVerdict {
   const { entries, damage } = salvageRecords(bytes)
-  const findings: Finding[] = damage.map((why) => ({ what: 'records', key: '', why }))
+  const damaged = damage.map((why): Finding => ({ what: 'records', key: '', why }))
   const doubles = twice(entries)
-  findings.push(...checkRecords(entries), ...doubles)
+  const findings = [...damaged, ...checkRecords(entries), ...doubles]
   return { entries, findings, kept: keptOf(entries, findings, doubles) }
 }
 

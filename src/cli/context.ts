@@ -6,7 +6,7 @@ import { asLuoError, isLuoError, LuoError } from '../errors.js'
 import type { Methods } from '../protocol/types.js'
 import type { ReconnectingClient, ReconnectOptions } from '../wire/reconnecting.js'
 import { socketPath } from '../wire/socket-path.js'
-import { errorLines } from './format.js'
+import { errorLines, printable } from './format.js'
 
 export const EXIT = {
   OK: 0,
@@ -41,21 +41,26 @@ export interface Context {
   reconnectMs?: number | undefined
   /** How long luod may leave its first request without an answer, in milliseconds. */
   answerMs?: number | undefined
-  /** One line to stdout. */
+  /** One line to stdout, `printable`. */
   out(line: string): void
-  /** One line to stderr. */
+  /** One line to stderr, `printable`. */
   err(line: string): void
 }
 
 export function createContext(options: { socket?: string; json?: boolean; reconnect?: number }): Context {
+  const json = options.json === true
   return {
-    json: options.json === true,
+    json,
     socket: socketPath(options.socket),
     reconnectMs: options.reconnect,
     answerMs: options.reconnect,
-    out: (line) => void process.stdout.write(`${line}\n`),
-    err: (line) => void process.stderr.write(`${line}\n`),
+    out: (line) => void process.stdout.write(`${printable(line, json)}\n`),
+    err: (line) => toStderr(line, json),
   }
+}
+
+export function toStderr(line: string, json: boolean): void {
+  process.stderr.write(`${printable(line, json)}\n`)
 }
 
 export type Status = Methods['Status']['output']
@@ -133,6 +138,22 @@ export async function withClient<T>(
     throw isLuoError(error, 'LUO_GONE') && client.endedBy(error) ? luodEnded(error) : error
   } finally {
     client.close()
+  }
+}
+
+/**
+ * The replies of a stream that says little and then ends. LUO_PROTOCOL when there are more than `most`, which luod never
+ * has to say.
+ */
+export async function* atMost<T>(
+  most: number,
+  replies: AsyncIterable<T>,
+  what: string,
+): AsyncGenerator<T, void, undefined> {
+  let count = 0
+  for await (const reply of replies) {
+    if (++count > most) throw new LuoError('LUO_PROTOCOL', `${what}: luod has said ${most} things, and goes on`)
+    yield reply
   }
 }
 

@@ -7,6 +7,7 @@ import {
   errorLines,
   formatBytes,
   phaseLine,
+  printable,
   table,
   timelineRows,
   usageLines,
@@ -37,6 +38,14 @@ test('control and direction characters of others cannot drive the terminal', () 
   expect(clean('a\u001b[2Jb\nc\u202ed')).toBe('a?[2Jb?c?d')
 })
 
+test('a line of JSON that would drive a terminal is another line of the same value', () => {
+  const value = { name: 'a\u001b[2J\u007f\u009b31m\u2028\u202e\u2066é\u{1f600}' }
+  const line = printable(JSON.stringify(value), true)
+  expect(line).toBe('{"name":"a\\u001b[2J\\u007f\\u009b31m\\u2028\\u202e\\u2066é\u{1f600}"}')
+  expect(JSON.parse(line)).toEqual(value)
+  expect(printable('a\u001b[2J\u007f\u009b31m\u2028\u202e\u2066é', false)).toBe('a?[2J??31m???é')
+})
+
 test('bytes of a name that are not UTF-8 are shown by their numbers', () => {
   expect(clean(decodeName(Uint8Array.of(0x61, 0xff, 0xc3, 0xa9, 0x80)))).toBe('a\\xffé\\x80')
 })
@@ -51,6 +60,31 @@ test('a table pads to the widest cell and leaves no trailing blanks', () => {
       ],
     ),
   ).toEqual(['A     B', 'long', 'x     yy'])
+})
+
+test('a session may have more files than a call has arguments', () => {
+  const counts = { files: 150_000, bytes: '0', keep_ms: 0 }
+  const workload = {
+    ...counts,
+    name: 'w',
+    uid: 0,
+    state: 'running',
+    supervised: true,
+    generation: 1,
+    sessions: 1,
+  } as const
+  const session = { ...counts, session: '1', name: 's', uid: 0, custody: 'held', age_ms: 0 } as const
+  const file = { token: '1', kind: 'k', compatible: 'c' }
+  const content = { session, files: Array.from({ length: counts.files }, () => file) }
+  expect(workloadDetails({ ...workload, formats: [] }, [content]).at(-1)).toBe('    1      k     -     -       -')
+})
+
+test('one cell without end does not make the others as wide', () => {
+  const wide = 'w'.repeat(500_000)
+  const lines = table(['A', 'B'], [[wide, 'b'], ...Array.from({ length: 10_000 }, () => ['x', 'b'])])
+  expect(lines[1]).toBe(`${wide}  b`)
+  expect(lines[2]).toBe('x  b')
+  expect(new Set(lines.slice(2)).size).toBe(1)
 })
 
 test('a timeline says how long each phase took and who was waited for', () => {

@@ -7,6 +7,10 @@ import { LUO_CODES, type LuoCode, LuoError } from '../errors.js'
 import type { File, Methods, Phase, Session, Workload } from '../protocol/types.js'
 import { formatDuration } from './durations.js'
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g
+/** Of a table; no name is as long. */
+const MAX_COLUMN = 100
 const SHORT_WORD = 100
 /** Of what has no columns of its own. */
 const LINE_COLUMNS = 100
@@ -28,14 +32,28 @@ export function formatBytes(bytes: number): string {
  * that are not UTF-8 (`decodeName`) become `\xff`.
  */
 export function clean(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-  const visible = text.replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, '?')
-  return showBytes(visible)
+  return showBytes(text.replace(CONTROLS, '?'))
 }
 
-/** Columns padded to their widest cell, two spaces between; no trailing blanks. */
+/**
+ * A line as it may be written to a terminal, whatever is in it. `json`: it is JSON, and stays the same value: what JSON
+ * itself leaves as it is (DEL, C1, what turns text round) is escaped.
+ */
+export function printable(line: string, json: boolean): string {
+  return json ? line.replace(CONTROLS, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, '0')}`) : clean(line)
+}
+
+/**
+ * Columns padded to their widest cell, two spaces between; no trailing blanks. A cell that is too wide sticks out, and
+ * leaves the other rows as they are.
+ */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
-  const widths = head.map((cell, column) => Math.max(cell.length, ...rows.map((row) => (row[column] ?? '').length)))
+  const widths = head.map((cell, column) =>
+    rows.reduce(
+      (widest, { [column]: { length } = '' }) => (length > MAX_COLUMN ? widest : Math.max(widest, length)),
+      cell.length,
+    ),
+  )
   return [head, ...rows].map((row) =>
     row
       .map((cell, column) => cell.padEnd(widths[column] ?? 0))
@@ -44,9 +62,9 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   )
 }
 
-/** Below a line of its own. */
-export function indented(lines: readonly string[]): string[] {
-  return lines.map((line) => `    ${line}`)
+/** Below a line of its own. Line by line: a call takes some hundred thousand arguments, and there may be more rows. */
+export function addTable(lines: string[], head: readonly string[], rows: readonly (readonly string[])[]): void {
+  for (const line of table(head, rows)) lines.push(`    ${line}`)
 }
 
 export function workloadRows(workloads: readonly Workload[]): string[] {
@@ -92,7 +110,7 @@ export function workloadDetails(workload: Workload, contents: readonly SessionCo
       file.until ?? '-',
     ])
     const head = ['TOKEN', 'KIND', 'SIZE', 'FORMAT', 'UNTIL']
-    if (rows.length > 0) lines.push(...indented(table(head, rows)))
+    if (rows.length > 0) addTable(lines, head, rows)
   }
   return lines
 }
@@ -104,12 +122,12 @@ export function protectionLines({
 }: Pick<Methods['Status']['output'], 'protection' | 'takeover'>) {
   const { kind, ready, pid, lost } = protection
   const standby = ready ? `ready (pid ${pid})` : 'not ready: until it is, a crash would lose all that luod holds'
-  const kinds = {
+  const kinds: Record<string, string> = {
     none: 'none: a crash of luod would lose all that it holds (luod --standby)',
     standby: `standby, ${standby}${lost > 0 ? `; ${lost} lost so far` : ''}`,
     store: 'the file descriptor store of the service manager',
   }
-  const lines = [`  protection ${kinds[kind]}`]
+  const lines = [`  protection ${Object.hasOwn(kinds, kind) ? kinds[kind] : kind}`]
   if (takeover) {
     const { how, at, from_pid: from, from_version: version, pause_ms: pause, findings } = takeover
     const damage = findings > 0 ? `; ${findings} findings: luoctl history` : ''
@@ -252,7 +270,7 @@ function shortened(text: string): string {
 export function errorLines(error: unknown): string[] {
   if (!(error instanceof LuoError)) {
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error)
-    return [`luoctl: unexpected failure, please report it: ${stack}`]
+    return `luoctl: unexpected failure, please report it: ${stack}`.split('\n')
   }
   const hint = advice(error.code)
   const first = `luoctl: ${shortened(clean(error.message))} (${error.code})`

@@ -11,7 +11,7 @@ import { decodeLuoSer, LUO_COMPATIBLE, LUO_SER_BYTES } from '../abi/luo.js'
 import { asLuoError, type ErrnoName, LuoError } from '../errors.js'
 import { FileReader } from '../sys/file-reader.js'
 import { type Context, EXIT } from './context.js'
-import { clean, indented, table } from './format.js'
+import { addTable, clean } from './format.js'
 
 const KHO_DEBUGFS = '/sys/kernel/debug/kho'
 /** How a luo_ser begins, whatever its version. */
@@ -125,7 +125,9 @@ function linesOf(handover: KernelHandover): string[] {
     ...(handover.in ? sideLines('handed to this kernel', handover.in) : ['handed to this kernel: nothing']),
   )
   const rows = handover.scratch.map(({ address, bytes }) => [address, bytes])
-  if (rows.length > 0) lines.push('', 'scratch memory', ...indented(table(['ADDRESS', 'BYTES'], rows)))
+  if (rows.length === 0) return lines
+  lines.push('', 'scratch memory')
+  addTable(lines, ['ADDRESS', 'BYTES'], rows)
   return lines
 }
 
@@ -133,11 +135,11 @@ function sideLines(title: string, { tree, shown, luo }: KernelSide): string[] {
   const lines = [`${title}: KHO tree ${KHO_COMPATIBLE}${tree ? `, memory map at ${tree.memory_map}` : ''}`]
   if (tree) {
     const rows = tree.subtrees.map(({ name, address, size }) => [clean(name), address, size])
-    lines.push(...indented(table(['SUBTREE', 'ADDRESS', 'BYTES'], rows)))
+    addTable(lines, ['SUBTREE', 'ADDRESS', 'BYTES'], rows)
   } else {
     lines.push('  (debugfs does not show the tree; these are the subtrees that it has files of)')
     const rows = shown.map(({ name, bytes }) => [clean(name), String(bytes)])
-    lines.push(...indented(table(['SUBTREE', 'BYTES'], rows)))
+    addTable(lines, ['SUBTREE', 'BYTES'], rows)
   }
   const at = (address: string) => (address === '0' ? 'none' : `at ${address}`)
   if (luo) {

@@ -11,6 +11,7 @@ import { encodeLuo } from '../abi/luo.js'
 import { encodeMemfd } from '../abi/memfd.js'
 import { type Change, Records } from '../abi/records.js'
 import { MemoryStorage } from '../abi/records-memory.js'
+import { verifyRecords } from '../abi/records-verify.js'
 import { isLuoError } from '../errors.js'
 import { countOpenFds } from '../sys/fd.js'
 import { inspectCommand } from './inspect.js'
@@ -226,6 +227,11 @@ describe('an image', () => {
     bytes.fill(0, 0, 64)
     expect(await sound(bytes)).toBe('LUO_RECORDS')
   })
+})
+
+test('there may be more findings than a call has arguments', () => {
+  const changes = Array.from({ length: 130_000 }, (_, key): Change => ({ type: 'file', key: String(key), value: {} }))
+  expect(verifyRecords(recordsOf([changes])).findings.length).toBeGreaterThan(changes.length)
 })
 
 test("a kernel's tree and luo_ser are verified as far as they go, and nothing stays open", async () => {

@@ -58,6 +58,10 @@ function image(): Buffer {
     ],
     flbs: [{ compatible: 'iommu-v1', data: 5n, count: 2n }],
   })
+  return imageOf(memory, luo)
+}
+
+function imageOf(memory: HandoverMemory, luo: bigint): Buffer {
   const { size, pieces } = writeImage(memory, { luo })
   const bytes = Buffer.alloc(Number(size))
   for (const piece of pieces) bytes.set(piece.bytes, Number(piece.address))
@@ -120,6 +124,13 @@ describe('inspect', () => {
       sessions: '0',
       flbs: '10768384',
     })
+  })
+
+  test('shows a session with more files than a call has arguments', async () => {
+    const memory = new HandoverMemory()
+    const files = Array.from({ length: 150_000 }, (_, index) => ({ compatible: 'f', data: 0n, token: String(index) }))
+    const luo = encodeLuo(memory, { liveupdateNumber: 1n, sessions: [{ name: 's', files }], flbs: [] })
+    expect(await inspect(fileOf(imageOf(memory, luo)))).toHaveLength(files.length + 7)
   })
 
   test("shows luod's records", async () => {

@@ -10,7 +10,7 @@ import { decodeLuo, decodeLuoSer, LUO_COMPATIBLE } from '../abi/luo.js'
 import { decodeRecords } from '../abi/records.js'
 import { FileReader } from '../sys/file-reader.js'
 import { type Context, EXIT, withClient } from './context.js'
-import { clean, formatBytes, indented, table } from './format.js'
+import { addTable, clean, formatBytes } from './format.js'
 import { type FormatName, formatOf, recordsFile, recordsOf, wholeFile } from './inspect-formats.js'
 
 /** One value for --json, and lines for people; the first follows the file's name. */
@@ -69,10 +69,12 @@ function crossingFindings(bytes: Uint8Array): Findings {
         description === undefined ? 'by the kernel' : clean(JSON.stringify(description)),
       ]
     })
-    if (rows.length > 0) lines.push(...indented(table(['KEY', 'TOKEN', 'CROSSES'], rows)))
+    if (rows.length > 0) addTable(lines, ['KEY', 'TOKEN', 'CROSSES'], rows)
   }
-  lines.push('', ...content.lines)
-  return { json: { format: 'luod-crossing', version: CROSSING_VERSION, ...crossing, records: content.json }, lines }
+  return {
+    json: { format: 'luod-crossing', version: CROSSING_VERSION, ...crossing, records: content.json },
+    lines: [...lines, '', ...content.lines],
+  }
 }
 
 /** Any number may be there. */
@@ -94,11 +96,12 @@ function imageFindings(reader: FileReader): Findings {
   for (const session of sessions) {
     lines.push('', `  session ${clean(session.name)}: ${session.files.length} files`)
     const rows = session.files.map(({ token, compatible, data }) => [token, clean(compatible), String(data)])
-    if (rows.length > 0) lines.push(...indented(table(['TOKEN', 'COMPATIBLE', 'DATA'], rows)))
+    if (rows.length > 0) addTable(lines, ['TOKEN', 'COMPATIBLE', 'DATA'], rows)
   }
   if (flbs.length > 0) {
     const rows = flbs.map(({ compatible, count, data }) => [clean(compatible), String(count), String(data)])
-    lines.push('', '  FLBs', ...indented(table(['COMPATIBLE', 'COUNT', 'DATA'], rows)))
+    lines.push('', '  FLBs')
+    addTable(lines, ['COMPATIBLE', 'COUNT', 'DATA'], rows)
   }
   const json = {
     format: IMAGE_MAGIC,
@@ -123,14 +126,9 @@ function khoFindings(bytes: Uint8Array): Findings {
     size: String(size),
   }))
   const rows = list.map(({ name, address, size }) => [clean(name), address, size])
-  return {
-    json: { format: KHO_COMPATIBLE, memory_map: String(memoryMap), subtrees: list },
-    lines: [
-      `KHO tree, ${KHO_COMPATIBLE}, ${bytes.length} bytes`,
-      `  memory map at ${memoryMap}`,
-      ...indented(table(['SUBTREE', 'ADDRESS', 'BYTES'], rows)),
-    ],
-  }
+  const lines = [`KHO tree, ${KHO_COMPATIBLE}, ${bytes.length} bytes`, `  memory map at ${memoryMap}`]
+  addTable(lines, ['SUBTREE', 'ADDRESS', 'BYTES'], rows)
+  return { json: { format: KHO_COMPATIBLE, memory_map: String(memoryMap), subtrees: list }, lines }
 }
 
 function luoSerFindings(bytes: Uint8Array): Findings {

@@ -7,7 +7,7 @@ import { randomUUID } from 'node:crypto'
 import { isLuoError, LuoError } from '../errors.js'
 import type { Methods } from '../protocol/types.js'
 import { isKernelLoaded } from '../sys/kexec.js'
-import { type Context, EXIT, reportError, withClient } from './context.js'
+import { atMost, type Context, EXIT, reportError, withClient } from './context.js'
 import { formatDuration } from './durations.js'
 import { clean, formatBytes, phaseLine } from './format.js'
 
@@ -21,6 +21,9 @@ export interface KexecRequest {
   /** Names of incoming sessions that may be lost. */
   drop: readonly string[]
 }
+
+/** Of all workloads; no luod has as many as it takes. */
+const MAX_REPLIES = 1_000_000
 
 const STEPS: Readonly<Record<Step, string>> = {
   asking: 'workloads let go',
@@ -79,7 +82,8 @@ async function follow(
   // Asked again by another luod, it would be another kexec.
   await withClient({ ...context, reconnectMs: 0 }, async (client) => {
     interrupt.listen()
-    for await (const { parameters } of client.stream('Kexec', input)) onProgress(parameters)
+    const replies = client.stream('Kexec', input)
+    for await (const { parameters } of atMost(MAX_REPLIES, replies, 'kexec')) onProgress(parameters)
   })
 }
 
@@ -123,5 +127,6 @@ function line({ step, at_ms: at = 0, workload = '', phase, sessions, files, byte
   if (phase) return `${phaseLine(phase)}  ${clean(workload)}`
   if (step === undefined) throw new LuoError('LUO_PROTOCOL', 'kexec: luod said neither a step nor a phase')
   const what = sessions === undefined ? '' : `: ${sessions} sessions, ${files} files, ${formatBytes(Number(bytes))}`
-  return `${formatDuration(at).padStart(10)}  ${STEPS[step]}${what}`
+  // One of a later luod is called as it calls it.
+  return `${formatDuration(at).padStart(10)}  ${Object.hasOwn(STEPS, step) ? STEPS[step] : step}${what}`
 }

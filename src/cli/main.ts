@@ -8,7 +8,7 @@ import { Command, CommanderError } from 'commander'
 import { asLuoError, type ErrnoName, type LuoError } from '../errors.js'
 import { argumentsAreText } from '../sys/surroundings.js'
 import { CHECK_MODES, type CheckMode, countOf, nameOf, pathOf, splitArguments, usageError } from './arguments.js'
-import { type Context, createContext, EXIT, reportError } from './context.js'
+import { type Context, createContext, EXIT, reportError, toStderr } from './context.js'
 import { durationOf } from './durations.js'
 import { EMULATE_HELP, INSPECT_HELP, OVERVIEW, RUN_HELP, UPDATE_HELP, UPGRADE_HELP } from './help.js'
 import { addKexec, addKexecLoad } from './kexec-options.js'
@@ -260,9 +260,7 @@ function checkMode(text: string): CheckMode {
 const ARGUMENTS = splitArguments(process.argv.slice(2))
 const JSON_WANTED = ARGUMENTS.own.includes('--json')
 
-function toStderr(line: string): void {
-  process.stderr.write(`${line}\n`)
-}
+const complain = (line: string) => toStderr(line, JSON_WANTED)
 
 /** What commander throws, as the usage error that it is; undefined for help and the version, which it has printed. */
 function usageErrorOf({ exitCode, code, message }: CommanderError): LuoError | undefined {
@@ -286,7 +284,7 @@ async function main(): Promise<number> {
     return action ? await action(context) : EXIT.USAGE
   } catch (error) {
     const known = error instanceof CommanderError ? usageErrorOf(error) : error
-    return known === undefined ? EXIT.OK : reportError(known, JSON_WANTED, toStderr)
+    return known === undefined ? EXIT.OK : reportError(known, JSON_WANTED, complain)
   }
 }
 
@@ -295,7 +293,7 @@ process.stderr.on('error', () => {})
 // A reader that went away (luoctl watch | head) is a normal end.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(EXIT.OK)
-  reportError(asLuoError(error, (error.code ?? 'EIO') as ErrnoName, 'write what was asked for'), JSON_WANTED, toStderr)
+  reportError(asLuoError(error, (error.code ?? 'EIO') as ErrnoName, 'write what was asked for'), JSON_WANTED, complain)
   process.stderr.write('', () => process.exit(EXIT.FAILED))
 })
 void main().then((code) => {

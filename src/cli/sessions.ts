@@ -12,6 +12,10 @@ import { usageError } from './arguments.js'
 import { type Context, EXIT, withClient } from './context.js'
 import { clean, contentOf, sessionRows } from './format.js'
 
+/** Of a list that comes in pages: some hundred thousand sessions or files. */
+const MAX_PAGES = 1_000
+const MAX_CHARACTERS = 32 * 1024 * 1024
+
 export async function sessionsCommand(context: Context): Promise<number> {
   const sessions = await withClient(context, allSessions)
   if (context.json) context.out(JSON.stringify({ sessions }))
@@ -52,22 +56,35 @@ export async function releaseCommand(
   })
 }
 
-/** All files of a session, page by page. */
-export async function filesOf(client: ReconnectingClient, { session }: Session): Promise<File[]> {
-  const files: File[] = []
-  for (;;) {
-    const page = (await client.call('Files', { session, offset: files.length })).parameters
-    files.push(...page.files)
-    if (page.files.length === 0 || files.length >= page.total) return files
-  }
+/** All files of a session. */
+export function filesOf(client: ReconnectingClient, { session }: Session): Promise<File[]> {
+  return allPages('Files', async (offset) => {
+    const { files, total } = (await client.call('Files', { session, offset })).parameters
+    return { page: files, total }
+  })
 }
 
-async function allSessions(client: ReconnectingClient): Promise<Session[]> {
-  const sessions: Session[] = []
-  for (;;) {
-    const page = (await client.call('Sessions', { offset: sessions.length })).parameters
-    sessions.push(...page.sessions)
-    if (page.sessions.length === 0 || sessions.length >= page.total) return sessions
+function allSessions(client: ReconnectingClient): Promise<Session[]> {
+  return allPages('Sessions', async (offset) => {
+    const { sessions, total } = (await client.call('Sessions', { offset })).parameters
+    return { page: sessions, total }
+  })
+}
+
+/** LUO_PROTOCOL when there is always more. */
+async function allPages<T>(
+  method: string,
+  ask: (offset: number) => Promise<{ page: T[]; total: number }>,
+): Promise<T[]> {
+  const all: T[] = []
+  let characters = 0
+  for (let pages = 1; ; pages++) {
+    const { page, total } = await ask(all.length)
+    all.push(...page)
+    if (page.length === 0 || all.length >= total) return all
+    characters += JSON.stringify(page).length
+    if (pages === MAX_PAGES || characters > MAX_CHARACTERS)
+      throw new LuoError('LUO_PROTOCOL', `${method}: after ${all.length} of them luod says that there are ${total}`)
   }
 }
 

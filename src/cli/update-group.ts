@@ -6,10 +6,10 @@ import { randomUUID } from 'node:crypto'
 import { LuoError } from '../errors.js'
 import type { GroupOutcome } from '../protocol/types.js'
 import type { ReconnectingClient } from '../wire/reconnecting.js'
-import { type Context, EXIT, withClient } from './context.js'
+import { atMost, type Context, EXIT, withClient } from './context.js'
 import { formatDuration } from './durations.js'
 import { clean, phaseLine, table } from './format.js'
-import { reportFailure, type UpdateRequest, updateExitCode, withUpdate } from './update.js'
+import { MAX_REPLIES, reportFailure, type UpdateRequest, updateExitCode, withUpdate } from './update.js'
 
 /** Each of `names`, or without them every one of this user that can be updated. */
 export async function updateGroupCommand(
@@ -43,7 +43,8 @@ async function follow(
   const width = Math.max(...workloads.map((name) => clean(name).length))
   const seen = new Set<string>()
   // After a lost connection the same id follows the same updates, each of which is told from its beginning.
-  for await (const { parameters } of client.stream('UpdateGroup', input)) {
+  const replies = client.stream('UpdateGroup', input)
+  for await (const { parameters } of atMost(MAX_REPLIES * workloads.length, replies, 'update')) {
     const { workload = '', phase, outcomes } = parameters
     const line = JSON.stringify([workload, phase])
     if (phase && seen.has(line)) continue

@@ -8,7 +8,7 @@ import { isLuoError, LuoError } from '../errors.js'
 import type { Phase } from '../protocol/types.js'
 import type { ReconnectingClient } from '../wire/reconnecting.js'
 import type { CheckMode } from './arguments.js'
-import { type Context, EXIT, withClient } from './context.js'
+import { atMost, type Context, EXIT, withClient } from './context.js'
 import { formatDuration } from './durations.js'
 import { advice, clean, phaseLine, timelineTable } from './format.js'
 
@@ -29,6 +29,9 @@ export interface UpdateResult {
   timeline: Phase[]
 }
 
+/** Of one update, also when it is told from its beginning again and again. */
+export const MAX_REPLIES = 1_000
+
 /** Starts an update and follows it to its end. A failure that ended it in order is an outcome, not an error. */
 export async function followUpdate(
   client: ReconnectingClient,
@@ -48,7 +51,8 @@ export async function followUpdate(
   const again = () => {
     told = 0
   }
-  for await (const { parameters } of client.stream('Update', input, again)) {
+  const replies = client.stream('Update', input, again)
+  for await (const { parameters } of atMost(MAX_REPLIES, replies, `update ${request.workload}`)) {
     if (parameters.phase && ++told > seen.length) {
       seen.push(parameters.phase)
       onPhase(parameters.phase, parameters.update)
@@ -88,6 +92,9 @@ export function outcomeSentence(workload: string, result: UpdateResult): string 
       return `${workload}: rolled back after ${total}${blackout}; the old version goes on as it was`
     case 'orphaned':
       return `${workload}: both versions ended; luoctl show ${workload} says whether its state waits for a restart`
+    default:
+      // Of a later luod.
+      return `${workload}: ${result.outcome} after ${total}${blackout}`
   }
 }
 

@@ -2,11 +2,13 @@
 import { randomUUID } from 'node:crypto'
 import { resolve } from 'node:path'
 import { isLuoError, LuoError } from '../errors.js'
-import { type Context, EXIT, type Status, withClient } from './context.js'
+import { atMost, type Context, EXIT, type Status, withClient } from './context.js'
 import { clean } from './format.js'
 
-/** From the end of the connection to the first answer of the other luod. */
+/** From the end of the connection to the first answer of the other luod. `--reconnect` sets it too. */
 const ANSWER_LIMIT_MS = 10_000
+/** It says two things. */
+const MAX_REPLIES = 100
 const RETRY_MS = 5
 
 export async function upgradeCommand(context: Context, to: string | undefined): Promise<number> {
@@ -38,7 +40,7 @@ async function replace(context: Context, to: string | undefined): Promise<{ succ
   try {
     // Asked again, the other one would be replaced in its turn.
     await withClient({ ...context, reconnectMs: 0 }, async (client) => {
-      for await (const { parameters } of client.stream('Upgrade', request)) {
+      for await (const { parameters } of atMost(MAX_REPLIES, client.stream('Upgrade', request), 'upgrade luod')) {
         if (parameters.phase === 'ready') successor = parameters.pid
         if (context.json) context.out(JSON.stringify(parameters))
       }
@@ -54,7 +56,7 @@ async function replace(context: Context, to: string | undefined): Promise<{ succ
 
 /** The first answer of this process, or of the one that it was to replace. */
 async function answerOf(context: Context, successor: number, before: number): Promise<Status> {
-  const end = performance.now() + ANSWER_LIMIT_MS
+  const end = performance.now() + (context.answerMs ?? ANSWER_LIMIT_MS)
   for (;;) {
     let failure: unknown
     try {

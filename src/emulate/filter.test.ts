@@ -6,6 +6,7 @@ import { ARM64_CALLS, CALLS, emulationFilter, filterFor } from './filter.js'
 const HOLD = 0x7fc00000
 const ALLOW = 0x7fff0000
 const O_RDWR = 2
+const O_CREAT = 0o100
 const O_NOCTTY = 0o400
 const O_CLOEXEC = 0o2000000
 const O_PATH = 0o10000000
@@ -44,6 +45,7 @@ test.each([
   ['a library: for reading, close-on-exec', { number: CALLS.openat, args: [0, 0, O_CLOEXEC] }, ALLOW],
   ['a source: for reading, no terminal', { number: CALLS.openat, args: [0, 0, O_NOCTTY] }, ALLOW],
   ['both', { number: CALLS.open, args: [0, O_NOCTTY | O_CLOEXEC] }, ALLOW],
+  ['whatever it would make, close-on-exec', { number: CALLS.openat, args: [0, 0, O_CLOEXEC | O_CREAT] }, HOLD],
   ['other flags beside', { number: CALLS.openat, args: [0, 0, O_CLOEXEC | O_PATH] }, ALLOW],
   ['openat2', { number: CALLS.openat2, args: [0, 0, 0] }, HOLD],
   ['creat', { number: CALLS.creat, args: [0, 0o600] }, HOLD],

@@ -39,6 +39,7 @@ const MACHINES = {
 } as const
 
 const O_ACCMODE = 3
+const O_CREAT = 0o100
 const O_NOCTTY = 0o400
 const O_CLOEXEC = 0o2000000
 const IOCTL_TYPE_MASK = 0xff00
@@ -46,12 +47,13 @@ const IOCTL_TYPE = 0xba00
 
 /**
  * A program opens thousands of files for reading, nearly all of them with O_CLOEXEC (libraries, interpreters) or
- * O_NOCTTY (compilers). These are looked at only when asked for, so that they cost nothing; every other open is.
+ * O_NOCTTY (compilers). These are looked at only when asked for, so that they cost nothing; every other open is, and with
+ * O_CREAT one of these too: it would make a file of the device's name.
  */
 function opens(number: number, argument: number, every: boolean): FilterRule {
   if (every) return { number }
   const values = [O_CLOEXEC, O_NOCTTY, O_CLOEXEC | O_NOCTTY]
-  return { number, when: [{ argument, mask: O_ACCMODE | O_CLOEXEC | O_NOCTTY, values, except: true }] }
+  return { number, when: [{ argument, mask: O_ACCMODE | O_CREAT | O_CLOEXEC | O_NOCTTY, values, except: true }] }
 }
 
 /** LUO_UNSUPPORTED on a machine where nobody has run it. */

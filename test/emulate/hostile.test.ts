@@ -13,7 +13,7 @@ import { EmulationStage, openFiles } from './stage.js'
 const isRoot = process.getuid?.() === 0
 const SOMEBODY = 65_533
 /** Of luod: the machine, with what one program holds, is within it. */
-const MAX_FILES = 12
+const MAX_FILES = 24
 
 let luod: Stage
 let stage: EmulationStage

@@ -13,6 +13,10 @@
  *   race S ...          the same many times, while another thread closes slot S, and takes the memory away
  *   path PLACE OFFSET FLAGS BYTES      openat of what is there
  *   write S PLACE OFFSET LENGTH
+ *   repeat N LINE       the line N times
+ *
+ * and those of several processes (`ioctls-processes.h`), of which this one begins and ends each input. Its argument says
+ * whether a generation before has handed over what `hand_over` makes. `inventory` is a line for this process alone.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -48,20 +52,26 @@
 #define BIG (8u << 20)
 #define RACE_CALLS 24
 #define LIMIT 256
+#define HANDED_OVER 3
 
 static int slots[SLOTS];
-static unsigned calls;
-static char complaint[512];
+/* Of all processes. */
+static struct shared {
+	unsigned calls;
+	/* Calls that asked for the session handed-N. */
+	unsigned asked[HANDED_OVER];
+	char complaint[512];
+} *shared;
 
 static void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 static void complain(const char *format, ...)
 {
 	va_list arguments;
-	if (complaint[0])
+	if (shared->complaint[0])
 		return;
 	va_start(arguments, format);
-	vsnprintf(complaint, sizeof(complaint), format, arguments);
+	vsnprintf(shared->complaint, sizeof(shared->complaint), format, arguments);
 	va_end(arguments);
 }
 
@@ -245,7 +255,10 @@ static bool is_watched(uintptr_t address)
 
 static int make_call(const struct call *call)
 {
-	calls++;
+	const char *name = (const char *)call->bytes + 8;
+	for (unsigned i = 0; i < HANDED_OVER; i++)
+		shared->asked[i] += call->command == RETRIEVE_SESSION && name[0] == 'h' && name[7] == (char)('0' + i);
+	shared->calls++;
 	return (int)syscall(SYS_ioctl, slots[call->slot], (unsigned long)call->command, call->address);
 }
 
@@ -296,6 +309,8 @@ static void tight_call(int slot, const struct call *call)
 		put(slot, fd);
 }
 
+#include "ioctls-processes.h"
+
 /* --- races ---------------------------------------------------------------------------------------------------------- */
 
 static volatile bool racing;
@@ -322,7 +337,7 @@ static void *disturb(void *argument)
 static void close_others(void)
 {
 	for (int fd = 3; fd < LIMIT; fd++) {
-		bool known = false;
+		bool known = is_kept(fd);
 		for (int slot = 0; slot < SLOTS; slot++)
 			known = known || slots[slot] == fd;
 		if (!known)
@@ -370,7 +385,7 @@ static void open_path(const char *rest)
 	uintptr_t address = address_of(place, offset);
 	from_hex(hex, bytes, sizeof(bytes) - 1);
 	fill(address, bytes, sizeof(bytes));
-	calls++;
+	shared->calls++;
 	int fd = (int)syscall(SYS_openat, AT_FDCWD, address, flags, 0600);
 	if (fd < 0 && (errno == ENOSYS || errno == EIO || errno == ENODEV || errno == ESRCH))
 		complain("openat answered %s", strerror(errno));
@@ -385,7 +400,7 @@ static void write_to(const char *rest)
 	long offset;
 	if (sscanf(rest, "%15s %31s %ld %u", slot, place, &offset, &length) != 4)
 		return complain("no such line: write %s", rest);
-	calls++;
+	shared->calls++;
 	if (send(slots[slot_of(slot)], (void *)address_of(place, offset), length, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		return;
 }
@@ -423,7 +438,10 @@ static void run(const char *line)
 			put(slot_of(first), fd);
 	} else if (strcmp(verb, "tight") == 0 && behind && read_call(behind, &call)) {
 		tight_call(slot_of(first), &call);
-	} else {
+	} else if (strcmp(verb, "repeat") == 0 && behind) {
+		for (unsigned long times = strtoul(first, NULL, 10); times > 0; times--)
+			run(behind + 1);
+	} else if (!run_process_line(verb, rest)) {
 		complain("no such line: %s", line);
 	}
 }
@@ -461,7 +479,7 @@ static void close_all(void)
 		put(slot, -1);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct rlimit limit = { LIMIT, LIMIT };
 	char line[MAX_LINE];
@@ -470,26 +488,31 @@ int main(void)
 		slots[slot] = -1;
 	setrlimit(RLIMIT_NOFILE, &limit);
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	make_memory();
 	close_others();
+	hand_over(argc > 1 && strcmp(argv[1], "later") == 0);
 	before = count_descriptors();
 	while (fgets(line, sizeof(line), stdin)) {
 		line[strcspn(line, "\n")] = 0;
-		if (strcmp(line, "end") != 0) {
+		if (strcmp(line, "inventory") == 0)
+			find_what_was_handed_over();
+		else if (strcmp(line, "end") != 0)
 			run(line);
+		if (strcmp(line, "end") != 0)
 			continue;
-		}
+		end_processes();
 		close_all();
 		be_sane();
 		close_all();
 		if (count_descriptors() != before)
 			complain("descriptors are left: %d more than before", count_descriptors() - before);
-		if (complaint[0])
-			printf("wrong: %s\n", complaint);
+		if (shared->complaint[0])
+			printf("wrong: %s\n", shared->complaint);
 		else
-			printf("fine %u\n", calls);
-		complaint[0] = 0;
-		calls = 0;
+			printf("fine %u\n", shared->calls);
+		shared->complaint[0] = 0;
+		shared->calls = 0;
 	}
 	return 0;
 }

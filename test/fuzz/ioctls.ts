@@ -1,10 +1,11 @@
 /**
- * A program under `luoctl emulate` that makes hostile calls, as an input says (`ioctls.c` has the language). It gets an
- * answer to each, and one that a kernel could give; its notifier and luod live on, with as many descriptors as before, and
- * a program that means well is answered well.
+ * A program under `luoctl emulate` that makes hostile calls, as an input says, in several processes (`ioctls.c` has the
+ * language). It gets an answer to each, and one that a kernel could give; its notifier and luod live on, with as many
+ * descriptors as before, and a program that means well is answered well. What it preserved itself is there after a kexec.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import fc from 'fast-check'
@@ -15,16 +16,19 @@ import { PROJECT } from '../project.js'
 import type { LiveTarget } from './target.js'
 
 const MACHINE = 'fuzz'
+const DEVICE = '/dev/liveupdate'
+/** Of the kernel. */
+const HAS_DEVICE = existsSync(DEVICE)
 /** Whoever has not answered so long hangs. */
 const ANSWER_MS = 20_000
 const END_MS = 5_000
 const MAX_LINES = 24
-/** Sessions that the machine's generation before has handed over; an input may retrieve one. */
-const HANDED_OVER = 3
+/** Then a kexec brings what the inputs have used up. */
+const INPUTS_OF_A_GENERATION = 20
 
 // --- inputs ---------------------------------------------------------------------------------------------------------
 
-const slot = fc.nat(7)
+const slot = fc.oneof({ weight: 2, arbitrary: fc.nat(7) }, { weight: 1, arbitrary: fc.nat(3) })
 const place = fc.constantFrom(
   ...['good', 'good', 'good', 'good', 'good', 'edge', 'edge', 'null', 'hole', 'readonly', 'half-readonly', 'none'],
   ...['kernel', 'top', 'high', 'end', 'big'],
@@ -115,11 +119,32 @@ const BEGINNING = [
   'call 1 0 ba00 good 0 72 0 61',
   'file 2 memory',
   'call 3 0 ba01 good 0 72 0 68616e6465642d30',
+  'fork 0',
+  'fork 1',
 ]
+/** Other processes, which go on at the same time. */
+const other = fc.nat(2)
+const single = fc.oneof(well, hostile)
+const several = fc.oneof(
+  { weight: 4, arbitrary: other.map((which) => `fork ${which}`) },
+  { weight: 6, arbitrary: fc.tuple(other, single).map(([which, line]) => `on ${which} ${line}`) },
+  {
+    weight: 4,
+    arbitrary: fc
+      .tuple(other, fc.integer({ min: 2, max: 20 }), well)
+      .map(([which, ...rest]) => `on ${which} repeat ${rest.join(' ')}`),
+  },
+  { weight: 3, arbitrary: fc.tuple(other, slot, slot).map((all) => `give ${all.join(' ')}`) },
+  { weight: 2, arbitrary: other.map((which) => `kill ${which}`) },
+)
 const lines = fc
   .tuple(
     fc.nat(BEGINNING.length),
-    fc.array(fc.oneof(well, hostile), { minLength: 1, maxLength: MAX_LINES, size: 'max' }),
+    fc.array(fc.oneof({ weight: 2, arbitrary: single }, { weight: 1, arbitrary: several }), {
+      minLength: 1,
+      maxLength: MAX_LINES,
+      size: 'max',
+    }),
   )
   .map(([beginning, rest]) => new Uint8Array(Buffer.from([...BEGINNING.slice(0, beginning), ...rest, ''].join('\n'))))
 
@@ -132,8 +157,8 @@ function compile(to: string): string {
   return to
 }
 
-class Ioctls implements LiveTarget {
-  readonly inputs = lines
+/** The program, from one kexec of its machine to the next. */
+class Generation {
   readonly #stage: EmulationStage
   readonly #program: ChildProcess
   readonly #answers: AsyncIterator<string>
@@ -142,9 +167,9 @@ class Ioctls implements LiveTarget {
   #pids: number[] = []
   #files: number[] = []
 
-  constructor(stage: EmulationStage, program: string) {
+  private constructor(stage: EmulationStage, program: string, which: 'first' | 'later') {
     this.#stage = stage
-    const args = [LUOCTL, 'emulate', '--machine', MACHINE, '--', program]
+    const args = [LUOCTL, 'emulate', '--machine', MACHINE, '--', program, which]
     const env = { ...process.env, LUO_SOCKET: stage.socket }
     this.#program = spawn(process.execPath, args, { env, stdio: ['pipe', 'pipe', 'pipe'] })
     this.#program.stderr?.on('data', (data) => {
@@ -154,18 +179,22 @@ class Ioctls implements LiveTarget {
     this.#answers = createInterface({ input: this.#program.stdout ?? process.stdin })[Symbol.asyncIterator]()
   }
 
-  async begin(): Promise<this> {
-    await this.check(Buffer.from(''))
-    this.#pids = [await this.#stage.luodPid(), this.#stage.notifierOf(MACHINE)]
-    this.#files = this.#pids.map(openFiles)
-    return this
+  static async begin(stage: EmulationStage, program: string, which: 'first' | 'later'): Promise<Generation> {
+    const generation = new Generation(stage, program, which)
+    await generation.play('')
+    generation.#pids = [await stage.luodPid(), stage.notifierOf(MACHINE)]
+    generation.#files = generation.#pids.map(openFiles)
+    return generation
   }
 
-  async check(input: Uint8Array): Promise<void> {
-    const text = Buffer.from(input).toString('latin1')
+  async play(text: string): Promise<void> {
     this.#program.stdin?.write(`${text}${text === '' || text.endsWith('\n') ? '' : '\n'}end\n`)
     const answer = await this.#answer()
     if (!answer.startsWith('fine')) throw new Error(answer)
+    if (!HAS_DEVICE && existsSync(DEVICE)) {
+      rmSync(DEVICE)
+      throw new Error(`the program has made ${DEVICE}`)
+    }
     // What was handed over is finished in time, and then gone: less is what there may be from then on.
     this.#files = await eventually(
       () => this.#pids.map(openFiles),
@@ -185,33 +214,60 @@ class Ioctls implements LiveTarget {
     return answer
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** By a kexec: what it holds is what the next one finds. */
+  async handOver(): Promise<void> {
+    await this.play('inventory')
+    const { code, errors } = await this.#stage.run('kexec', '--emulated', '--machine', MACHINE)
+    if (code !== 0) throw new Error(`the kexec ended with ${code}: ${errors}`)
+    await this.end()
+  }
+
+  async end(): Promise<void> {
     this.#program.stdin?.end()
-    if (this.#program.exitCode === null && this.#program.signalCode === null) {
-      const ended = once(this.#program, 'exit')
-      // One that hangs ends with its notifier.
-      const timer = setTimeout(() => {
-        for (const pid of this.#pids.slice(1)) process.kill(pid, 'SIGKILL')
-        this.#program.kill('SIGKILL')
-      }, END_MS)
-      await ended
-      clearTimeout(timer)
-    }
+    if (this.#program.exitCode !== null || this.#program.signalCode !== null) return
+    const ended = once(this.#program, 'exit')
+    // One that hangs ends with its notifier.
+    const timer = setTimeout(() => {
+      for (const pid of this.#pids.slice(1)) process.kill(pid, 'SIGKILL')
+      this.#program.kill('SIGKILL')
+    }, END_MS)
+    await ended
+    clearTimeout(timer)
+  }
+}
+
+class Ioctls implements LiveTarget {
+  readonly inputs = lines
+  readonly #stage: EmulationStage
+  readonly #program: string
+  #generation: Generation
+  #inputs = 0
+
+  constructor(stage: EmulationStage, program: string, generation: Generation) {
+    this.#stage = stage
+    this.#program = program
+    this.#generation = generation
+  }
+
+  async check(input: Uint8Array): Promise<void> {
+    if (this.#inputs++ % INPUTS_OF_A_GENERATION === 0) await this.#renew()
+    await this.#generation.play(Buffer.from(input).toString('latin1'))
+  }
+
+  async #renew(): Promise<void> {
+    await this.#generation.handOver()
+    this.#generation = await Generation.begin(this.#stage, this.#program, 'later')
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#generation.end()
     await this.#stage.run('machines', '--end', MACHINE)
   }
 }
 
-/** On a machine whose generation before has handed sessions over. */
 export async function ioctlsOn(stage: EmulationStage): Promise<LiveTarget> {
-  const before = stage.driver(MACHINE)
-  before.tell('open d')
-  for (let index = 0; index < HANDED_OVER; index++) {
-    before.tell(`create s${index} d "handed-${index}"`, 'memfd m text="x"', `preserve s${index} m 1`, 'close m')
-  }
-  await before.ask('name s0')
-  await stage.run('kexec', '--emulated', '--machine', MACHINE)
-  await before.ended()
-  return new Ioctls(stage, compile(join(stage.folder, 'ioctls'))).begin()
+  const program = compile(join(stage.folder, 'ioctls'))
+  return new Ioctls(stage, program, await Generation.begin(stage, program, 'first'))
 }
 
 /** With a luod of its own. */

@@ -6,7 +6,7 @@
 import { crc32 } from 'node:zlib'
 import fc from 'fast-check'
 import type { Answer, HostileFile, Part } from '../hostile-luod.js'
-import { badValue, byteChange, changeBytes, changeField, share } from './target.js'
+import { type ByteChange, badValue, byteChange, changeBytes, changeField, share } from './target.js'
 
 export interface Script {
   /** For the client. */
@@ -16,7 +16,7 @@ export interface Script {
 
 type Json = Record<string, unknown>
 /** `to`: the connection, when it is no answer to the one that asks. */
-interface Message {
+export interface Message {
   parameters: Json
   continues?: boolean
   files: (HostileFile | { manifest: unknown })[]
@@ -27,8 +27,13 @@ const CONTROL = 0
 const EVENTS = 1
 const MAX_REPEATS = 300
 const LONG_BYTES = 1_100_000
+/** A stream that nobody would wait for the end of. */
+const FLOOD = 20_000
+const FLOOD_BYTES = 2 ** 25
+/** As much as fits into a message. */
+const CROWD_BYTES = 900_000
 
-const reply = (parameters: Json, ...files: Message['files']): Message[] => [{ parameters, files }]
+export const reply = (parameters: Json, ...files: Message['files']): Message[] => [{ parameters, files }]
 const event = (name: string, more: Json = {}): Message => ({
   parameters: { event: name, ...more },
   continues: true,
@@ -87,23 +92,40 @@ export const CONVERSATIONS = {
 } as const satisfies Record<string, readonly (readonly Message[])[]>
 export type What = keyof typeof CONVERSATIONS
 
-type Change = typeof change extends fc.Arbitrary<infer T> ? T : never
+type Of<A> = A extends fc.Arbitrary<infer T> ? T : never
 const hostileFile = fc.constantFrom<HostileFile>('memory', 'socket', 'directory', 'device', { text: 'x' })
-const change = fc.record({
-  /** Which of the messages. */
-  at: share,
-  how: fc.oneof(
-    { weight: 8, arbitrary: fc.record({ field: share, to: fc.option(badValue, { nil: undefined }) }) },
-    { weight: 3, arbitrary: fc.record({ manifest: share, to: fc.option(badValue, { nil: undefined }) }) },
-    { weight: 2, arbitrary: fc.record({ files: fc.array(hostileFile, { maxLength: 4 }) }) },
-    { weight: 2, arbitrary: fc.record({ fileCount: fc.constantFrom(0, 1, 2, 252, 253), declared: fc.boolean() }) },
-    { weight: 3, arbitrary: fc.record({ bytes: byteChange }) },
-    { weight: 2, arbitrary: fc.record({ pieces: share }) },
-    { weight: 1, arbitrary: fc.record({ repeats: fc.nat(MAX_REPEATS) }) },
-    { weight: 1, arbitrary: fc.record({ error: fc.constantFrom('', 'a.B', 'org.liveupdate.Orchestrator.Failed') }) },
-    { weight: 2, arbitrary: fc.constantFrom('drop', 'close', 'silent', 'last', 'events', 'long') },
-  ),
-})
+const anyChange = fc.oneof(
+  { weight: 8, arbitrary: fc.record({ field: share, to: fc.option(badValue, { nil: undefined }) }) },
+  { weight: 3, arbitrary: fc.record({ manifest: share, to: fc.option(badValue, { nil: undefined }) }) },
+  { weight: 2, arbitrary: fc.record({ files: fc.array(hostileFile, { maxLength: 4 }) }) },
+  { weight: 2, arbitrary: fc.record({ fileCount: fc.constantFrom(0, 1, 2, 252, 253), declared: fc.boolean() }) },
+  { weight: 3, arbitrary: fc.record({ bytes: byteChange }) },
+  { weight: 2, arbitrary: fc.record({ pieces: share }) },
+  { weight: 1, arbitrary: fc.record({ repeats: fc.nat(MAX_REPEATS) }) },
+  { weight: 1, arbitrary: fc.record({ error: fc.constantFrom('', 'a.B', 'org.liveupdate.Orchestrator.Failed') }) },
+  { weight: 2, arbitrary: fc.constantFrom('drop', 'close', 'silent', 'last', 'events', 'long') },
+)
+
+/** What drives a terminal, ends a line, or turns text round. */
+export const CONTROLS = '\x1b]0;t\x07\x1b[2J\r\n\x00\x7f\u009b31m\u2028\u202e\u2066'
+/** To whoever shows what it is told. */
+const shownChange = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ controls: fc.constantFrom('all', 'one'), field: share }) },
+  { weight: 3, arbitrary: fc.record({ name: share, value: fc.constantFrom<unknown>(1, CONTROLS, {}) }) },
+  { weight: 3, arbitrary: fc.record({ crowd: share, wide: fc.boolean() }) },
+  { weight: 1, arbitrary: fc.record({ text: byteChange }) },
+  { weight: 2, arbitrary: fc.constantFrom('flood', 'forever') },
+)
+/** `how: shown`: of such that show what they are told. */
+const changeOf = (shown: boolean) =>
+  fc.record({
+    /** Which of the messages. */
+    at: share,
+    how: shown
+      ? fc.oneof({ weight: 3, arbitrary: anyChange }, { weight: 2, arbitrary: shownChange })
+      : (anyChange as fc.Arbitrary<Of<typeof anyChange> | Of<typeof shownChange>>),
+  })
+type Change = Of<ReturnType<typeof changeOf>>
 
 /** A message on its way to becoming parts. */
 interface Draft {
@@ -112,13 +134,24 @@ interface Draft {
   to: number | undefined
   changes: Exclude<Change['how'], string>[]
   repeats: number
+  flood: boolean
   close: boolean
+  forever: boolean
 }
 
 export function scripts(...whats: What[]): fc.Arbitrary<Uint8Array> {
+  return scriptsOf(CONVERSATIONS, whats, false)
+}
+
+/** `shown`: whoever is told it shows it. */
+export function scriptsOf<W extends string>(
+  conversations: Readonly<Record<W, readonly (readonly Message[])[]>>,
+  whats: readonly W[],
+  shown: boolean,
+): fc.Arbitrary<Uint8Array> {
   return fc
-    .tuple(fc.constantFrom(...whats), fc.array(change, { maxLength: 4 }))
-    .map(([what, changes]) => encodeScript({ what, answers: changed(CONVERSATIONS[what], changes) }))
+    .tuple(fc.constantFrom(...whats), fc.array(changeOf(shown), { maxLength: 4 }))
+    .map(([what, changes]) => encodeScript({ what, answers: changed(conversations[what], changes) }))
 }
 
 /** Without any change. */
@@ -139,27 +172,58 @@ function changed(conversation: readonly (readonly Message[])[], changes: readonl
     else if (how === 'last') answers.splice(answers.indexOf(answer) + 1)
     else if (how === 'events') draft.to = draft.to === undefined ? EVENTS : CONTROL
     else if (how === 'long') draft.message.parameters = { a: 'b'.repeat(LONG_BYTES) }
+    else if (how === 'flood') draft.flood = true
+    else if (how === 'forever') beForever(draft)
     else if ('repeats' in how) draft.repeats = how.repeats
     else draft.changes.push(how)
   }
-  return answers.map((drafts) => ({ parts: drafts.flatMap(partsOf), close: drafts.some(({ close }) => close) }))
+  return answers.map((drafts) => {
+    const parts = drafts.flatMap(partsOf)
+    const bytes = parts.reduce((sum, [text]) => sum + text.length, 1)
+    return {
+      parts,
+      close: drafts.some(({ close }) => close),
+      times: drafts.some(({ flood }) => flood) ? Math.min(FLOOD, Math.ceil(FLOOD_BYTES / bytes)) : 1,
+      forever: drafts.some(({ forever }) => forever),
+    }
+  })
+}
+
+/** And there is always more. */
+function beForever(draft: Draft): void {
+  draft.forever = true
+  const { parameters } = draft.message
+  draft.message.parameters = { ...Object(parameters), total: Number.MAX_SAFE_INTEGER }
 }
 
 function draftOf({ files, to, ...message }: Message): Draft {
-  return { message: structuredClone(message), files, to, changes: [], repeats: 1, close: false }
+  return {
+    message: structuredClone(message),
+    files,
+    to,
+    changes: [],
+    repeats: 1,
+    flood: false,
+    close: false,
+    forever: false,
+  }
 }
 
 function partsOf({ message, files, to, changes, repeats }: Draft): Part[] {
   let fields: unknown = message
   let sent: Message['files'] = files
   for (const how of changes) {
-    if ('field' in how) fields = changeField(fields, how.field, how.to)
+    if ('to' in how && 'field' in how) fields = changeField(fields, how.field, how.to)
     else if ('error' in how) fields = { ...(fields as Json), error: how.error }
     else if ('files' in how) sent = how.files
     else if ('fileCount' in how) {
       sent = Array.from({ length: how.fileCount }, () => 'memory')
       if (how.declared) fields = declaring(fields, sent.length)
     } else if ('manifest' in how) sent = sent.map((one) => changeManifest(one, how.manifest, how.to))
+    else if ('controls' in how) fields = withControls(fields, how.controls === 'one' ? how.field : undefined)
+    else if ('name' in how) fields = withName(fields, how.name, how.value)
+    else if ('text' in how) sent = sent.map((one) => changeText(one, how.text))
+    else if ('crowd' in how) fields = withCrowd(fields, how.crowd, how.wide)
   }
   let bytes: Uint8Array = Buffer.from(`${JSON.stringify(fields)}\0`)
   for (const how of changes) if ('bytes' in how) bytes = changeBytes(bytes, how.bytes)
@@ -171,6 +235,59 @@ function partsOf({ message, files, to, changes, repeats }: Draft): Part[] {
   return Array.from({ length: repeats }, () => once).flat()
 }
 
+type Places = [within: Json, key: string][]
+
+/** Every member of a message at whatever depth, and what it is in. */
+function placesIn(value: unknown, places: Places = []): Places {
+  if (typeof value !== 'object' || value === null) return places
+  for (const key of Object.keys(value)) {
+    places.push([value as Json, key])
+    placesIn((value as Json)[key], places)
+  }
+  return places
+}
+
+const oneOf = <T>(all: readonly T[], at: number) => all[Math.floor(at * all.length)]
+
+/** In each text, or in one of them. */
+function withControls(fields: unknown, at: number | undefined): unknown {
+  const copy = structuredClone(fields)
+  const texts = placesIn(copy).filter(([within, key]) => typeof within[key] === 'string')
+  const chosen = at === undefined ? texts : [oneOf(texts, at) ?? []].filter((place) => place.length > 0)
+  for (const [within, key] of chosen as Places) within[key] = `${within[key]}${CONTROLS}`
+  return copy
+}
+
+/** One member more, of which no interface knows. */
+function withName(fields: unknown, at: number, value: unknown): unknown {
+  const copy = structuredClone(fields)
+  const objects = placesIn(copy).flatMap(([within, key]) => (isPlain(within[key]) ? [within[key]] : []))
+  const chosen = oneOf(objects, at)
+  if (chosen) chosen[CONTROLS] = value
+  return copy
+}
+
+const isPlain = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** One of its lists with as many as there is room for, of which one is wide. */
+function withCrowd(fields: unknown, at: number, wide: boolean): unknown {
+  const copy = structuredClone(fields)
+  const lists = placesIn(copy).flatMap(([within, key]) => (Array.isArray(within[key]) ? [within[key]] : []))
+  const list = oneOf(
+    lists.filter((one) => one.length > 0),
+    at,
+  )
+  if (!list) return copy
+  const first = structuredClone(list[0])
+  const [within, key] = placesIn(first).find(([object, name]) => typeof object[name] === 'string') ?? []
+  const room = CROWD_BYTES / (wide ? 2 : 1)
+  const count = Math.floor(room / (JSON.stringify(first).length + 1))
+  for (let added = 0; added < count; added++) list.push(structuredClone(first))
+  if (wide && within && key !== undefined) within[key] = 'x'.repeat(room)
+  if (wide) list.push(first)
+  return copy
+}
+
 function declaring(fields: unknown, fds: number): Json {
   const { parameters, ...rest } = Object(fields) as Json
   return { ...rest, parameters: { ...Object(parameters), fds } }
@@ -179,6 +296,11 @@ function declaring(fields: unknown, fds: number): Json {
 function changeManifest(one: Message['files'][number], at: number, to: unknown): Message['files'][number] {
   if (typeof one === 'string' || !('manifest' in one)) return one
   return { manifest: changeField(one.manifest, at, to) }
+}
+
+function changeText(one: Message['files'][number], change: ByteChange): Message['files'][number] {
+  if (typeof one === 'string' || !('text' in one)) return one
+  return { text: Buffer.from(changeBytes(Buffer.from(one.text, 'latin1'), change)).toString('latin1') }
 }
 
 /** luo-manifest/1: one slot, of which the other one is not there. */
