@@ -9,8 +9,8 @@ for (const file of report.testResults) {
   const bad = file.assertionResults.filter(({ status }) => status !== 'passed')
   for (const { status, fullName, failureMessages = [] } of bad)
     say(file.name, `${fullName} (${status})`, failureMessages)
-  // A file that could not be loaded has no tests.
-  if (file.status === 'failed' && bad.length === 0) say(file.name, 'the file', [file.message])
+  // It could not be loaded, or a hook of all of its tests has failed.
+  if (file.message) say(file.name, 'the file', [file.message])
 }
 
 /** @param {string} file @param {string} name @param {string[]} messages */
