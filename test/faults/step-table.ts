@@ -141,9 +141,14 @@ const others = [...moments].flatMap(([moment, { step, during, machine }], index)
 
 export const FIRST_STEP_NUMBER = FAULTS.length + MESSAGE_FAULTS.length + 1
 
-export const STEP_FAULTS: readonly StepRow[] = [...ROWS, ...others].map(
-  ([step, during, victim, serving, machine], index) => ({
-    ...{ number: FIRST_STEP_NUMBER + index, step, during, victim, serving },
-    ...(machine ? { machine } : {}),
-  }),
-)
+function numbered(rows: readonly (readonly [Step, During, Victim, StepRow['serving'], MachineFate?])[], from: number) {
+  return rows.map(
+    ([step, during, victim, serving, machine], index): StepRow => ({
+      ...{ number: from + index, step, during, victim, serving },
+      ...(machine ? { machine } : {}),
+    }),
+  )
+}
+
+export const STEP_FAULTS = numbered(ROWS, FIRST_STEP_NUMBER)
+export const OTHER_FAULTS = numbered(others, FIRST_STEP_NUMBER + ROWS.length)

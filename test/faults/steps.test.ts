@@ -1,61 +1,17 @@
 /**
- * Every step at which luod changes hands, with somebody killed exactly there while requests run: who must serve does,
- * what was acknowledged is there and was done once, and no process and no descriptor is left. And no step is without a
- * fault.
+ * Every step at which luod changes hands, with somebody killed exactly there while requests run: who must serve does, what
+ * was acknowledged is there and was done once, and no process and no descriptor is left. And no step is without a fault.
  */
 import { readdirSync, readFileSync } from 'node:fs'
-import { afterAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { STEPS } from '../../src/daemon/steps.js'
 import { eventually } from '../daemon/stage.js'
 import { ChangingLuod } from './changing.js'
 import { STEP_FAULTS, type StepRow } from './step-table.js'
+import { inStore, survive, worldOf } from './surviving.js'
 
 const DAEMON = new URL('../../src/daemon/', import.meta.url)
 const rows = (wanted: (row: StepRow) => boolean) => STEP_FAULTS.filter(wanted)
-const inStore = ({ during }: StepRow) => during === 'requests, store' || during === 'recovery'
-
-/** The one world of `rows`, started for the first of them. */
-function worldOf(protection: 'standby' | 'store') {
-  let world: ChangingLuod | undefined
-  let spare = 0
-  afterAll(async () => {
-    await world?.[Symbol.asyncDispose]()
-  })
-  return async () => {
-    if (!world) {
-      world = await ChangingLuod.start(protection)
-      await world.whole()
-      spare = await world.spareFds()
-    }
-    return { world, spare }
-  }
-}
-
-/** Who is luod when the step comes: after its end, the one that stood by, if there was one. */
-async function survive(row: StepRow, start: ReturnType<typeof worldOf>): Promise<void> {
-  const { world, spare } = await start()
-  const { pid, protection } = await world.strike(row)
-  const now = await world.whole()
-  const luod = row.during === 'new standby' ? protection.pid : pid
-  expect(now.pid === luod ? 'luod' : 'next', world.log).toBe(row.serving)
-  expect(now.takeover?.findings ?? 0, world.log).toBe(0)
-  if (row.machine) await world.endMachine(row.machine)
-  await world.mend(row.victim)
-  const { acknowledged, there } = await world.compare()
-  expect(there, `seed ${world.seed}`).toEqual(acknowledged)
-  const processes = protection.kind === 'standby' ? 2 : 1
-  await eventually(
-    () => world.luods(),
-    ({ length }) => length === processes,
-    `there are not ${processes} of luod`,
-  )
-  await world.whole()
-  await eventually(
-    () => world.spareFds(),
-    (count) => count <= spare,
-    `there are more than ${spare} descriptors that are nobody's`,
-  )
-}
 
 describe('with a standby', () => {
   const start = worldOf('standby')
