@@ -115,7 +115,8 @@ export async function kernelFacts(): Promise<KernelFacts> {
 async function deviceFacts(): Promise<KernelFacts['device']> {
   const { deviceHolders, LIVEUPDATE_DEVICE } = await import('../sys/liveupdate.js')
   // A regular file is none: somebody wrote to where the device would be.
-  if (!existsSync(LIVEUPDATE_DEVICE) || statSync(LIVEUPDATE_DEVICE).isFile()) return { exists: false }
+  const found = statSync(LIVEUPDATE_DEVICE, { throwIfNoEntry: false })
+  if (!found || found.isFile()) return { exists: false }
   return { exists: true, usable: mayUse(LIVEUPDATE_DEVICE), holders: deviceHolders() }
 }
 
