@@ -128,6 +128,29 @@ test.each(['', 'x'.repeat(LIMITS.id_bytes + 1), 'a\0b'])(
   },
 )
 
+test('answers that cannot be recorded take no memory, however many they are, and leave nothing in the records', async () => {
+  const touched = new Set<{ changes(): readonly Change[] }>()
+  const records = new Map<string, unknown>()
+  let full = true
+  const commit = (changes: readonly Change[] = []) => {
+    for (const { key, value } of [...[...touched].flatMap((one) => one.changes()), ...changes]) {
+      if (value === undefined) records.delete(key)
+      else records.set(key, value)
+    }
+    if (full) throw new LuoError('ENOSPC', 'no space')
+    touched.clear()
+  }
+  const answers = new Answers({ touch: (recorded) => void touched.add(recorded), commit })
+  const ask = (id: string) => answers.once(1, 'Do', { id }, () => id)
+  for (let count = 0; count < 100; count++) await expect(ask(`a${count}`)).rejects.toMatchObject({ code: 'ENOSPC' })
+  expect(touched.size).toBe(1)
+  full = false
+  commit()
+  expect([...records]).toEqual([])
+  expect(await ask('b')).toBe('b')
+  expect(records.size).toBe(1)
+})
+
 test('what was begun and cannot be recorded is undone, and the request can be tried again', async () => {
   let full = true
   const commit = () => {

@@ -14,7 +14,7 @@ import { createHash } from 'node:crypto'
 import type { AnswerRecord } from '../abi/record-shapes.js'
 import type { Change } from '../abi/records.js'
 import { LuoError } from '../errors.js'
-import type { Journal } from './journal.js'
+import type { Journal, Recorded } from './journal.js'
 import { checkText, LIMITS } from './limits.js'
 
 interface Known {
@@ -68,6 +68,12 @@ export class Answers {
   readonly #journal: Pick<Journal, 'commit' | 'touch'>
   readonly #users = new Map<number, User>()
   #nextKey = 1n
+  /** Of the answer that could not be recorded last: the next one gets it. */
+  #freeKey: string | undefined
+  /** Whether that answer is in the transaction that comes next depends on where this one has failed. */
+  readonly #unrecorded: Recorded = {
+    changes: () => (this.#freeKey === undefined ? [] : [{ type: 'answer', key: this.#freeKey, value: undefined }]),
+  }
 
   constructor(journal: Pick<Journal, 'commit' | 'touch'> = NO_JOURNAL) {
     this.#journal = journal
@@ -143,7 +149,8 @@ export class Answers {
       const value = record(answer)
       const change: Change[] = []
       if (value) {
-        known.key = String(this.#nextKey++)
+        known.key = this.#freeKey ?? String(this.#nextKey++)
+        this.#freeKey = undefined
         const answered: AnswerRecord = { uid, id, method, digest: known.request, ...value }
         change.push({ type: 'answer', key: known.key, value: answered })
       }
@@ -153,13 +160,13 @@ export class Answers {
       try {
         this.#journal.commit(change)
       } catch (error) {
-        const stays = stands?.(answer) === true
-        // Whether it is in the transaction that comes next depends on where this one has failed.
-        this.#journal.touch({ changes: () => (stays ? change : change.map((one) => ({ ...one, value: undefined }))) })
-        if (!stays) {
+        if (!stands?.(answer)) {
+          this.#freeKey = known.key ?? this.#freeKey
+          this.#journal.touch(this.#unrecorded)
           undo?.(answer)
           throw error
         }
+        this.#journal.touch({ changes: () => change })
       }
       return answer
     } finally {
